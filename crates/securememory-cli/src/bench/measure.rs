@@ -1,0 +1,130 @@
+//! Timing: an operation and its floor in turns, so that both see the same machine.
+//!
+//! A round is a number of short slices, one of the operation, one of the floor, and so on; its ratio is
+//! that of the two sums. What disturbs the machine for longer than a slice disturbs both alike. The
+//! result is the median over the rounds, of the ratios too: the ratio of two medians could come from
+//! rounds that had nothing to do with each other.
+
+use std::time::{Duration, Instant};
+
+use super::Failure;
+
+/// Does the thing so many times.
+pub(super) type Batch = Box<dyn FnMut(u64) -> Result<(), Failure>>;
+
+/// Slices of each in a round.
+const SLICES: u32 = 8;
+/// How long a slice should take.
+const SLICE: Duration = Duration::from_millis(2);
+/// How long each is run before anything counts.
+const WARM_UP: Duration = Duration::from_millis(40);
+
+/// What came out, times in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figures {
+    pub(super) ns: f64,
+    pub(super) floor_ns: f64,
+    pub(super) ratio: f64,
+    pub(super) ratio_low: f64,
+    pub(super) ratio_high: f64,
+}
+
+/// Runs `rounds` rounds of both.
+pub(super) fn in_turns(op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result<Figures, Failure> {
+    let op_count = calibrate(op)?;
+    let floor_count = calibrate(floor)?;
+    let (mut ops, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (mut op_time, mut floor_time) = (Duration::ZERO, Duration::ZERO);
+        for slice in 0..SLICES {
+            // Who goes first changes from slice to slice: neither always finds the caches of the other.
+            if slice % 2 == 0 {
+                op_time += time(op, op_count)?;
+                floor_time += time(floor, floor_count)?;
+            } else {
+                floor_time += time(floor, floor_count)?;
+                op_time += time(op, op_count)?;
+            }
+        }
+        let op_ns = per_call(op_time, op_count);
+        let floor_ns = per_call(floor_time, floor_count);
+        ops.push(op_ns);
+        floors.push(floor_ns);
+        ratios.push(op_ns / floor_ns);
+    }
+    let ratio = median(&mut ratios);
+    Ok(Figures {
+        ns: median(&mut ops),
+        floor_ns: median(&mut floors),
+        ratio,
+        ratio_low: ratios.first().copied().unwrap_or(ratio),
+        ratio_high: ratios.last().copied().unwrap_or(ratio),
+    })
+}
+
+/// Warms up and finds how many calls fill a slice.
+fn calibrate(batch: &mut Batch) -> Result<u64, Failure> {
+    let begin = Instant::now();
+    let mut count = 1;
+    loop {
+        let took = time(batch, count)?;
+        if begin.elapsed() >= WARM_UP && took > Duration::ZERO {
+            let fitting = SLICE.as_nanos() * u128::from(count) / took.as_nanos();
+            return Ok(u64::try_from(fitting).unwrap_or(u64::MAX).max(1));
+        }
+        if took < SLICE {
+            count *= 2;
+        }
+    }
+}
+
+fn time(batch: &mut Batch, count: u64) -> Result<Duration, Failure> {
+    let begin = Instant::now();
+    batch(count)?;
+    Ok(begin.elapsed())
+}
+
+fn per_call(time: Duration, count: u64) -> f64 {
+    time.as_nanos() as f64 / count as f64 / f64::from(SLICES)
+}
+
+/// The median; sorts what it is given. Of an even number, the upper of the two in the middle.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_median_ignores_outliers() {
+        assert_eq!(median(&mut [900.0, 1.0, 3.0, 2.0, 2.5]), 2.5);
+    }
+
+    #[test]
+    fn an_operation_of_twice_the_work_has_a_ratio_of_about_two() {
+        let work = |times: u32| -> Batch {
+            Box::new(move |count| {
+                for n in 0..count * u64::from(times) * 100 {
+                    std::hint::black_box(n);
+                }
+                Ok(())
+            })
+        };
+        let figures = in_turns(&mut work(2), &mut work(1), 7).unwrap();
+        // Wide, since other tests run at the same time.
+        assert!((1.2..3.5).contains(&figures.ratio), "{figures:?}");
+        assert!(figures.ratio_low <= figures.ratio && figures.ratio <= figures.ratio_high, "{figures:?}");
+    }
+
+    #[test]
+    fn a_failure_ends_the_run() {
+        let mut fails: Batch = Box::new(|_| Err("no".into()));
+        let mut works: Batch = Box::new(|_| Ok(()));
+        assert!(in_turns(&mut fails, &mut works, 7).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! The attacker: a process that starts a victim of its own and attacks it, on the doctor's order.
+//!
+//! It is the victim's parent, because some hosts let only a parent look into a process (Yama), and it runs as the
+//! victim's user.
+
+mod captive;
+mod dump;
+mod forks;
+mod residue;
+mod swap;
+mod thief;
+
+use std::io::{self, BufRead};
+use std::process::ExitCode;
+
+use super::crack::{Found, Loot, Record, Through, loot, search};
+use super::memory::{Sight, mappings};
+use super::order::{Answer, Command, Order, Reply, Task};
+use super::promises::Attack;
+use super::verdict::{Trouble, Verdict};
+use captive::Captive;
+
+/// Reads one order, answers in one line.
+pub fn run() -> ExitCode {
+    // Not to outlive a doctor that is interrupted; the victims do the same.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let mut line = String::new();
+    let order =
+        io::stdin().lock().read_line(&mut line).ok().and_then(|_| serde_json::from_str::<Order>(&line).ok());
+    let Some(order) = order else {
+        eprintln!("this command is for the doctor's own use; see `securememory doctor --help`");
+        return ExitCode::from(2);
+    };
+    let answer = carry_out(&order).unwrap_or_else(|trouble| Answer::Verdict(trouble.into()));
+    match serde_json::to_writer(io::stdout().lock(), &answer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn carry_out(order: &Order) -> Result<Answer, Trouble> {
+    let attack = match order.task {
+        Task::Attack(attack) => attack,
+        Task::Control => return Captive::common(order).map(Answer::Common),
+    };
+    let victim = Captive::take(order)?;
+    let verdict = match attack {
+        Attack::ProcMem => thief::proc_mem(order, &victim),
+        Attack::ProcFd | Attack::ProcFdRoot => thief::combine(order, &victim, Through::Name),
+        Attack::BothShares => thief::combine(order, &victim, Through::Duplicate),
+        Attack::CoreDump => dump::core_dump(order, victim),
+        Attack::Swap => swap::swap(victim),
+        Attack::ForkChild => forks::fork_child(order, victim),
+        Attack::ForkInRead => forks::fork_in_read(order, victim),
+        Attack::Residue => residue::residue(order, victim),
+        Attack::StrayRead
+        | Attack::Tamper
+        | Attack::Overflow
+        | Attack::Underflow
+        | Attack::ReadAfterClose
+        | Attack::Log => from_inside(victim),
+    }?;
+    Ok(Answer::Verdict(verdict))
+}
+
+/// Attacks by code inside the process are carried out by the victim itself.
+fn from_inside(mut victim: Captive) -> Result<Verdict, Trouble> {
+    match victim.command(Command::Attack)? {
+        Reply::Verdict(verdict) => Ok(verdict),
+        other => Err(Captive::unexpected(&other)),
+    }
+}
+
+/// The key of the victim's vault, as a debugger finds it: so that other attacks can search for it where it must
+/// not be. `None` for a victim without a vault key.
+fn find_key(victim: &Captive, sight: &Sight) -> Result<Option<Found>, Trouble> {
+    let Some(decoy) = victim.facts.decoy else { return Ok(None) };
+    let record = Record::take(sight, &decoy).map_err(Trouble::forbidden("/proc/PID/mem"))?;
+    let Loot { shares, read, refused, .. } = loot(victim.pid, Through::Duplicate)?;
+    let (found, tried, walk) = search(sight, &mappings(victim.pid)?, &record, &shares);
+    if found.is_none() && refused > 0 {
+        return Err(Trouble::NotHere(format!(
+            "{refused} descriptors of the victim could not be duplicated, so the key it uses is not known"
+        )));
+    }
+    if found.is_none() {
+        return Err(Trouble::failed(format!(
+            "the vault's key was not found where it must be: {walk}, tried {tried} sets of 32 bytes with {read} files"
+        )));
+    }
+    Ok(found)
+}

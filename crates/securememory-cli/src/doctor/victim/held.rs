@@ -1,0 +1,224 @@
+//! The secret in the victim's hands, kept in one of four ways.
+
+use std::io::{self, Read};
+
+use securememory::{Cipher, Error, Hold, Level, Secret, Status, Store, Vault, with2};
+
+use crate::doctor::crack::RecordAt;
+use crate::doctor::needle::Needle;
+use crate::doctor::order::{Claim, Facts};
+use crate::doctor::promises::Kept;
+use crate::doctor::verdict::Trouble;
+
+/// The secret.
+pub enum Held {
+    /// In a vector.
+    Plain(Vec<u8>),
+    /// In the library.
+    Kept(InVault),
+}
+
+/// A secret in the library.
+pub struct InVault {
+    /// Its vault, which has nothing else in it but the decoy.
+    pub vault: Vault,
+    /// The secret.
+    pub secret: Secret,
+    /// Random bytes beside it.
+    pub decoy: Secret,
+}
+
+impl Held {
+    /// Makes it.
+    pub fn make(kept: Kept, needle: &Needle) -> Result<Self, Trouble> {
+        let builder = Vault::builder();
+        let builder = match kept {
+            Kept::Plain => {
+                let mut bytes = vec![0; needle.len()];
+                needle.fill(&mut bytes);
+                return Ok(Self::Plain(bytes));
+            }
+            Kept::SealedSplit => builder.store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require),
+            Kept::SealedGuarded => {
+                builder.store(Store::Sealed).hold(Hold::Guarded).hold_level(Level::Require)
+            }
+            Kept::Paged => builder.store(Store::Paged),
+        };
+        let vault = builder.build()?;
+        let decoy = vault.secret().random(16)?;
+        let secret = vault.secret().label("doctor").init_with(needle.len(), |place| needle.fill(place))?;
+        Ok(Self::Kept(InVault { vault, secret, decoy }))
+    }
+
+    /// Where things lie, and what the library says of itself.
+    pub fn facts(&self) -> Facts {
+        let kept = match self {
+            Self::Plain(bytes) => {
+                let place = (bytes.as_ptr().expose_provenance(), bytes.len());
+                return Facts {
+                    plaintext: Some(place),
+                    decoy: None,
+                    record: None,
+                    locked: Claim::Missing,
+                    undumped: Claim::Missing,
+                };
+            }
+            Self::Kept(kept) => kept,
+        };
+        let status = kept.secret.status();
+        let claim = |achieved: securememory::Achieved| match (achieved.got, achieved.refused) {
+            (true, _) => Claim::InForce,
+            (false, Some(refused)) => Claim::Refused(refused.to_string()),
+            (false, None) => Claim::Missing,
+        };
+        Facts {
+            plaintext: status.at_rest.filter(|_| status.store == Store::Paged).map(|at| (at.address, at.len)),
+            decoy: record(&kept.decoy.status()),
+            record: record(&status),
+            locked: claim(status.protections.lock),
+            undumped: claim(status.protections.dump),
+        }
+    }
+
+    /// Places for views that are not locked, as the library says.
+    pub fn unlocked(&self) -> usize {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Kept(kept) => kept.vault.status().scratch_unlocked,
+        }
+    }
+
+    /// Reads it in the simplest way and sees that it is right.
+    pub fn read(&self, needle: &Needle) -> Result<(), String> {
+        let right = match self {
+            Self::Plain(bytes) => needle.is(std::hint::black_box(bytes)),
+            Self::Kept(kept) => {
+                kept.secret.with(|bytes| needle.is(bytes)).map_err(|failed| failed.error().to_string())?
+            }
+        };
+        if right { Ok(()) } else { Err("other bytes than were stored".to_owned()) }
+    }
+
+    /// Reads and changes it in every way there is, as a program does, and copies it from several sources.
+    pub fn exercise(&mut self, needle: &Needle) -> Result<(), Trouble> {
+        match self {
+            Self::Plain(bytes) => drop(std::hint::black_box(bytes.clone())),
+            Self::Kept(kept) => {
+                for _ in 0..3 {
+                    kept.all_ways()?;
+                    kept.from_all_sources(needle)?;
+                }
+                // Another thread, whose stack stays behind when it ends.
+                std::thread::scope(|scope| scope.spawn(|| kept.all_ways()).join())
+                    .map_err(|_| Trouble::failed("a reading thread panicked"))??;
+            }
+        }
+        self.read(needle).map_err(|why| Trouble::failed(format!("after reads and changes: {why}")))
+    }
+}
+
+impl InVault {
+    fn all_ways(&self) -> Result<(), Trouble> {
+        for (way, result) in self.ways() {
+            result.map_err(|error| Trouble::failed(format!("{way}: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// Every way to read or to change a secret, by name, tried once.
+    pub fn ways(&self) -> Vec<(&'static str, Result<(), Error>)> {
+        let (secret, decoy) = (&self.secret, &self.decoy);
+        let copy = |from: &[u8], to: &mut [u8]| to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        vec![
+            ("with", secret.with(touch).map_err(Error::from)),
+            (
+                "view",
+                secret.view().and_then(|view| {
+                    touch(&view);
+                    view.finish()
+                }),
+            ),
+            ("owned_view", secret.owned_view().and_then(|view| view.with(touch).map_err(Error::from))),
+            (
+                "with2",
+                with2(secret, decoy, |one, two| {
+                    touch(one);
+                    touch(two)
+                })
+                .map_err(Error::from),
+            ),
+            ("ct_eq", secret.ct_eq(decoy).map(|_| ())),
+            ("ct_eq_bytes", secret.ct_eq_bytes(&[1, 2, 3]).map(|_| ())),
+            ("derive", secret.derive(secret.len(), copy).map(drop)),
+            (
+                "view_mut",
+                secret.view_mut().and_then(|mut view| {
+                    touch(&view);
+                    view[0] ^= 0;
+                    view.commit()
+                }),
+            ),
+        ]
+    }
+
+    /// Makes the same secret from a buffer, a vector and a reader, and ends it.
+    fn from_all_sources(&self, needle: &Needle) -> Result<(), Trouble> {
+        let mut buffer = vec![0; needle.len() + 64];
+        needle.fill(&mut buffer[..needle.len()]);
+        let from_bytes = self.vault.secret().from_bytes(&mut buffer[..needle.len()])?;
+        let mut vector = Vec::with_capacity(needle.len() * 2);
+        vector.resize(needle.len(), 0);
+        needle.fill(&mut vector);
+        let from_vec = self.vault.secret().from_vec(vector).map_err(Error::from)?;
+        let from_reader =
+            self.vault.secret().read_from(&mut Source { needle, given: false }, needle.len())?;
+        let mut new = vec![0; needle.len()];
+        needle.fill(&mut new);
+        from_reader.replace(&mut new)?;
+        for secret in [from_bytes, from_vec, from_reader] {
+            secret.with(touch).map_err(Error::from)?;
+            secret.close()?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives the secret to a reader of bytes, straight into its buffer.
+struct Source<'a> {
+    needle: &'a Needle,
+    given: bool,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.given || buffer.len() < self.needle.len() {
+            return Err(io::Error::other("the whole is wanted at once"));
+        }
+        self.given = true;
+        self.needle.fill(&mut buffer[..self.needle.len()]);
+        Ok(self.needle.len())
+    }
+}
+
+/// Uses every byte, one at a time, so that no copy of several is made here.
+fn touch(bytes: &[u8]) {
+    for byte in bytes {
+        std::hint::black_box(*byte);
+    }
+}
+
+fn record(status: &Status) -> Option<RecordAt> {
+    let at = status.at_rest.filter(|_| status.store == Store::Sealed)?;
+    let cipher = match status.cipher? {
+        Cipher::Aegis256 => 1,
+        _ => 2,
+    };
+    Some(RecordAt {
+        address: at.address,
+        cipher,
+        vault: status.vault_id,
+        id: status.id,
+        version: status.version,
+        len: status.len,
+    })
+}

@@ -1,0 +1,175 @@
+//! Attacks by code inside the process: stray reads, stray writes, reads after the close.
+
+use super::held::Held;
+use crate::doctor::crack::{Crack, Record};
+use crate::doctor::finder::Finder;
+use crate::doctor::memory::{Pipe, Sight, mappings, walk};
+use crate::doctor::needle::Needle;
+use crate::doctor::order::Order;
+use crate::doctor::search::{Search, place, windows};
+use crate::doctor::verdict::{Trouble, Verdict};
+
+/// Reads every byte that a load can read; searches for the secret, and tries all of it as the key.
+pub fn stray_read(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
+    let sight = Sight::inside()?;
+    let maps = mappings(std::process::id())?;
+    let mut search = Search::new(order, None)?;
+    let record = held.facts().decoy.map(|at| Record::take(&sight, &at)).transpose()?;
+    let mut crack = record.as_ref().map(|record| Crack::new(record, &[], 8));
+    search.walk = walk(&sight, &maps, |address, bytes| {
+        search.finder.look(address, bytes);
+        if let Some(crack) = &mut crack {
+            crack.look(address, bytes);
+        }
+    });
+    search.saw()?;
+    if let Some(finds) = search.finds(&maps) {
+        return Ok(Verdict::leaked(format!("{}; {finds}", search.walk)));
+    }
+    let Some(crack) = crack else { return Ok(Verdict::blocked(search.nothing())) };
+    match crack.found {
+        Some(found) => Ok(Verdict::leaked(format!("found the key itself {}", place(&maps, found.address)))),
+        None => Ok(Verdict::blocked(format!(
+            "{}; {} sets of 32 bytes are not the key",
+            search.nothing(),
+            crack.tried
+        ))),
+    }
+}
+
+/// For a control process, which does not have the secret: the windows of it that are here nevertheless.
+pub fn common(order: &Order) -> Result<Vec<u32>, Trouble> {
+    let mut finder = Finder::new(&[&order.beacon, &order.needle]);
+    let walk =
+        walk(&Sight::inside()?, &mappings(std::process::id())?, |address, bytes| finder.look(address, bytes));
+    if finder.found(0) == 0 {
+        return Err(Trouble::failed(format!("the control was blind: {walk}")));
+    }
+    Ok(finder.numbers(1))
+}
+
+/// Changes each byte at rest as a stray store would, reads, and puts it back.
+pub fn tamper(order: &Order, mut held: Held) -> Result<Verdict, Trouble> {
+    let facts = held.facts();
+    let at_rest = match (facts.record, facts.plaintext) {
+        (Some(record), _) => record.address..record.address + 48 + record.len,
+        (None, Some((address, len))) => address..address + len,
+        (None, None) => return Err(nowhere()),
+    };
+    let (pipe, sight) = (Pipe::new()?, Sight::inside()?);
+    let forced = Sight::outside(std::process::id());
+    let (mut faulted, mut noticed, mut unnoticed) = (0, Vec::new(), 0);
+    for (n, address) in at_rest.clone().enumerate() {
+        let old = match (sight.bytes(address, 1), &forced) {
+            (Ok(bytes), _) => bytes[0],
+            // A page without access: only whether the store faults is of interest.
+            (Err(_), Ok(forced)) => forced.bytes(address, 1)?[0],
+            (Err(_), Err(_)) => 0,
+        };
+        if pipe.store(address, old ^ 1 << (n % 8)).is_err() {
+            faulted += 1;
+            continue;
+        }
+        let changed = held_as_changed(&mut held, &order.needle);
+        pipe.store(address, old)?;
+        match changed {
+            Ok(()) => unnoticed += 1,
+            Err(why) => noticed.push(why),
+        }
+    }
+    // The proof that it was the change that was noticed, and that a store that faulted did not store.
+    held.read(&order.needle)
+        .map_err(|why| Trouble::failed(format!("all put back, but a read gives {why}")))?;
+    let bytes = at_rest.len();
+    if unnoticed > 0 {
+        return Ok(Verdict::leaked(format!("{unnoticed} of {bytes} changed bytes went unnoticed")));
+    }
+    let mut ways = Vec::new();
+    if !noticed.is_empty() {
+        let count = noticed.len();
+        noticed.sort_unstable();
+        noticed.dedup();
+        ways.push(format!("{count} of {bytes} changed bytes were noticed ({})", noticed.join("; ")));
+    }
+    if faulted > 0 {
+        ways.push(format!("{faulted} of {bytes} stores faulted"));
+    }
+    Ok(Verdict::blocked(format!("{}; put back, it reads as before", ways.join(", "))))
+}
+
+/// `Ok` if a read does not notice: for the vector, which cannot know, whatever it reads is fine.
+fn held_as_changed(held: &mut Held, needle: &Needle) -> Result<(), String> {
+    match held {
+        Held::Plain(_) => Ok(()),
+        Held::Kept(kept) => match kept.secret.with(|bytes| std::hint::black_box(needle.is(bytes))) {
+            Ok(_) => Ok(()),
+            Err(failed) => Err(failed.error().to_string()),
+        },
+    }
+}
+
+/// Closes, tries every way to read, and looks at the place where it lay, whatever its pages allow now.
+pub fn read_after_close(order: &Order, held: Held) -> Result<Verdict, Trouble> {
+    let facts = held.facts();
+    let sight = Sight::outside(std::process::id())?;
+    let (mut worked, mut refused) = (Vec::new(), Vec::new());
+    let record = facts.record.map(|at| (at.address, 48 + at.len));
+    let (address, len) = record.or(facts.plaintext).ok_or_else(nowhere)?;
+    let old_record = record.map(|_| sight.bytes(address, len)).transpose()?;
+    // Made now, so that the allocator does not make it where the vector was.
+    let mut room = vec![0; len];
+    let _still = match held {
+        Held::Plain(bytes) => {
+            drop(bytes);
+            None
+        }
+        Held::Kept(kept) => {
+            let closed = kept.secret.close()?;
+            if !matches!(closed, securememory::Closed::Closed) {
+                return Err(Trouble::failed("no view was open, but the close was put off"));
+            }
+            for (way, result) in kept.ways() {
+                match result {
+                    Ok(()) => worked.push(way),
+                    Err(error) => refused.push(error.to_string()),
+                }
+            }
+            Some(kept)
+        }
+    };
+    let now = sight.fill(address, &mut room);
+    if !worked.is_empty() {
+        return Ok(Verdict::leaked(format!("closed, but these still worked: {}", worked.join(", "))));
+    }
+    let mut needles = vec![order.needle.clone()];
+    if let Some(old) = old_record {
+        needles.push(Needle::hide(old)?);
+    }
+    let mut finder = Finder::new(&needles.iter().collect::<Vec<_>>());
+    if now.is_ok() {
+        finder.look(address, &room);
+    }
+    for (needle, name) in
+        needles.iter().enumerate().map(|(n, _)| (n, if n == 0 { "secret" } else { "sealed record" }))
+    {
+        let (found, of) = (finder.found(needle), finder.windows(needle));
+        if found > 0 {
+            return Ok(Verdict::leaked(format!(
+                "the place still has {found} of {} of the {name}",
+                windows(of)
+            )));
+        }
+    }
+    refused.sort_unstable();
+    let tries = refused.len();
+    refused.dedup();
+    let seen = match now {
+        Ok(()) => format!("of {len} bytes where it lay nothing is left"),
+        Err(error) => format!("the place where it lay is gone ({error})"),
+    };
+    Ok(Verdict::blocked(format!("{tries} ways to read it are refused ({}), {seen}", refused.join("; "))))
+}
+
+fn nowhere() -> Trouble {
+    Trouble::failed("the library does not tell where the secret lies")
+}

@@ -1,0 +1,91 @@
+//! `securememory info`: what this host offers, which limits apply and how to raise them, and what a vault
+//! with default settings gets here.
+
+mod advice;
+mod json;
+mod text;
+mod words;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use securememory::{Error, Host, Vault, VaultStatus};
+
+pub(crate) use json::host as host_json;
+
+/// Options of `securememory info`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that `info` tells.
+struct Info {
+    host: Host,
+    vault: Result<VaultStatus, Error>,
+    advice: Vec<String>,
+}
+
+/// Probes and prints. Fails only where no vault can be made at all.
+pub fn run(args: Args) -> ExitCode {
+    // The vault first, the limits after it: what is in use then includes the vault.
+    let vault = Vault::builder().build();
+    let host = Host::probe();
+    let status = vault.as_ref().map(Vault::status).map_err(|error| *error);
+    let advice = advice::of(&host, &status);
+    let info = Info { host, vault: status, advice };
+    let page = if args.json {
+        json::page(&info)
+    } else {
+        let colour =
+            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        text::page(&info, colour)
+    };
+    // A reader that went away (`info | head`) is no failure.
+    let _ = std::io::stdout().lock().write_all(page.as_bytes());
+    if info.vault.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn probed() -> Info {
+        let host = Host::probe();
+        let vault = Vault::builder().build().map(|vault| vault.status());
+        let advice = advice::of(&host, &vault);
+        Info { host, vault, advice }
+    }
+
+    #[test]
+    fn json_has_host_vault_and_advice() {
+        let page: serde_json::Value = serde_json::from_str(&json::page(&probed())).unwrap();
+        assert_eq!(page["version"], 1);
+        assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
+        assert!(page["vault"]["hold"].is_string());
+        assert!(page["advice"].is_array());
+    }
+
+    #[test]
+    fn text_without_colour_has_no_escapes_and_all_headings() {
+        let page = text::page(&probed(), false);
+        assert!(!page.contains('\u{1b}'), "{page}");
+        for heading in ["What the system offers", "Limits", "Who may see memory", "A default vault here"] {
+            assert!(page.contains(heading), "{heading} is missing:\n{page}");
+        }
+        assert!(page.lines().all(|line| line.chars().count() <= 120), "{page}");
+    }
+
+    #[test]
+    fn a_vault_that_cannot_be_made_is_told_with_its_reason() {
+        let mut info = probed();
+        info.vault = Err(Error::Forked);
+        assert!(text::page(&info, false).contains(&Error::Forked.to_string()));
+        let page: serde_json::Value = serde_json::from_str(&json::page(&info)).unwrap();
+        assert_eq!(page["vault"]["error"], Error::Forked.to_string());
+    }
+}

@@ -1,0 +1,250 @@
+//! The same for a person.
+
+use std::fmt::Write;
+
+use securememory::{Feature, Host, VaultStatus};
+
+use super::{Info, words};
+
+/// Width of the column of names.
+const NAMES: usize = 26;
+
+/// The whole answer.
+pub(super) fn page(info: &Info, colour: bool) -> String {
+    let mut page = Page { text: String::new(), colour };
+    let host = &info.host;
+    let kernel = host.kernel.as_deref().unwrap_or("of unknown version");
+    page.line(&format!(
+        "securememory {} on {} {kernel}, {}, pages of {}",
+        env!("CARGO_PKG_VERSION"),
+        host.os,
+        host.arch,
+        words::bytes(host.page_size as u64)
+    ));
+    offers(&mut page, host);
+    limits(&mut page, host);
+    eyes(&mut page, host);
+    page.heading("A default vault here");
+    match &info.vault {
+        Ok(status) => vault(&mut page, status),
+        Err(error) => {
+            page.row("cannot be made", Tone::Bad, &error.to_string());
+            if let Some(hint) = error.hint() {
+                page.more(&hint.to_string());
+            }
+        }
+    }
+    page.heading("What to change");
+    if info.advice.is_empty() {
+        page.line("  Nothing: a default vault gets all that it asks for.");
+    }
+    for advice in &info.advice {
+        page.item(advice);
+    }
+    page.text
+}
+
+fn offers(page: &mut Page, host: &Host) {
+    page.heading("What the system offers");
+    page.feature("memory locks", host.lock, "mlock: pages stay out of swap");
+    page.feature("core dump exclusion", host.dont_dump, "MADV_DONTDUMP");
+    page.feature("wiping on fork", host.wipe_on_fork, "MADV_WIPEONFORK: a forked child finds zeros");
+    page.feature("in-memory files", host.memfd, "memfd_create: the key hold `split` needs them");
+    page.feature("secret memory", host.secretmem, "memfd_secret; no use is made of it yet");
+    page.feature("protection keys", host.protection_keys, "pkey_alloc; no use is made of them yet");
+    page.feature("guard advice", host.guard_advice, "MADV_GUARD_INSTALL; no use is made of it yet");
+}
+
+fn limits(page: &mut Page, host: &Host) {
+    page.heading("Limits, and how to raise them");
+    let lockable = format!(
+        "{} (hard limit {}), {} locked by this process",
+        words::limit(host.memlock_soft),
+        words::limit(host.memlock_hard),
+        host.locked_now.map_or_else(|| "an unknown amount".to_owned(), words::bytes)
+    );
+    page.row("lockable memory", Tone::Plain, &lockable);
+    if !host.memlock_enforced {
+        page.more("this process is not bound by it (CAP_IPC_LOCK)");
+    }
+    page.more("`ulimit -l KIB`; LimitMEMLOCK= in a systemd unit; --ulimit memlock= for a container");
+    let mappings =
+        format!("{}, {} in use", words::number(host.max_map_count), words::number(host.mappings_now));
+    page.row("mappings", Tone::Plain, &mappings);
+    page.more("`sysctl vm.max_map_count=N`; matters for many `Paged` secrets, not for `Sealed` ones");
+    let files = format!(
+        "{} (hard limit {}), {} open",
+        words::count_limit(host.nofile_soft),
+        words::count_limit(host.nofile_hard),
+        words::number(host.open_files)
+    );
+    page.row("descriptors", Tone::Plain, &files);
+    page.more("`ulimit -n N`; LimitNOFILE= in a systemd unit; --ulimit nofile= for a container");
+}
+
+fn eyes(page: &mut Page, host: &Host) {
+    page.heading("Who may see memory");
+    let user = if host.user_id == 0 { "root".to_owned() } else { format!("user {}", host.user_id) };
+    page.row("this process", Tone::Plain, &user);
+    let ptrace = match host.yama {
+        None => "not restricted beyond the user (no Yama)",
+        Some(0) => "processes of the same user may read this one (Yama, ptrace_scope 0)",
+        Some(1) => "only parents may read their children (Yama, ptrace_scope 1)",
+        Some(2) => "only the administrator (Yama, ptrace_scope 2)",
+        Some(_) => "nobody (Yama, ptrace_scope 3)",
+    };
+    page.row("other processes", Tone::Plain, ptrace);
+    page.row("dumpable", Tone::Plain, yes_no(host.dumpable));
+    let size = match host.core_limit {
+        Some(0) => "switched off by `ulimit -c`".to_owned(),
+        limit => format!("up to {}", words::limit(limit)),
+    };
+    let pattern = host.core_pattern.as_deref().unwrap_or("unknown");
+    page.row("core dumps", Tone::Plain, &format!("{size}, pattern `{pattern}`"));
+    page.row("swap in use", Tone::Plain, yes_no(host.swap));
+    page.row(
+        "/proc",
+        Tone::Plain,
+        if host.proc_mounted { "mounted" } else { "not mounted: nothing is verified" },
+    );
+    page.row("container", Tone::Plain, host.container.as_deref().unwrap_or("no sign of one"));
+    let seccomp = match host.seccomp {
+        Some(0) => "none",
+        Some(1) => "strict",
+        Some(2) => "a filter is installed",
+        _ => "not known",
+    };
+    page.row("system call filter", Tone::Plain, seccomp);
+}
+
+fn vault(page: &mut Page, status: &VaultStatus) {
+    let mut hold = words::hold(status.hold).to_owned();
+    if status.replicas > 0 {
+        let _ = write!(hold, ", its first share in {} in-memory files", status.replicas);
+    }
+    page.row("key hold", if status.hold_stepped_down.is_some() { Tone::Fair } else { Tone::Good }, &hold);
+    if let Some(error) = status.hold_stepped_down {
+        page.more(&format!("second choice: {error}"));
+    }
+    page.row("cipher", Tone::Good, words::cipher(status.cipher));
+    let protections = &status.protections;
+    for (name, achieved) in [
+        ("guard pages", &protections.guard),
+        ("locked", &protections.lock),
+        ("left out of core dumps", &protections.dump),
+        ("wiped on fork", &protections.fork),
+    ] {
+        let tone = if achieved.got { Tone::Good } else { Tone::Bad };
+        page.row(name, tone, &words::achieved(achieved));
+    }
+    page.row("memory it locked", Tone::Plain, &words::bytes(status.locked_bytes as u64));
+    if status.scratch_unlocked > 0 {
+        let slots = format!("{} of {} are not locked", status.scratch_unlocked, status.scratch_slots);
+        page.row("places for views", Tone::Fair, &slots);
+    }
+}
+
+fn yes_no(value: Option<bool>) -> &'static str {
+    match value {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "not known",
+    }
+}
+
+/// How a value is to be taken.
+#[derive(Clone, Copy)]
+enum Tone {
+    Plain,
+    Good,
+    Fair,
+    Bad,
+}
+
+struct Page {
+    text: String,
+    colour: bool,
+}
+
+impl Page {
+    fn line(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    fn painted(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
+    fn heading(&mut self, text: &str) {
+        let painted = self.painted("1", text);
+        self.line("");
+        self.line(&painted);
+    }
+
+    fn row(&mut self, name: &str, tone: Tone, value: &str) {
+        let value = match tone {
+            Tone::Plain => value.to_owned(),
+            Tone::Good => self.painted("32", value),
+            Tone::Fair => self.painted("33", value),
+            Tone::Bad => self.painted("31", value),
+        };
+        self.line(&format!("  {name:<NAMES$}{value}"));
+    }
+
+    fn feature(&mut self, name: &str, feature: Feature, what: &str) {
+        let tone = match feature {
+            Feature::Available => Tone::Good,
+            Feature::Unavailable { .. } => Tone::Bad,
+            _ => Tone::Fair,
+        };
+        let what = self.painted("2", &format!("({what})"));
+        let value = words::feature(feature);
+        self.row(name, tone, &value);
+        // The explanation goes on the same line, after the painted value.
+        self.text.pop();
+        self.line(&format!(" {what}"));
+    }
+
+    /// A further line to the value above.
+    fn more(&mut self, text: &str) {
+        let width = 110 - NAMES;
+        for line in wrapped(text, width) {
+            let line = self.painted("2", &line);
+            self.line(&format!("  {:<NAMES$}{line}", ""));
+        }
+    }
+
+    /// An item of a list.
+    fn item(&mut self, text: &str) {
+        for (n, line) in wrapped(text, 104).iter().enumerate() {
+            self.line(&format!("  {} {line}", if n == 0 { "-" } else { " " }));
+        }
+    }
+}
+
+/// Breaks at spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_broken_at_spaces() {
+        assert_eq!(wrapped("one two three four", 9), ["one two", "three", "four"]);
+        assert!(wrapped("", 9).is_empty());
+    }
+}

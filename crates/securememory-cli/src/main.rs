@@ -1,0 +1,45 @@
+//! `securememory`: attacks its own secrets and shows which promises hold on this machine, says what the machine
+//! offers, and measures what protection costs.
+
+mod bench;
+mod doctor;
+mod info;
+mod raw;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Shows on your own machine which promises of securememory hold there
+#[derive(Parser)]
+#[command(name = "securememory", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Attacks its own secrets as a thief would, and tells which attacks failed, which worked, and why
+    Doctor(doctor::Args),
+    /// What this host offers, which limits apply, and how to raise them
+    Info(info::Args),
+    /// What the library's operations cost, next to what they cannot cost less than
+    Bench(bench::Args),
+    /// The process that carries out one attack (the doctor starts it)
+    #[command(hide = true)]
+    DoctorAttacker,
+    /// The process that holds the secret under attack (the attacker starts it)
+    #[command(hide = true)]
+    DoctorVictim,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::DoctorAttacker => doctor::attacker(),
+        Command::DoctorVictim => doctor::victim(),
+    }
+}

@@ -1,0 +1,91 @@
+//! The unsafe lines of the doctor: what an attacker does and safe Rust rightly forbids.
+//!
+//! Nothing here is called by the doctor itself, only by the victims that it starts: processes that exist to be
+//! attacked and that end afterwards.
+#![allow(unsafe_code)] // An attack is a stray load, a stray store, or a fork at a bad moment; safe Rust has none.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+/// Sends bytes of this process into a pipe and returns how many.
+///
+/// The kernel reads them with the rights of the calling thread, page by page, so it gets what a load would get,
+/// and answers EFAULT where a load would fault. (/proc/self/mem would not do: it ignores page protection.)
+pub fn send_from(pipe: BorrowedFd<'_>, address: usize, len: usize) -> io::Result<usize> {
+    // SAFETY: write(2) only reads the range, in the kernel, which checks every page; a range that is not there
+    // is an error and not a fault. Nothing is assumed about what the bytes mean.
+    let sent = unsafe { libc::write(pipe.as_raw_fd(), ptr::with_exposed_provenance(address), len) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Stores bytes from a pipe at an address of this process: a stray store that cannot fault.
+///
+/// The kernel checks every page as a store would and answers EFAULT where a store would fault.
+pub fn receive_into(pipe: BorrowedFd<'_>, address: usize, len: usize) -> io::Result<usize> {
+    // SAFETY: the kernel checks that the pages may be written. What is stored there are plain bytes that the
+    // library keeps at rest, valid for every value; no reference to them exists while no view is open. This is
+    // the attack, and the victim ends after it.
+    let stored = unsafe { libc::read(pipe.as_raw_fd(), ptr::with_exposed_provenance_mut(address), len) };
+    usize::try_from(stored).map_err(|_| io::Error::last_os_error())
+}
+
+/// Flips all bits of the byte at an address, with a load and a store as an overflow would do it.
+pub fn flip_byte(address: usize) {
+    let byte: *mut u8 = ptr::with_exposed_provenance_mut(std::hint::black_box(address));
+    // SAFETY: not sound, and meant so: it stands for the bug that a guard page or a canary has to catch. It is
+    // called only in a forked child that leaves through `_exit` at once (`fork_alone`). Volatile, so that the
+    // compiler neither drops the store nor draws conclusions from it.
+    unsafe { ptr::write_volatile(byte, !ptr::read_volatile(byte)) }
+}
+
+/// Forks a process that has one thread; the child runs `child` and exits with its result, at once and without
+/// clean-up. Returns the child's id.
+pub fn fork_alone(child: impl FnOnce() -> u8) -> io::Result<u32> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("a process with several threads may not go on after a fork"));
+    }
+    // SAFETY: the process has one thread, so no lock is held by a thread that the child lacks, and the child
+    // may run any code.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            die_with_parent();
+            let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(101);
+            // No handlers of the parent's that the child inherited.
+            leave(code)
+        }
+        child => Ok(child.unsigned_abs()),
+    }
+}
+
+/// Ends this process at once, without any clean-up: for one whose heap was just damaged.
+pub fn leave(code: u8) -> ! {
+    // SAFETY: _exit(2) is always sound.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Forks at whatever the other threads are doing; the child only waits to be searched and killed.
+///
+/// It is the C library's fork, which runs the handlers of pthread_atfork(3).
+pub fn fork_and_freeze() -> io::Result<u32> {
+    // SAFETY: the child calls only prctl(2) and pause(2), which are async-signal-safe.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            die_with_parent();
+            loop {
+                // SAFETY: pause(2) has no conditions.
+                unsafe { libc::pause() };
+            }
+        }
+        child => Ok(child.unsigned_abs()),
+    }
+}
+
+/// A forked child must not outlive a victim that was killed.
+fn die_with_parent() {
+    // SAFETY: prctl(2) with PR_SET_PDEATHSIG only sets a number of the calling process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}

@@ -1,0 +1,199 @@
+//! The doctor, run as a user runs it.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn doctor(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_securememory")).arg("doctor").args(args).output().unwrap()
+}
+
+/// Runs with `--json`; what it says, after a look at the shape that is promised.
+fn report(args: &[&str]) -> Value {
+    let output = doctor(&[args, &["--json"]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "{error}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    });
+    let keys: Vec<&String> = report.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["checks", "host", "ok", "version"]);
+    assert_eq!(report["version"], 1);
+    assert!(report["host"]["page_size"].is_number() && report["host"]["fault_injector"].is_boolean());
+    assert_eq!(report["ok"].as_bool().unwrap(), output.status.code() == Some(0), "{report:#}");
+    for check in report["checks"].as_array().unwrap() {
+        let keys: Vec<&String> = check.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["attack", "detail", "outcome", "promised", "store"]);
+        assert!(["blocked", "leaked", "skipped"].contains(&check["outcome"].as_str().unwrap()), "{check}");
+        assert!(["blocked", "leaked"].contains(&check["promised"].as_str().unwrap()), "{check}");
+        assert!(!check["detail"].as_str().unwrap().is_empty());
+    }
+    report
+}
+
+fn checks(report: &Value) -> Vec<(&str, &str, &str, &str)> {
+    let checks = report["checks"].as_array().unwrap().iter();
+    checks
+        .map(|check| {
+            let text = |key: &str| check[key].as_str().unwrap();
+            (text("attack"), text("store"), text("outcome"), text("promised"))
+        })
+        .collect()
+}
+
+fn temporary(name: &str, bytes: &[u8]) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("securememory-test-{}-{name}", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn all_promises_hold_here_and_every_attack_wins_against_the_baseline() {
+    let report = report(&[]);
+    assert_eq!(report["ok"], true, "{report:#}");
+    let checks = checks(&report);
+    for attack in [
+        "stray-read",
+        "proc-mem",
+        "proc-fd",
+        "both-shares",
+        "tamper",
+        "core-dump",
+        "swap",
+        "fork-child",
+        "overflow",
+        "underflow",
+        "read-after-close",
+        "fork-in-read",
+        "residue",
+        "log",
+    ] {
+        let stores: Vec<&str> =
+            checks.iter().filter(|check| check.0 == attack).map(|check| check.1).collect();
+        assert_eq!(stores, ["plain", "sealed-split", "sealed-guarded", "paged"], "{attack}");
+    }
+    for (attack, store, outcome, promised) in &checks {
+        if *store == "plain" {
+            assert_eq!(*promised, "leaked", "{attack}");
+        }
+        // Some hosts forbid processes to look into each other, or send cores away: a skip, with its reason.
+        assert!(*outcome == "skipped" || outcome == promised, "{attack} on {store}: {outcome}");
+    }
+    let inside = ["stray-read", "tamper", "overflow", "underflow", "read-after-close", "log"];
+    for (attack, store, outcome, promised) in checks.iter().filter(|check| inside.contains(&check.0)) {
+        assert_eq!(outcome, promised, "{attack} on {store} needs nothing of the host");
+    }
+}
+
+#[test]
+fn only_what_was_asked_for_is_checked() {
+    let report = report(&["--only", "log,swap", "--store", "plain", "--store", "paged"]);
+    let asked: Vec<(&str, &str)> = checks(&report).iter().map(|check| (check.0, check.1)).collect();
+    assert_eq!(asked, [("swap", "plain"), ("swap", "paged"), ("log", "plain"), ("log", "paged")]);
+    assert_eq!(doctor(&["--only", "no-such-attack"]).status.code(), Some(2));
+    assert_eq!(doctor(&["--store", "no-such-store"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_key_of_ones_own_is_protected_and_attacked() {
+    let key = b"my own key, and nobody else's";
+    let path = temporary("key", key);
+    let only = ["--only", "stray-read,residue,log,both-shares", "--secret"];
+    let report = report(&[&only[..], &[path.to_str().unwrap()]].concat());
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(report["ok"], true, "{report:#}");
+    for (attack, store, outcome, promised) in checks(&report) {
+        assert!(
+            outcome == promised || (outcome == "skipped" && attack != "stray-read"),
+            "{attack} on {store}"
+        );
+    }
+    // The baseline and the promised leak work on other bytes.
+    let details = report.to_string();
+    assert!(details.contains("windows of the secret"), "{details}");
+    assert!(!details.contains("my own key"));
+}
+
+#[test]
+fn a_key_from_standard_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_securememory"))
+        .args(["doctor", "--json", "--only", "stray-read", "--store", "paged", "--secret", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"0123456789abcdefghij").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["checks"][0]["outcome"], "blocked", "{report:#}");
+}
+
+#[test]
+fn a_key_that_occurs_everywhere_is_skipped_with_the_reason() {
+    let path = temporary("zeros", &[0; 40]);
+    let args = ["--only", "stray-read", "--store", "paged", "--secret", path.to_str().unwrap()];
+    let relaxed = report(&args);
+    let strict = report(&[&args[..], &["--strict"]].concat());
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(relaxed["checks"][0]["outcome"], "skipped");
+    assert!(
+        relaxed["checks"][0]["detail"].as_str().unwrap().contains("nothing to search for"),
+        "{relaxed:#}"
+    );
+    assert_eq!((&relaxed["ok"], &strict["ok"]), (&Value::Bool(true), &Value::Bool(false)));
+}
+
+#[test]
+fn a_key_that_cannot_be_used_is_a_clear_error() {
+    let (empty, seven) = (temporary("empty", b""), temporary("seven", b"1234567"));
+    for (path, why) in [
+        (empty.to_str().unwrap(), "is empty"),
+        (seven.to_str().unwrap(), "has 7 bytes; the doctor needs at least 8"),
+        ("/no/such/file", "No such file"),
+        ("/", "Is a directory"),
+    ] {
+        let output = doctor(&["--secret", path]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(why) && message.lines().count() == 1, "{message}");
+        assert!(output.stdout.is_empty());
+    }
+    std::fs::remove_file(empty).unwrap();
+    std::fs::remove_file(seven).unwrap();
+}
+
+#[test]
+fn security_md_promises_what_the_doctor_checks() {
+    let printed = String::from_utf8(doctor(&["--print-promises"]).stdout).unwrap();
+    let page = include_str!("../../../SECURITY.md");
+    let (_, after) = page.split_once("<!-- promises:begin -->\n").unwrap();
+    let (table, _) = after.split_once("<!-- promises:end -->").unwrap();
+    assert_eq!(
+        table, printed,
+        "print it anew with `securememory doctor --print-promises` and put it between the markers in SECURITY.md"
+    );
+}
+
+#[test]
+fn the_table_is_for_people() {
+    let output = doctor(&["--only", "log,proc-mem", "--verbose"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains('\u{1b}'), "no colours into a pipe: {text}");
+    for part in ["attack ", "sealed-split", "proc-mem ", "= blocked", "= leaked", "promises"] {
+        assert!(text.contains(part), "{part} is missing: {text}");
+    }
+}
+
+#[test]
+fn the_hidden_commands_are_of_no_use_without_an_order() {
+    for command in ["doctor-attacker", "doctor-victim"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_securememory"));
+        let output = child.arg(command).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The ciphers, from known authors, behind two functions.
+//!
+//! AEGIS-256 was chosen by measurement: key set-up and opening of 32 bytes take a fifth of what the fastest
+//! AES-GCM needs, since it has no key schedule. Its implementation (crate `aegis`, in C) needs the
+//! processor's AES instructions to be fast and constant-time; elsewhere XChaCha20-Poly1305 is used, which is
+//! constant-time everywhere.
+//!
+//! Both take the key by value somewhere and leave it on the stack: callers run them inside a window that ends
+//! with [`crate::region::scrub`].
+
+use aegis::aegis256::Aegis256;
+use chacha20poly1305::XChaCha20Poly1305;
+use chacha20poly1305::aead::inout::InOutBuf;
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+
+use crate::policy::Cipher;
+
+/// Bytes of a key.
+pub(crate) const KEY: usize = 32;
+/// Bytes of a nonce; XChaCha20 uses the first 24 of them.
+pub(crate) const NONCE: usize = 32;
+/// Bytes of a tag.
+pub(crate) const TAG: usize = 16;
+const XNONCE: usize = 24;
+
+/// The data is not what was sealed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Forged;
+
+/// The cipher that suits this processor.
+pub(crate) fn choose() -> Cipher {
+    if has_aes() { Cipher::Aegis256 } else { Cipher::XChaCha20Poly1305 }
+}
+
+fn has_aes() -> bool {
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
+    {
+        std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("avx")
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        std::arch::is_aarch64_feature_detected!("aes")
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "x86", target_arch = "aarch64")))]
+    {
+        false
+    }
+}
+
+/// The number that stands for a cipher in associated data.
+pub(crate) fn number(cipher: Cipher) -> u32 {
+    match cipher {
+        Cipher::Aegis256 => 1,
+        Cipher::XChaCha20Poly1305 => 2,
+    }
+}
+
+/// Encrypts in place and returns the tag.
+#[inline]
+pub(crate) fn seal(
+    cipher: Cipher,
+    key: &[u8; KEY],
+    nonce: &[u8; NONCE],
+    associated: &[u8],
+    data: &mut [u8],
+) -> Result<[u8; TAG], Forged> {
+    match cipher {
+        Cipher::Aegis256 => Ok(Aegis256::<TAG>::new(key, nonce).encrypt_in_place(data, associated)),
+        Cipher::XChaCha20Poly1305 => {
+            let (xnonce, _) = nonce.split_first_chunk::<XNONCE>().ok_or(Forged)?;
+            XChaCha20Poly1305::new(key.into())
+                .encrypt_inout_detached(xnonce.into(), associated, InOutBuf::from(data))
+                .map(Into::into)
+                .map_err(|_| Forged)
+        }
+    }
+}
+
+/// Checks and decrypts in place. On an error the data must not be used.
+#[inline]
+pub(crate) fn open(
+    cipher: Cipher,
+    key: &[u8; KEY],
+    nonce: &[u8; NONCE],
+    associated: &[u8],
+    data: &mut [u8],
+    tag: &[u8; TAG],
+) -> Result<(), Forged> {
+    match cipher {
+        Cipher::Aegis256 => {
+            Aegis256::<TAG>::new(key, nonce).decrypt_in_place(data, tag, associated).map_err(|_| Forged)
+        }
+        Cipher::XChaCha20Poly1305 => {
+            let (xnonce, _) = nonce.split_first_chunk::<XNONCE>().ok_or(Forged)?;
+            XChaCha20Poly1305::new(key.into())
+                .decrypt_inout_detached(xnonce.into(), associated, InOutBuf::from(data), tag.into())
+                .map_err(|_| Forged)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ciphers() -> impl Strategy<Value = Cipher> {
+        prop_oneof![Just(Cipher::Aegis256), Just(Cipher::XChaCha20Poly1305)]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_and_what_is_changed_does_not(
+            cipher in ciphers(), key: [u8; KEY], nonce: [u8; NONCE], associated: [u8; 48],
+            plain in proptest::collection::vec(any::<u8>(), 1..300), flip in any::<prop::sample::Index>(),
+        ) {
+            let mut data = plain.clone();
+            let tag = seal(cipher, &key, &nonce, &associated, &mut data).unwrap();
+            let mut opened = data.clone();
+            prop_assert_eq!(open(cipher, &key, &nonce, &associated, &mut opened, &tag), Ok(()));
+            prop_assert_eq!(&opened, &plain);
+            let mut changed = data.clone();
+            changed[flip.index(data.len())] ^= 1;
+            prop_assert!(open(cipher, &key, &nonce, &associated, &mut changed, &tag).is_err());
+            let mut other = associated;
+            other[flip.index(48)] ^= 0x80;
+            prop_assert!(open(cipher, &key, &nonce, &other, &mut data, &tag).is_err());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The one locked page that every vault has: the alive mark, and the second shares of a split key.
+//!
+//! Where pages are so large that a second locked one may be too much (64 KiB), the first scratch slot lies in
+//! the same page.
+//!
+//! ```text
+//! [ alive mark | shares, 64 bytes each | staging, wiped after use ... ][ from 4096: scratch slot, on large pages ]
+//! ```
+
+use std::ptr::NonNull;
+
+use crate::error::Error;
+use crate::os;
+use crate::policy::Levels;
+use crate::region::{ForkGuard, Secured, Slab, bytes, insist, secure, verify};
+use crate::status::Protections;
+
+/// Bytes of one share: half of a key, and half of its check value.
+pub(crate) const SHARE: usize = 64;
+/// Shares that have room.
+pub(crate) const MAX_SHARES: usize = 16;
+const SHARES_AT: usize = 64;
+const STAGING_AT: usize = 2048;
+/// Bytes for material in the making.
+pub(crate) const STAGING: usize = 512;
+const SLOT_AT: usize = 4096;
+/// From this page size on, the page is shared with a scratch slot.
+const LARGE_PAGE: usize = 64 * 1024;
+
+const ALIVE: u64 = 0x616c_6976_655f_736d;
+
+/// The page. What a child compares with lies outside it: the process id, and a constant.
+pub(crate) struct Anchor {
+    slab: Option<Slab>,
+    at: NonNull<u8>,
+    page: usize,
+    secured: Secured,
+    owner: u32,
+}
+
+// SAFETY: after `make`, the page is read by everybody and written only by wipers, with volatile accesses.
+#[allow(unsafe_code)]
+unsafe impl Send for Anchor {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Anchor {}
+
+impl Anchor {
+    /// Maps and protects the page, and checks in the kernel's own listing that it is protected.
+    #[allow(unsafe_code)]
+    pub(crate) fn make(levels: Levels) -> Result<Self, Error> {
+        let page = os::page_size();
+        let slab = Slab::reserve(page, 1)?;
+        let at = slab.slot(0);
+        // SAFETY: a whole slot that nobody else knows yet.
+        let secured = unsafe { secure(at, page, levels, true) }.and_then(|mut secured| {
+            secured.protections = verify(at, page, secured.protections);
+            insist(&secured.protections).map(|()| secured)
+        });
+        match secured {
+            Ok(secured) => {
+                // SAFETY: accessible since `secure`, and aligned as a page.
+                unsafe { at.cast::<u64>().write_volatile(ALIVE) };
+                Ok(Self { slab: Some(slab), at, page, secured, owner: os::process_id() })
+            }
+            Err(error) => {
+                // SAFETY: nobody has seen it.
+                let _ = unsafe { slab.release() };
+                Err(error)
+            }
+        }
+    }
+
+    /// Is this the process that made the vault? A forked child finds the mark wiped; where it does not have
+    /// the page at all, the process id tells.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn is_alive(&self) -> bool {
+        match self.secured.fork {
+            // SAFETY: the page is mapped and readable as long as the anchor lives, in children too.
+            ForkGuard::Wiped => unsafe { self.at.cast::<u64>().read_volatile() == ALIVE },
+            ForkGuard::Absent | ForkGuard::None => os::process_id() == self.owner,
+        }
+    }
+
+    #[allow(unsafe_code)]
+    pub(crate) fn share(&self, index: usize) -> *mut u8 {
+        debug_assert!(index < MAX_SHARES);
+        // SAFETY: inside the page.
+        unsafe { self.at.as_ptr().add(SHARES_AT + index * SHARE) }
+    }
+
+    /// Room for keys in the making; whoever uses it wipes it. Only while the vault is built.
+    #[allow(unsafe_code)]
+    pub(crate) fn staging(&self) -> *mut u8 {
+        // SAFETY: inside the page.
+        unsafe { self.at.as_ptr().add(STAGING_AT) }
+    }
+
+    #[allow(unsafe_code)]
+    pub(crate) fn wipe_staging(&self) {
+        // SAFETY: our own page; only the builder of the vault uses the staging area.
+        unsafe { bytes::wipe(self.staging(), STAGING) };
+    }
+
+    /// The part of a large page that is left for scratch.
+    #[allow(unsafe_code)]
+    pub(crate) fn spare(&self) -> Option<(*mut u8, usize)> {
+        // SAFETY: inside the page, which is larger.
+        (self.page >= LARGE_PAGE).then(|| unsafe { (self.at.as_ptr().add(SLOT_AT), self.page - SLOT_AT) })
+    }
+
+    pub(crate) fn locked_bytes(&self) -> usize {
+        if self.secured.is_locked() { self.page } else { 0 }
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.secured.is_locked()
+    }
+
+    /// What is in force on the page now.
+    pub(crate) fn protections(&self) -> Protections {
+        verify(self.at, self.page, self.secured.protections)
+    }
+
+    /// What was found in force at creation.
+    pub(crate) fn protections_at_creation(&self) -> &Protections {
+        &self.secured.protections
+    }
+
+    /// Wipes the whole page and gives it back; in the owner process only.
+    #[allow(unsafe_code)]
+    pub(crate) fn end(&mut self) {
+        let Some(slab) = self.slab.take() else { return };
+        // SAFETY: the vault that read from the page is being dropped.
+        unsafe {
+            bytes::wipe(self.at.as_ptr(), self.page);
+            let _ = slab.release();
+        }
+    }
+}

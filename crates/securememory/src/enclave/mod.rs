@@ -1,0 +1,208 @@
+//! The machinery of sealed secrets: the cipher, and the key that is lent for the moment of its use.
+//!
+//! Between the fetch of the key and the end of the scrub a thread is in its *window*. All that works with the
+//! key runs below a call that is not inlined, so that when it has returned, everything it put on the stack
+//! lies below the frame of the one who scrubs.
+
+pub(crate) mod cipher;
+pub(crate) mod hold;
+
+use crate::error::{Error, Protection};
+use crate::os;
+use crate::policy::{Cipher, Hold, Level, Levels};
+use crate::region::scratch::Lease;
+use crate::region::scrub;
+use crate::registry::Thread;
+use cipher::{NONCE, TAG};
+use hold::KeyHold;
+use hold::anchor::Anchor;
+
+/// What a ciphertext is bound to.
+#[derive(Clone, Copy)]
+pub(crate) struct Binding {
+    pub(crate) vault: u64,
+    pub(crate) secret: u64,
+    pub(crate) version: u64,
+}
+
+/// Bytes of associated data.
+const ASSOCIATED: usize = 48;
+
+impl Binding {
+    /// `"smv1"`, cipher, vault, secret, version, epoch (always 0 so far), length; little endian.
+    #[inline]
+    fn associated(&self, cipher: Cipher, len: usize) -> [u8; ASSOCIATED] {
+        let mut bytes = [0; ASSOCIATED];
+        bytes[..4].copy_from_slice(b"smv1");
+        bytes[4..8].copy_from_slice(&cipher::number(cipher).to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.vault.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.secret.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.version.to_le_bytes());
+        bytes[40..48].copy_from_slice(&(len as u64).to_le_bytes());
+        bytes
+    }
+}
+
+/// What stands before the ciphertext in a record.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Envelope {
+    pub(crate) nonce: [u8; NONCE],
+    pub(crate) tag: [u8; TAG],
+}
+
+/// The cipher and the key of one vault.
+pub(crate) struct Enclave {
+    cipher: Cipher,
+    anchor: Anchor,
+    hold: KeyHold,
+    stepped_down: Option<Error>,
+}
+
+impl Enclave {
+    pub(crate) fn make(
+        wish: Hold,
+        wish_level: Level,
+        cipher: Option<Cipher>,
+        levels: Levels,
+    ) -> Result<Self, Error> {
+        let anchor = Anchor::make(levels)?;
+        match KeyHold::make(wish, wish_level, &anchor, levels) {
+            Ok((hold, stepped_down)) => {
+                Ok(Self { cipher: cipher.unwrap_or_else(cipher::choose), anchor, hold, stepped_down })
+            }
+            Err(error) => {
+                let mut anchor = anchor;
+                anchor.end();
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    pub(crate) fn hold(&self) -> &KeyHold {
+        &self.hold
+    }
+
+    pub(crate) fn anchor(&self) -> &Anchor {
+        &self.anchor
+    }
+
+    pub(crate) fn stepped_down(&self) -> Option<Error> {
+        self.stepped_down
+    }
+
+    #[inline]
+    pub(crate) fn is_alive(&self) -> bool {
+        self.anchor.is_alive()
+    }
+
+    pub(crate) fn locked_bytes(&self) -> usize {
+        self.anchor.locked_bytes() + self.hold.locked_bytes()
+    }
+
+    /// Refuses where a secret requires more than the vault got.
+    pub(crate) fn satisfies(&self, levels: Levels) -> Result<(), Error> {
+        let got = self.anchor.protections_at_creation();
+        let wanted = [
+            (Protection::Lock, levels.lock, got.lock),
+            (Protection::Dump, levels.dump, got.dump),
+            (Protection::Fork, levels.fork, got.fork),
+        ];
+        for (protection, level, achieved) in wanted {
+            if level == Level::Require && !achieved.got {
+                return Err(match achieved.refused {
+                    Some(cause) => Error::Refused { protection, cause },
+                    None => Error::NotInForce(protection),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Decrypts into a slot whose window is open, and closes the window. On an error the data is wiped.
+    #[inline]
+    pub(crate) fn open(
+        &self,
+        thread: Thread,
+        slot: &mut Lease,
+        binding: Binding,
+        envelope: &Envelope,
+        ciphertext: &[u8],
+    ) -> Result<(), Error> {
+        let outcome = self.open_in_window(thread, slot, binding, envelope, ciphertext);
+        if outcome.is_err() {
+            slot.wipe_data();
+        }
+        self.end_window(slot);
+        outcome
+    }
+
+    #[inline(never)]
+    fn open_in_window(
+        &self,
+        thread: Thread,
+        slot: &mut Lease,
+        binding: Binding,
+        envelope: &Envelope,
+        ciphertext: &[u8],
+    ) -> Result<(), Error> {
+        self.hold.fetch(&self.anchor, thread.index(), slot)?;
+        let associated = binding.associated(self.cipher, ciphertext.len());
+        let (key, data) = slot.key_and_data();
+        data.copy_from_slice(ciphertext);
+        cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
+            .map_err(|cipher::Forged| Error::Tampered)
+    }
+
+    /// Encrypts what lies in a slot whose window is open, in place, and closes the window. On an error the data is
+    /// wiped; nothing that was made may be published.
+    #[inline]
+    pub(crate) fn seal(&self, thread: Thread, slot: &mut Lease, binding: Binding) -> Result<Envelope, Error> {
+        let outcome = self.seal_in_window(thread, slot, binding);
+        if outcome.is_err() {
+            slot.wipe_data();
+        }
+        self.end_window(slot);
+        outcome
+    }
+
+    #[inline(never)]
+    fn seal_in_window(&self, thread: Thread, slot: &mut Lease, binding: Binding) -> Result<Envelope, Error> {
+        let mut nonce = [0; NONCE];
+        os::fill_random(&mut nonce)?;
+        self.hold.fetch(&self.anchor, thread.index(), slot)?;
+        let associated = binding.associated(self.cipher, slot.len());
+        let (key, data) = slot.key_and_data();
+        let tag = cipher::seal(self.cipher, key, &nonce, &associated, data).map_err(|cipher::Forged| {
+            Error::TooLarge { len: associated.len(), limit: isize::MAX as usize }
+        })?;
+        // The shares, or the key in the slot, may have been wiped after the fetch: by a fork, a purge, a dying
+        // process. What was encrypted then may be readable for anybody.
+        if self.hold.is_intact(&self.anchor, slot) {
+            Ok(Envelope { nonce, tag })
+        } else if self.is_alive() {
+            Err(Error::KeyLost)
+        } else {
+            Err(Error::Forked)
+        }
+    }
+
+    #[inline]
+    fn end_window(&self, slot: &Lease) {
+        slot.wipe_head();
+        scrub::after_window();
+        slot.close_window();
+    }
+
+    /// Destroys the key and gives everything back; in a child that inherited it, does nothing.
+    pub(crate) fn end(&mut self) {
+        if self.is_alive() {
+            self.hold.destroy(&self.anchor);
+            self.anchor.end();
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! What can go wrong, as types: which call, which errno, which limit, and what to change.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::os::{Call, CallError};
+
+/// The result of nearly everything here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. Small, comparable, without a byte of any secret.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A secret of zero bytes was asked for.
+    #[error("a secret needs at least one byte")]
+    Empty,
+    /// More bytes than the store or the address space can hold.
+    #[error("{len} bytes are more than the {limit} that are possible here")]
+    TooLarge {
+        /// Bytes asked for.
+        len: usize,
+        /// The most that is possible.
+        limit: usize,
+    },
+    /// An alignment that is not a power of two, or larger than a page.
+    #[error("alignment {align} is not a power of two of at most {limit}")]
+    BadAlignment {
+        /// Bytes asked for.
+        align: usize,
+        /// The most that is possible: a page.
+        limit: usize,
+    },
+    /// A label longer than the limit.
+    #[error("a label of {len} bytes is longer than {limit}")]
+    LabelTooLong {
+        /// Bytes given.
+        len: usize,
+        /// The most that is possible.
+        limit: usize,
+    },
+    /// The new value has another length than the old one.
+    #[error("the value has {got} bytes, the secret has {expected}")]
+    LengthMismatch {
+        /// The length of the secret.
+        expected: usize,
+        /// The length given.
+        got: usize,
+    },
+    /// A required protection could not be had.
+    #[error("required protection `{protection}` was refused: {cause}")]
+    Refused {
+        /// Which one.
+        protection: Protection,
+        /// Who refused, and why.
+        cause: CallError,
+    },
+    /// A required protection was granted by the call, but a check found that it is not there.
+    #[error("required protection `{0}` was granted, but is not in force")]
+    NotInForce(Protection),
+    /// The hold that was required cannot be had here.
+    #[error("the required key hold is not to be had: {0}")]
+    HoldRefused(CallError),
+    /// What was asked for does not exist in this version or on this system.
+    #[error("{0} is not supported here")]
+    Unsupported(&'static str),
+    /// The system refused memory, a descriptor, randomness or another resource.
+    #[error("{0}")]
+    System(CallError),
+    /// Ordinary memory ran out.
+    #[error("no memory for {bytes} bytes")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// All places for views are in use, or (where locking is required) all lockable ones.
+    #[error("all {limit} places for views are in use")]
+    ScratchExhausted {
+        /// How many there are.
+        limit: usize,
+    },
+    /// As many vaults live in the process as can be.
+    #[error("a process cannot have more than {limit} vaults")]
+    TooManyVaults {
+        /// How many there can be.
+        limit: usize,
+    },
+    /// As many views of one secret are open as can be counted.
+    #[error("a secret cannot have more than {limit} views")]
+    TooManyViews {
+        /// How many can be counted.
+        limit: usize,
+    },
+    /// It is in use, and the policy's wait is zero.
+    #[error("in use by {0}")]
+    Busy(Outstanding),
+    /// It stayed in use until the deadline.
+    #[error("still in use after {waited:?} by {holders}")]
+    Timeout {
+        /// How long the call waited.
+        waited: Duration,
+        /// Who holds it.
+        holders: Outstanding,
+    },
+    /// The call would wait for a view of the thread that makes it.
+    #[error("this thread holds a view for which the call would wait for ever")]
+    WouldDeadlock,
+    /// The secret, or its vault, has been closed.
+    #[error("closed")]
+    Closed,
+    /// The view outlived a close with [`OnClose::Revoke`](crate::OnClose::Revoke).
+    #[error("revoked by a close")]
+    Revoked,
+    /// The secret belongs to the process that forked this one.
+    #[error("the secret belongs to the parent process and is gone in this one")]
+    Forked,
+    /// The vault's key cannot be put together: its share in the file, or the one in memory, is lost.
+    #[error("the vault's key is lost")]
+    KeyLost,
+    /// What lies at rest is not what was stored.
+    #[error("what was stored has been changed or exchanged")]
+    Tampered,
+    /// Bytes outside the secret were written while a view was open.
+    #[error("bytes {side} of the secret were overwritten while a view was open")]
+    Overrun {
+        /// On which side.
+        side: Side,
+    },
+    /// The view's memory could not be closed again; it is tried again by the next operation.
+    #[error("pages could not be protected again: {0}")]
+    StuckOpen(CallError),
+    /// The reader ended before the secret was full; what it had given was wiped.
+    #[error("the reader ended after {got} of {expected} bytes, which were wiped")]
+    EndedEarly {
+        /// Bytes wanted.
+        expected: usize,
+        /// Bytes read and wiped.
+        got: usize,
+    },
+    /// The reader failed; what it had given was wiped.
+    #[error("the reader failed ({kind}) after {got} bytes, which were wiped")]
+    Reader {
+        /// As the reader reported it.
+        kind: std::io::ErrorKind,
+        /// Bytes read and wiped.
+        got: usize,
+    },
+    /// A lock inside the library was not free in time.
+    #[error("an internal lock was not free within {0:?}")]
+    LockTimeout(Duration),
+}
+
+/// What kind of mishap an [`Error`] is: what a caller can do about it.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The call's arguments are wrong: mend the program.
+    Usage,
+    /// A limit of the system or of the vault is reached: raise it, or hold less.
+    Limit,
+    /// A protection that the policy requires is not to be had here: change the system or the policy.
+    Protection,
+    /// Someone else is using it: try again.
+    Busy,
+    /// It has ended: closed, revoked, or left behind in the parent process.
+    Gone,
+    /// Memory was damaged: distrust the process.
+    Damage,
+    /// The system or the caller's reader failed in another way.
+    System,
+}
+
+impl Error {
+    /// The kind, which says what a caller can do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Empty
+            | Self::TooLarge { .. }
+            | Self::BadAlignment { .. }
+            | Self::LabelTooLong { .. }
+            | Self::LengthMismatch { .. }
+            | Self::Unsupported(_)
+            | Self::WouldDeadlock => ErrorKind::Usage,
+            Self::OutOfMemory { .. }
+            | Self::ScratchExhausted { .. }
+            | Self::TooManyVaults { .. }
+            | Self::TooManyViews { .. } => ErrorKind::Limit,
+            Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
+            Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
+            Self::Closed | Self::Revoked | Self::Forked => ErrorKind::Gone,
+            Self::KeyLost | Self::Tampered | Self::Overrun { .. } => ErrorKind::Damage,
+            Self::System(cause) if is_limit(cause) => ErrorKind::Limit,
+            Self::System(_) | Self::StuckOpen(_) | Self::EndedEarly { .. } | Self::Reader { .. } => {
+                ErrorKind::System
+            }
+        }
+    }
+
+    /// What to change so that it does not happen again, with the limits as they are at this moment. `None`
+    /// where there is nothing to change outside the program.
+    #[must_use]
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Self::Refused { cause, .. } | Self::System(cause) | Self::StuckOpen(cause) => {
+                Hint::of_call(cause)
+            }
+            Self::HoldRefused(cause) => Hint::of_call(cause),
+            Self::ScratchExhausted { .. } => Some(Hint::Views),
+            Self::NotInForce(_) => Some(Hint::Emulation),
+            _ => None,
+        }
+    }
+}
+
+fn is_limit(cause: &CallError) -> bool {
+    matches!(cause.errno, libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOSPC)
+}
+
+/// What to change about a limit. Its `Display` is a sentence for the person who runs the program.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// The limit on locked memory.
+    LockedMemory {
+        /// The soft limit, bytes; `None` where there is none.
+        limit: Option<u64>,
+        /// Bytes locked by the process now, if known.
+        in_use: Option<u64>,
+    },
+    /// The limit on open descriptors.
+    Descriptors {
+        /// The soft limit.
+        limit: Option<u64>,
+    },
+    /// The limit on mappings, or on address space.
+    Mappings {
+        /// `vm.max_map_count`, if known.
+        limit: Option<u64>,
+    },
+    /// A system-call filter or security module refused the call.
+    Filter(Call),
+    /// The vault's own limit on views.
+    Views,
+    /// The kernel accepts calls without carrying them out, as user-mode emulators do.
+    Emulation,
+}
+
+impl Hint {
+    fn of_call(cause: &CallError) -> Option<Self> {
+        match (cause.call, cause.errno) {
+            (Call::Mlock, libc::ENOMEM | libc::EAGAIN | libc::EPERM) | (_, libc::EAGAIN) => {
+                Some(Self::LockedMemory { limit: crate::os::lock_limit(), in_use: crate::os::locked_now() })
+            }
+            (_, libc::EMFILE | libc::ENFILE) => {
+                Some(Self::Descriptors { limit: crate::os::descriptor_limit() })
+            }
+            (_, libc::ENOMEM) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
+            (call, libc::EPERM | libc::ENOSYS | libc::EACCES) => Some(Self::Filter(call)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LockedMemory { limit, in_use } => {
+                write!(f, "locked memory is limited to ")?;
+                bytes_or(f, *limit, "no bound")?;
+                write!(f, ", ")?;
+                bytes_or(f, *in_use, "an unknown amount")?;
+                write!(
+                    f,
+                    " in use; raise it with `ulimit -l`, LimitMEMLOCK= in a systemd unit, `--ulimit memlock=` \
+                     for a container, or grant CAP_IPC_LOCK"
+                )
+            }
+            Self::Descriptors { limit } => {
+                write!(f, "open descriptors are limited to ")?;
+                number_or(f, *limit)?;
+                write!(f, "; raise it with `ulimit -n`, LimitNOFILE= or `--ulimit nofile=`")
+            }
+            Self::Mappings { limit } => {
+                write!(f, "mappings are limited to ")?;
+                number_or(f, *limit)?;
+                write!(
+                    f,
+                    " (vm.max_map_count); raise it with sysctl, or look at `ulimit -v` and memory cgroups"
+                )
+            }
+            Self::Filter(call) => {
+                write!(f, "a seccomp filter or security module may forbid {}; allow it", call.name())
+            }
+            Self::Views => write!(f, "hold fewer views, or raise views_max or locked_max of the vault"),
+            Self::Emulation => {
+                write!(
+                    f,
+                    "the kernel or emulator accepts the call without effect; make the protection `Prefer`"
+                )
+            }
+        }
+    }
+}
+
+fn bytes_or(f: &mut fmt::Formatter<'_>, value: Option<u64>, none: &str) -> fmt::Result {
+    match value {
+        Some(bytes) => write!(f, "{} KiB", bytes / 1024),
+        None => f.write_str(none),
+    }
+}
+
+fn number_or(f: &mut fmt::Formatter<'_>, value: Option<u64>) -> fmt::Result {
+    match value {
+        Some(number) => write!(f, "{number}"),
+        None => f.write_str("an unknown number"),
+    }
+}
+
+/// The protections that a policy speaks of.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protection {
+    /// Guard pages.
+    Guard,
+    /// Locked into memory.
+    Lock,
+    /// Left out of core dumps.
+    Dump,
+    /// Wiped in a forked child.
+    Fork,
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Guard => "guard",
+            Self::Lock => "lock",
+            Self::Dump => "dump",
+            Self::Fork => "fork",
+        })
+    }
+}
+
+/// Where bytes beside a secret were overwritten.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Below its first byte.
+    Below,
+    /// Above its last byte.
+    Above,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Below => "below the start",
+            Self::Above => "above the end",
+        })
+    }
+}
+
+/// How many views are open, and whose the first of them are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    pub(crate) views: u32,
+    pub(crate) threads: [u32; Self::NAMED],
+}
+
+impl Outstanding {
+    /// At most so many views are named.
+    pub const NAMED: usize = 4;
+
+    /// How many views are open.
+    #[must_use]
+    pub fn views(&self) -> usize {
+        self.views as usize
+    }
+
+    /// The system's ids of the threads that made the first of them; an owned view may be elsewhere by now.
+    pub fn threads(&self) -> impl Iterator<Item = u32> + '_ {
+        self.threads.iter().copied().filter(|&id| id != 0)
+    }
+}
+
+impl fmt::Display for Outstanding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} view{}", self.views, if self.views == 1 { "" } else { "s" })?;
+        for (n, thread) in self.threads().enumerate() {
+            write!(f, "{}{thread}", if n == 0 { " (thread " } else { ", " })?;
+        }
+        if self.threads().next().is_some() { f.write_str(")") } else { Ok(()) }
+    }
+}
+
+/// What became of a closure that was given a secret's bytes.
+///
+/// The two cases differ in what a caller may do: what has not run can be tried again, what has run cannot.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WithError<R> {
+    /// The closure was not called.
+    NotRun(Error),
+    /// The closure was called and returned, but what it returned must be distrusted.
+    Ran {
+        /// What it returned.
+        result: R,
+        /// Why to distrust it.
+        error: Error,
+    },
+}
+
+impl<R> WithError<R> {
+    /// The error in either case.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        match self {
+            Self::NotRun(error) | Self::Ran { error, .. } => *error,
+        }
+    }
+}
+
+impl<R> From<WithError<R>> for Error {
+    fn from(outcome: WithError<R>) -> Self {
+        outcome.error()
+    }
+}
+
+impl<R> fmt::Display for WithError<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRun(error) => write!(f, "not run: {error}"),
+            Self::Ran { error, .. } => write!(f, "ran, but its result must be distrusted: {error}"),
+        }
+    }
+}
+
+impl<R: fmt::Debug> std::error::Error for WithError<R> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotRun(error) | Self::Ran { error, .. } => Some(error),
+        }
+    }
+}
+
+/// Why a creation with a closure that may fail did not create.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TryError<E> {
+    /// The library's own reason; what the closure had written was wiped.
+    #[error(transparent)]
+    Failed(#[from] Error),
+    /// The closure's reason; what it had written was wiped.
+    #[error("the closure failed")]
+    Closure(E),
+}
+
+/// A creation from an owned value failed; here is the value, untouched.
+#[non_exhaustive]
+pub struct FromOwnedError<T> {
+    /// Why.
+    pub error: Error,
+    /// What was to become a secret, as it was given.
+    pub source: T,
+}
+
+// The source is a secret: it is not printed.
+impl<T> fmt::Debug for FromOwnedError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FromOwnedError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Display for FromOwnedError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<T> std::error::Error for FromOwnedError<T> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<T> From<FromOwnedError<T>> for Error {
+    fn from(failed: FromOwnedError<T>) -> Self {
+        failed.error
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(cause: CallError) -> Self {
+        Self::System(cause)
+    }
+}
+
+const _: () = assert!(std::mem::size_of::<Error>() <= 48, "an error stays small");

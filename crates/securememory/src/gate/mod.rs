@@ -1,0 +1,361 @@
+//! The gate of a secret: admits readers and writers, and lets exactly one closer through.
+//!
+//! # How it works
+//!
+//! All flags are in one 64-bit word (layout and transitions in [`word`]).
+//!
+//! **Sealed.** A reader's slot of scratch is also its sign-in: it takes a slot (state WINDOW, a sequentially
+//! consistent compare-and-swap on a line of its own), writes the secret's id into it, and only then looks whether
+//! the secret is CLOSED and loads the pointer to the ciphertext. When it has decrypted, the state becomes HELD.
+//! Whoever wants to free a ciphertext first makes it unreachable (a writer exchanges the pointer, a closer sets
+//! CLOSED; sequentially consistent too) and then looks at the slots: as long as one is in its WINDOW with this id, or
+//! with none yet, its reader may still have the old pointer, and the freeing waits. Either the reader sees
+//! the change, or it is seen. No count is shared between readers: reading one secret in many threads
+//! writes to no common line. The views of a sealed secret are the slots that bear its id.
+//!
+//! **Paged.** Readers share the pages, which are open while there is a reader, so they are counted in the word: a
+//! reader first adds itself and only then looks at what the word was. Nobody who decides on "no views" can have missed
+//! it, because both decide on the same word, and all changes of one word have one order. The last one out closes the
+//! pages; the danger is that its closing lands after a newcomer's opening. So closing is a state of its own:
+//! only who moves the word from (OPEN, no views) to SEALING by compare-and-swap may close. A newcomer that
+//! finds SEALING keeps its count and waits for the end of that one protection change; one that finds the
+//! pages shut opens them itself, which is harmless when two do, and then sets OPEN. While its count stands
+//! nobody can begin to close.
+//!
+//! **Closing.** CLOSED turns away whoever comes later. Whoever then finds no views (a closer, or the last
+//! view to leave) takes SEALING by compare-and-swap, wipes, and sets FINAL. So there is one wiper, whoever
+//! it is, and all closers wait for FINAL.
+//!
+//! # Orderings
+//!
+//! Entering pages is an acquire-release add: it sees what the writer, sealer or opener before it in the order of
+//! the word did, protection changes included (they happen in the kernel before the releasing change of the
+//! word). Leaving releases, so that a wiper that acquires the word wipes after the last use. The sign-in of sealed
+//! readers against the look of those who free is the pattern "each writes its own, then reads the other's", which needs
+//! the one total order of sequential consistency. Sleeping and waking: see [`wait`].
+//!
+//! # What is wait-free
+//!
+//! Entering and leaving a sealed secret: a compare-and-swap on the thread's own slot, one more for each slot that
+//! is taken, at most as many as there are; leaving is a store. Entering a paged secret whose pages are open: one
+//! atomic add where the processor has it (x86-64, arm64 with LSE), a loop and so lock-free elsewhere. All else here
+//! waits at most to its deadline.
+
+pub(crate) mod wait;
+pub(crate) mod word;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::os::CallError;
+pub(crate) use wait::Deadline;
+use word::Entry;
+
+/// Why someone was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The secret is closed.
+    Closed,
+    /// The count is at its bound.
+    TooMany,
+    /// The deadline passed.
+    Late,
+    /// The pages could not be opened.
+    Call(CallError),
+}
+
+/// The state of one secret.
+pub(crate) struct Gate(AtomicU64);
+
+impl Gate {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(crate) fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn views(&self) -> u32 {
+        word::views(self.load()) as u32
+    }
+
+    /// Takes `what` back; who waits for the word to fall is woken.
+    #[inline]
+    fn undo(&self, what: u64) -> u64 {
+        let before = self.0.fetch_sub(what, Ordering::AcqRel);
+        wait::wake_after(&self.0, before);
+        before - what
+    }
+
+    /// Clears flags that are set, sets flags that are not.
+    fn change(&self, clear: u64, set: u64) {
+        let mut now = self.0.load(Ordering::Relaxed);
+        while let Err(seen) =
+            self.0.compare_exchange_weak(now, (now & !clear) | set, Ordering::AcqRel, Ordering::Relaxed)
+        {
+            now = seen;
+        }
+        wait::wake_after(&self.0, now);
+    }
+
+    /// Replaces the word by what `step` makes of it, as long as it makes something of it.
+    fn attempt(&self, step: impl Fn(u64) -> Option<u64>) -> bool {
+        let mut now = self.load();
+        while let Some(next) = step(now) {
+            match self.0.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => now = seen,
+            }
+        }
+        false
+    }
+
+    // ---- writers of sealed secrets ----
+
+    /// Becomes the one writer of a sealed secret. Readers are not affected.
+    pub(crate) fn begin_write_sealed(&self, deadline: Deadline) -> Result<(), Refusal> {
+        loop {
+            if self.attempt(word::begin_write_sealed) {
+                return Ok(());
+            }
+            if self.is_closed() {
+                return Err(Refusal::Closed);
+            }
+            let free = |word: u64| word & word::WRITER == 0 || word & word::CLOSED != 0;
+            if !wait::wait_until(&self.0, deadline, free) {
+                return Err(Refusal::Late);
+            }
+        }
+    }
+
+    /// The writer of a sealed secret is done.
+    pub(crate) fn end_write_sealed(&self) {
+        self.change(word::WRITER, 0);
+    }
+
+    // ---- readers and writers of pages ----
+
+    /// Keeps the pages mapped, open or not, while `look` looks at them; not if the secret is closed.
+    pub(crate) fn inspect<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        let before = self.0.fetch_add(word::VIEW, Ordering::AcqRel);
+        let seen = (before & word::CLOSED == 0).then(look);
+        self.undo(word::VIEW);
+        seen
+    }
+
+    /// Enters as a reader of pages. `nested` says whether the thread is inside already; `open` makes them readable and may run in several threads at once.
+    #[inline]
+    pub(crate) fn enter_paged(
+        &self,
+        nested: impl FnOnce() -> bool,
+        deadline: impl FnOnce() -> Deadline,
+        open: impl FnOnce() -> Result<(), CallError>,
+    ) -> Result<(), Refusal> {
+        let before = self.0.fetch_add(word::VIEW, Ordering::AcqRel);
+        match word::paged_entry(before, false) {
+            Entry::In => Ok(()),
+            Entry::Shut => self.open_paged(open),
+            _ => {
+                let nested = nested();
+                self.enter_paged_slowly(word::paged_entry(before, nested), nested, deadline(), open)
+            }
+        }
+    }
+
+    fn open_paged(&self, open: impl FnOnce() -> Result<(), CallError>) -> Result<(), Refusal> {
+        match open() {
+            Ok(()) => {
+                self.0.fetch_or(word::OPEN, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(cause) => {
+                self.undo(word::VIEW);
+                Err(Refusal::Call(cause))
+            }
+        }
+    }
+
+    #[cold]
+    fn enter_paged_slowly(
+        &self,
+        mut entry: Entry,
+        nested: bool,
+        deadline: Deadline,
+        open: impl FnOnce() -> Result<(), CallError>,
+    ) -> Result<(), Refusal> {
+        loop {
+            match entry {
+                Entry::In => return Ok(()),
+                Entry::Shut => return self.open_paged(open),
+                Entry::Sealing => {
+                    // Our count stands, so this ends with the protection change in flight.
+                    if !wait::wait_until(&self.0, deadline, |word| word & word::SEALING == 0) {
+                        self.undo(word::VIEW);
+                        return Err(Refusal::Late);
+                    }
+                    entry = word::paged_entry(self.load() - word::VIEW, nested);
+                }
+                Entry::Writer => {
+                    self.undo(word::VIEW);
+                    let free =
+                        |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
+                    if !wait::wait_until(&self.0, deadline, free) {
+                        return Err(Refusal::Late);
+                    }
+                    entry = word::paged_entry(self.0.fetch_add(word::VIEW, Ordering::AcqRel), nested);
+                }
+                Entry::Closed => {
+                    self.undo(word::VIEW);
+                    return Err(Refusal::Closed);
+                }
+                Entry::TooMany => {
+                    self.undo(word::VIEW);
+                    return Err(Refusal::TooMany);
+                }
+            }
+        }
+    }
+
+    /// A view of pages has ended. Says whether the secret is closed and nobody is left: then try
+    /// [`Self::begin_final`].
+    #[inline]
+    #[must_use]
+    pub(crate) fn leave(&self) -> bool {
+        let now = self.undo(word::VIEW);
+        now & word::CLOSED != 0 && word::views(now) == 0
+    }
+
+    /// Closes the pages if nobody is inside. `shut` is called by one thread at a time, never under a reader.
+    /// A failed `shut` leaves the pages open and marked so: the next call tries again.
+    #[inline]
+    pub(crate) fn shut_if_idle(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
+        if self.attempt(word::begin_sealing) { self.seal(shut) } else { Ok(()) }
+    }
+
+    /// A view of pages has ended; the last one closes them, as [`Self::shut_if_idle`] does.
+    #[inline]
+    pub(crate) fn leave_paged(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
+        // Leaving and beginning to close in one step, where this is the last view.
+        let last = |word: u64| {
+            if word::views(word) == 1 { word::begin_sealing(word - word::VIEW) } else { None }
+        };
+        if self.attempt(last) {
+            return self.seal(shut);
+        }
+        self.undo(word::VIEW);
+        // Someone else may have left in between, taking us for the last one.
+        self.shut_if_idle(shut)
+    }
+
+    /// In the state SEALING, which the caller has begun.
+    #[inline]
+    fn seal(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
+        // A second look saves two protection changes when someone has just come in.
+        let newcomer = word::views(self.load()) != 0;
+        let outcome = if newcomer { Ok(()) } else { shut() };
+        let closed = if newcomer || outcome.is_err() { 0 } else { word::OPEN };
+        let before = self.0.fetch_and(!(word::SEALING | closed), Ordering::AcqRel);
+        wait::wake_after(&self.0, before);
+        outcome
+    }
+
+    /// Becomes the one writer of a paged secret when all readers have left; new ones wait meanwhile.
+    pub(crate) fn begin_write_paged(&self, deadline: Deadline) -> Result<(), Refusal> {
+        loop {
+            // Only one writer waits inside PENDING; the others wait for it like readers.
+            let mine = |word: u64| {
+                (word & (word::CLOSED | word::WRITER | word::PENDING) == 0).then_some(word | word::PENDING)
+            };
+            if self.attempt(mine) {
+                break;
+            }
+            if self.load() & word::CLOSED != 0 {
+                return Err(Refusal::Closed);
+            }
+            let free = |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
+            if !wait::wait_until(&self.0, deadline, free) {
+                return Err(Refusal::Late);
+            }
+        }
+        loop {
+            if self.attempt(word::begin_write_paged) {
+                return Ok(());
+            }
+            let ready = |word: u64| word & word::CLOSED != 0 || word::begin_write_paged(word).is_some();
+            let refusal = if self.load() & word::CLOSED != 0 {
+                Refusal::Closed
+            } else if wait::wait_until(&self.0, deadline, ready) {
+                continue;
+            } else {
+                Refusal::Late
+            };
+            self.change(word::PENDING, 0);
+            return Err(refusal);
+        }
+    }
+
+    /// The writer is done. `open`: are the pages still accessible?
+    pub(crate) fn end_write_paged(&self, open: bool) {
+        let set = if open { word::OPEN } else { 0 };
+        self.change(word::WRITER | word::OPEN, set);
+    }
+
+    // ---- the end ----
+
+    /// Turns away whoever comes from now on.
+    pub(crate) fn close(&self) {
+        let before = self.0.fetch_or(word::CLOSED, Ordering::SeqCst);
+        wait::wake_after(&self.0, before);
+    }
+
+    pub(crate) fn revoke(&self) {
+        self.change(0, word::REVOKED);
+    }
+
+    /// Sequentially consistent: see "Sealed" above.
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.load(Ordering::SeqCst) & word::CLOSED != 0
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.load() & word::REVOKED != 0
+    }
+
+    pub(crate) fn is_final(&self) -> bool {
+        self.load() & word::FINAL != 0
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.load() & word::OPEN != 0
+    }
+
+    /// Takes the closed secret for the caller alone, who then wipes it and calls [`Self::end_final`]. True
+    /// for one caller at most.
+    #[must_use]
+    pub(crate) fn begin_final(&self) -> bool {
+        self.attempt(word::begin_final)
+    }
+
+    pub(crate) fn end_final(&self) {
+        self.change(word::SEALING | word::OPEN, word::FINAL);
+    }
+
+    /// Wiping failed; the next one may try.
+    pub(crate) fn abort_final(&self) {
+        self.change(word::SEALING, 0);
+    }
+
+    /// Sleeps until something about the secret may have changed: a millisecond at most, because the end of a sealed
+    /// view looks for sleepers without a fence and may miss one.
+    pub(crate) fn nap(&self, left: Duration) {
+        wait::sleep(&self.0, left.min(Duration::from_millis(1)));
+    }
+
+    /// A view of a sealed secret has ended: wakes who waits for it.
+    #[inline]
+    pub(crate) fn notify(&self) {
+        wait::wake_after(&self.0, self.0.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,93 @@
+//! Sleeping until a state word changes, with a deadline, without a queue or an allocation.
+//!
+//! A sleeper reads the event word that belongs to the address of its state word, sets WAITERS, looks at
+//! the state once more, and sleeps on the event word. Whoever changes the state and finds WAITERS clears
+//! it, counts the event word up and wakes all who sleep on it. Between the sleeper's last look and its
+//! sleep the event word may move on: then the kernel refuses the sleep. Several state words share an event
+//! word; a wake meant for another is a look in vain, nothing more.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::word::WAITERS;
+use crate::os;
+
+const EVENTS: usize = 64;
+static EVENT: [AtomicU32; EVENTS] = [const { AtomicU32::new(0) }; EVENTS];
+
+/// Nobody sleeps longer than this without a look, so that a waker that died (in a forked child, say) costs
+/// time and not the program.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+fn event_of(word: &AtomicU64) -> &'static AtomicU32 {
+    // State words lie at least 64 bytes apart.
+    &EVENT[(std::ptr::from_ref(word).addr() >> 6) % EVENTS]
+}
+
+/// When a wait ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline {
+    started: Instant,
+    wait: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(wait: Duration) -> Self {
+        Self { started: Instant::now(), wait }
+    }
+
+    /// What is left; `None` when it has passed.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.wait.checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    pub(crate) fn waited(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A wait of zero: refuse instead of waiting.
+    pub(crate) fn is_immediate(&self) -> bool {
+        self.wait.is_zero()
+    }
+}
+
+/// Sleeps until `ready` holds for the word or the deadline passes; says whether it holds.
+pub(crate) fn wait_until(word: &AtomicU64, deadline: Deadline, ready: impl Fn(u64) -> bool) -> bool {
+    if ready(word.load(Ordering::Acquire)) {
+        return true;
+    }
+    let event = event_of(word);
+    loop {
+        let seen = event.load(Ordering::Acquire);
+        // SeqCst against the waker's read-modify-write of the same word: one of the two sees the other.
+        if ready(word.fetch_or(WAITERS, Ordering::SeqCst)) {
+            return true;
+        }
+        let Some(left) = deadline.left() else { return false };
+        os::wait_on(event, seen, Some(left.min(LONGEST_SLEEP)));
+    }
+}
+
+/// Sleeps until someone changes the word, or for `nap`.
+pub(crate) fn sleep(word: &AtomicU64, nap: Duration) {
+    let event = event_of(word);
+    let seen = event.load(Ordering::Acquire);
+    word.fetch_or(WAITERS, Ordering::SeqCst);
+    os::wait_on(event, seen, Some(nap));
+}
+
+/// To be called with the word as it was before a change that someone may wait for.
+#[inline]
+pub(crate) fn wake_after(word: &AtomicU64, before: u64) {
+    if before & WAITERS != 0 {
+        wake(word);
+    }
+}
+
+#[cold]
+fn wake(word: &AtomicU64) {
+    word.fetch_and(!WAITERS, Ordering::SeqCst);
+    let event = event_of(word);
+    event.fetch_add(1, Ordering::SeqCst);
+    os::wake_all(event);
+}

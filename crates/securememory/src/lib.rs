@@ -1,0 +1,30 @@
+#![doc = include_str!("../../../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod enclave;
+mod error;
+mod gate;
+mod locks;
+mod os;
+mod policy;
+mod region;
+mod registry;
+mod secret;
+mod shutdown;
+mod status;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod vault;
+
+pub use error::{
+    Error, ErrorKind, FromOwnedError, Hint, Outstanding, Protection, Result, Side, TryError, WithError,
+};
+pub use os::{Call, CallError, Feature, Host};
+pub use policy::{Cipher, Hold, Level, Levels, OnClose, Policy, Profile, Store};
+pub use secret::{Closed, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
+pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
+pub use vault::{Vault, VaultBuilder};
+
+/// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.
+pub const HAS_INJECTOR: bool = cfg!(feature = "testing");

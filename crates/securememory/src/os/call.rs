@@ -1,0 +1,193 @@
+//! Names of system calls, and the error of one that failed.
+
+use std::fmt;
+
+/// A system call, by name. [`CallError`] uses it to say which one failed; so does the fault injector of the
+/// `testing` feature.
+///
+/// Each is described in section 2 of the Linux manual under the name that [`Call::name`] gives, unless noted
+/// here.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// mmap(2): reserve address space.
+    Mmap,
+    /// munmap(2): give it back.
+    Munmap,
+    /// mprotect(2): open or close pages.
+    Mprotect,
+    /// mlock(2): keep pages out of swap.
+    Mlock,
+    /// munlock(2): let them be swapped again.
+    Munlock,
+    /// madvise(2): keep pages out of core dumps and child processes, and the like.
+    Madvise,
+    /// memfd_create(2): make a file that lies only in memory.
+    MemfdCreate,
+    /// memfd_secret(2): memory that even the kernel does not keep mapped.
+    MemfdSecret,
+    /// fcntl(2): seals, status flags and the number of a descriptor.
+    Fcntl,
+    /// fchmod(2): the mode of an open file.
+    Fchmod,
+    /// fstat(2): which file a descriptor stands for.
+    Fstat,
+    /// pread64(2), called pread in the C library.
+    Pread,
+    /// pwrite64(2), called pwrite in the C library.
+    Pwrite,
+    /// ftruncate(2): the length of an open file.
+    Ftruncate,
+    /// close(2): give a descriptor back.
+    Close,
+    /// getrandom(2): random bytes of the kernel.
+    Getrandom,
+    /// futex(2): wait for a word in memory to change.
+    Futex,
+    /// rt_sigprocmask(2), and with it rt_sigpending(2) and rt_sigtimedwait(2): block a signal and take it
+    /// back.
+    Sigprocmask,
+    /// pkey_alloc(2): a memory protection key.
+    PkeyAlloc,
+    /// getrlimit(2): what a process may use.
+    Getrlimit,
+    /// sysconf(3): facts about the system.
+    Sysconf,
+    /// pthread_atfork(3): what is run around a fork.
+    Atfork,
+}
+
+impl Call {
+    /// The name in the manual, such as `"mmap"`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mmap => "mmap",
+            Self::Munmap => "munmap",
+            Self::Mprotect => "mprotect",
+            Self::Mlock => "mlock",
+            Self::Munlock => "munlock",
+            Self::Madvise => "madvise",
+            Self::MemfdCreate => "memfd_create",
+            Self::MemfdSecret => "memfd_secret",
+            Self::Fcntl => "fcntl",
+            Self::Fchmod => "fchmod",
+            Self::Fstat => "fstat",
+            Self::Pread => "pread",
+            Self::Pwrite => "pwrite",
+            Self::Ftruncate => "ftruncate",
+            Self::Close => "close",
+            Self::Getrandom => "getrandom",
+            Self::Futex => "futex",
+            Self::Sigprocmask => "sigprocmask",
+            Self::PkeyAlloc => "pkey_alloc",
+            Self::Getrlimit => "getrlimit",
+            Self::Sysconf => "sysconf",
+            Self::Atfork => "pthread_atfork",
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(self.name())
+    }
+}
+
+/// A system call that failed, and why: `mlock: Cannot allocate memory (ENOMEM, errno 12)`.
+///
+/// Making and copying one allocates nothing; only its display asks the C library for the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallError {
+    /// Which call.
+    pub call: Call,
+    /// The error number, as in errno(3). Zero: the call succeeded but moved fewer bytes than it had to.
+    pub errno: i32,
+}
+
+impl CallError {
+    pub(crate) const fn new(call: Call, errno: i32) -> Self {
+        Self { call, errno }
+    }
+
+    /// The call moved fewer bytes than it had to.
+    pub(crate) const fn short(call: Call) -> Self {
+        Self { call, errno: 0 }
+    }
+
+    /// The symbolic name of the error number, such as `"ENOMEM"`; `None` for the rare ones and for zero.
+    #[must_use]
+    pub const fn symbol(&self) -> Option<&'static str> {
+        // EWOULDBLOCK and EOPNOTSUPP have the numbers of EAGAIN and ENOTSUP on Linux.
+        Some(match self.errno {
+            libc::EPERM => "EPERM",
+            libc::ENOENT => "ENOENT",
+            libc::ESRCH => "ESRCH",
+            libc::EINTR => "EINTR",
+            libc::EIO => "EIO",
+            libc::ENXIO => "ENXIO",
+            libc::EBADF => "EBADF",
+            libc::EAGAIN => "EAGAIN",
+            libc::ENOMEM => "ENOMEM",
+            libc::EACCES => "EACCES",
+            libc::EFAULT => "EFAULT",
+            libc::EBUSY => "EBUSY",
+            libc::EEXIST => "EEXIST",
+            libc::ENODEV => "ENODEV",
+            libc::EINVAL => "EINVAL",
+            libc::ENFILE => "ENFILE",
+            libc::EMFILE => "EMFILE",
+            libc::ETXTBSY => "ETXTBSY",
+            libc::EFBIG => "EFBIG",
+            libc::ENOSPC => "ENOSPC",
+            libc::EROFS => "EROFS",
+            libc::EPIPE => "EPIPE",
+            libc::ENOSYS => "ENOSYS",
+            libc::ENOTSUP => "EOPNOTSUPP",
+            libc::EOVERFLOW => "EOVERFLOW",
+            libc::ETIMEDOUT => "ETIMEDOUT",
+            libc::EDQUOT => "EDQUOT",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.call.name();
+        if self.errno == 0 {
+            return write!(out, "{name}: fewer bytes than asked for");
+        }
+        let text = std::io::Error::from_raw_os_error(self.errno).to_string();
+        // The standard library appends the number in its own words; ours follow.
+        let text = text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text);
+        match self.symbol() {
+            Some(symbol) => write!(out, "{name}: {text} ({symbol}, errno {})", self.errno),
+            None => write!(out, "{name}: {text} (errno {})", self.errno),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_call_reason_symbol_and_number() {
+        let error = CallError::new(Call::Mlock, libc::ENOMEM);
+        assert_eq!(error.to_string(), format!("mlock: {} (ENOMEM, errno {})", reason(), libc::ENOMEM));
+        assert_eq!(error.symbol(), Some("ENOMEM"));
+        assert_eq!(CallError::short(Call::Pread).to_string(), "pread: fewer bytes than asked for");
+        let rare = CallError::new(Call::Close, 9_999);
+        assert_eq!(rare.symbol(), None);
+        assert!(rare.to_string().ends_with("(errno 9999)"), "{rare}");
+    }
+
+    /// The C libraries differ in their words.
+    fn reason() -> String {
+        let text = std::io::Error::from_raw_os_error(libc::ENOMEM).to_string();
+        text.split(" (os").next().map(str::to_owned).unwrap_or_default()
+    }
+}

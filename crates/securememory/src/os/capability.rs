@@ -1,0 +1,281 @@
+//! What this host can do, found by trying.
+
+use super::{Access, Advice, Call, CallError, CallResult};
+use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+use rustix::thread::CapabilitySet;
+use std::fs;
+use std::ptr::NonNull;
+
+/// Whether this process can use something of the host, here and now.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// It was tried and works.
+    Available,
+    /// It was tried and refused.
+    Unavailable {
+        /// The error number of the call, as in errno(3).
+        errno: i32,
+    },
+    /// It could not be tried, because something else was refused first.
+    Unknown,
+}
+
+impl Feature {
+    /// Was it tried, and does it work?
+    #[must_use]
+    pub const fn is_available(self) -> bool {
+        matches!(self, Self::Available)
+    }
+
+    fn of<T>(tried: CallResult<T>) -> Self {
+        match tried {
+            Ok(_) => Self::Available,
+            Err(CallError { errno, .. }) => Self::Unavailable { errno },
+        }
+    }
+}
+
+/// The host as this process finds it: limits, protections and what surrounds it.
+///
+/// Everything is found out anew by each [`Host::probe`]; nothing is read when the library is loaded. `None`
+/// means unknown, unless a field says otherwise. Sizes are in bytes.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The operating system, such as `"linux"`.
+    pub os: &'static str,
+    /// The processor family, such as `"x86_64"`.
+    pub arch: &'static str,
+    /// The kernel's release, as uname(2) gives it: `"6.18.0"`.
+    pub kernel: Option<String>,
+    /// Bytes in a page. sysconf(3).
+    pub page_size: usize,
+    /// Bytes that this process may lock now; `None`: any number. `RLIMIT_MEMLOCK` in getrlimit(2); `ulimit
+    /// -l` shows it in KiB.
+    pub memlock_soft: Option<u64>,
+    /// Bytes up to which it may raise [`memlock_soft`](Self::memlock_soft) itself; `None`: any number.
+    pub memlock_hard: Option<u64>,
+    /// Bytes locked now in this process. `VmLck` in proc_pid_status(5).
+    pub locked_now: Option<u64>,
+    /// Does the limit on locked memory bind this process? Not with `CAP_IPC_LOCK` (capabilities(7)), as root
+    /// has it; in a user namespace (user_namespaces(7)) that capability is of no use for locking.
+    pub memlock_enforced: bool,
+    /// Mappings that a process may have. `vm.max_map_count` in proc_sys_vm(5).
+    pub max_map_count: Option<u64>,
+    /// Mappings that this process has now. proc_pid_maps(5).
+    pub mappings_now: Option<u64>,
+    /// Descriptors that this process may have now; `None`: any number. `RLIMIT_NOFILE` in getrlimit(2).
+    pub nofile_soft: Option<u64>,
+    /// Descriptors up to which it may raise [`nofile_soft`](Self::nofile_soft) itself; `None`: any number.
+    pub nofile_hard: Option<u64>,
+    /// Descriptors that this process has now. proc_pid_fd(5).
+    pub open_files: Option<u64>,
+    /// Files in memory, with all that a key share needs. memfd_create(2).
+    pub memfd: Feature,
+    /// Memory that even the kernel does not keep mapped. memfd_secret(2).
+    pub secretmem: Feature,
+    /// Memory protection keys. pkeys(7).
+    pub protection_keys: Feature,
+    /// Guard pages that cost no mapping. `MADV_GUARD_INSTALL` in madvise(2), since Linux 6.13.
+    pub guard_advice: Feature,
+    /// Memory that is zeroes in a forked child. `MADV_WIPEONFORK` in madvise(2).
+    pub wipe_on_fork: Feature,
+    /// Memory that is not in core dumps. `MADV_DONTDUMP` in madvise(2).
+    pub dont_dump: Feature,
+    /// Memory that is kept out of swap: one page, in addition to what is locked already. mlock(2).
+    pub lock: Feature,
+    /// May others of the same user read this process's memory, and may it leave a core dump?
+    /// `PR_GET_DUMPABLE` in PR_SET_DUMPABLE(2const).
+    pub dumpable: Option<bool>,
+    /// Where core dumps go: a file name, or a program after a `|`. core(5).
+    pub core_pattern: Option<String>,
+    /// The largest core dump, in bytes; zero: none; `None`: any size. `RLIMIT_CORE` in getrlimit(2). A
+    /// program behind [`core_pattern`](Self::core_pattern) is not bound by it, except by 1.
+    pub core_limit: Option<u64>,
+    /// Is there any swap? proc_swaps(5).
+    pub swap: Option<bool>,
+    /// Who may attach to a process: 0 any process of the same user, 1 its parents only, 2 administrators
+    /// only, 3 nobody. `kernel.yama.ptrace_scope` in ptrace(2); `None`: there is no such restriction, or it
+    /// is not known.
+    pub yama: Option<u8>,
+    /// Can /proc be read? Without it many fields here are unknown, and protections cannot be verified.
+    pub proc_mounted: bool,
+    /// A guess at the container around this process: `"docker"`, `"podman"`, `"kubernetes"`, `"lxc"`, or what
+    /// the variable `container` says. `None`: no sign of one.
+    pub container: Option<String>,
+    /// The filter of system calls: 0 none, 1 strict, 2 a program. `Seccomp` in proc_pid_status(5);
+    /// seccomp(2).
+    pub seccomp: Option<u8>,
+    /// Can this process gain no more rights by running a program? `PR_SET_NO_NEW_PRIVS` in prctl(2).
+    pub no_new_privs: Option<bool>,
+    /// The effective user. geteuid(2).
+    pub user_id: u32,
+    /// The effective capabilities of this thread, one bit each. capabilities(7).
+    pub capabilities: Option<u64>,
+}
+
+impl Host {
+    /// Tries everything, and undoes it: a page, a descriptor and a protection key are taken for a moment.
+    ///
+    /// Takes about a millisecond, more in a process with many mappings.
+    #[must_use]
+    pub fn probe() -> Self {
+        let memlock = getrlimit(Resource::Memlock);
+        let nofile = getrlimit(Resource::Nofile);
+        let status = super::proc::status();
+        let field = |name| super::proc::field(status.as_deref()?, name);
+        let capabilities = rustix::thread::capabilities(None).ok().map(|sets| sets.effective);
+        let pages = Pages::probe();
+        Self {
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            kernel: rustix::system::uname().release().to_str().ok().map(str::to_owned),
+            page_size: super::page_size(),
+            memlock_soft: memlock.current,
+            memlock_hard: memlock.maximum,
+            locked_now: super::locked_now(),
+            memlock_enforced: !may_lock_all(capabilities),
+            max_map_count: super::mapping_limit(),
+            mappings_now: mappings(),
+            nofile_soft: nofile.current,
+            nofile_hard: nofile.maximum,
+            open_files: open_files(),
+            memfd: Feature::of(super::ShareFile::create().and_then(super::ShareFile::close)),
+            secretmem: Feature::of(super::sys::try_secretmem()),
+            protection_keys: Feature::of(super::sys::try_protection_key()),
+            guard_advice: pages.guard_advice,
+            wipe_on_fork: pages.wipe_on_fork,
+            dont_dump: pages.dont_dump,
+            lock: pages.lock,
+            dumpable: dumpable_behavior().ok().map(|found| found == DumpableBehavior::Dumpable),
+            core_pattern: super::proc::text("/proc/sys/kernel/core_pattern"),
+            core_limit: getrlimit(Resource::Core).current,
+            swap: super::proc::text("/proc/swaps").map(|text| text.lines().count() > 1),
+            yama: super::proc::number("/proc/sys/kernel/yama/ptrace_scope"),
+            proc_mounted: status.is_some(),
+            container: container(),
+            seccomp: field("Seccomp").and_then(|text| text.parse().ok()),
+            no_new_privs: rustix::thread::no_new_privs().ok(),
+            user_id: rustix::process::geteuid().as_raw(),
+            capabilities: capabilities.map(|set| set.bits()),
+        }
+    }
+}
+
+/// What one page can be given.
+struct Pages {
+    guard_advice: Feature,
+    wipe_on_fork: Feature,
+    dont_dump: Feature,
+    lock: Feature,
+}
+
+impl Pages {
+    fn probe() -> Self {
+        let len = super::page_size();
+        let nothing = |wait| Self { guard_advice: wait, wipe_on_fork: wait, dont_dump: wait, lock: wait };
+        let Ok(page) = super::map(len) else {
+            return nothing(Feature::Unknown);
+        };
+        let found = Self::probe_at(page, len);
+        // A page that cannot be given back is lost, and that is all; what was found stays true.
+        // SAFETY: mapped above, and no reference to it was made.
+        let _ = unsafe { super::unmap(page, len) };
+        found
+    }
+
+    fn probe_at(page: NonNull<u8>, len: usize) -> Self {
+        // SAFETY: one whole page of ours without references, for all calls here. Locked last but one, since
+        // guard pages replace what is there.
+        unsafe {
+            let dont_dump = Feature::of(super::advise(page, len, Advice::DontDump));
+            let wipe_on_fork = Feature::of(super::advise(page, len, Advice::WipeOnFork));
+            let lock = match super::protect(page, len, Access::ReadWrite) {
+                Ok(()) => Feature::of(super::lock(page, len)),
+                Err(_) => Feature::Unknown,
+            };
+            if lock.is_available() && super::unlock(page, len).is_err() {
+                // Before Linux 6.15 a locked page takes no guard, so trying would tell nothing.
+                return Self { guard_advice: Feature::Unknown, wipe_on_fork, dont_dump, lock };
+            }
+            let guard_advice =
+                Feature::of(super::injected(Call::Madvise).and_then(|()| super::sys::try_guard(page, len)));
+            Self { guard_advice, wipe_on_fork, dont_dump, lock }
+        }
+    }
+}
+
+/// The kernel asks for the capability in the first user namespace, so one that root has in its own does not
+/// count.
+fn may_lock_all(capabilities: Option<CapabilitySet>) -> bool {
+    let capable = capabilities.is_some_and(|set| set.contains(CapabilitySet::IPC_LOCK));
+    let first_namespace = super::proc::text("/proc/self/uid_map")
+        .is_none_or(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    capable && first_namespace
+}
+
+fn mappings() -> Option<u64> {
+    let text = std::io::read_to_string(super::proc::own("maps")?).ok()?;
+    Some(text.lines().count() as u64)
+}
+
+fn open_files() -> Option<u64> {
+    let listed = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+    // The listing lists the descriptor that reads it.
+    Some(listed.saturating_sub(1))
+}
+
+fn container() -> Option<String> {
+    let named = std::env::var("container").ok().filter(|name| !name.is_empty());
+    let file = |path: &str| fs::exists(path).unwrap_or(false);
+    let guess = if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        "kubernetes"
+    } else if named.is_some() {
+        return named;
+    } else if file("/run/.containerenv") {
+        "podman"
+    } else if file("/.dockerenv") {
+        "docker"
+    } else {
+        let groups = super::proc::text("/proc/1/cgroup")?;
+        // Longest-lived hint first: pods run in docker or containerd groups too.
+        let known = [("kubepods", "kubernetes"), ("docker", "docker"), ("libpod", "podman"), ("lxc", "lxc")];
+        known.iter().find(|(sign, _)| groups.contains(sign))?.1
+    };
+    Some(guess.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    #[test]
+    fn a_probe_finds_what_every_kernel_has_and_leaves_nothing() {
+        let host = Host::probe();
+        assert_eq!(host.os, std::env::consts::OS);
+        assert!(host.page_size.is_power_of_two());
+        assert!(host.memfd.is_available(), "{host:?}");
+        assert!(host.dont_dump.is_available(), "{host:?}");
+        if host.proc_mounted {
+            assert!(host.locked_now.is_some() && host.mappings_now > Some(5) && host.open_files >= Some(3));
+            assert!(host.seccomp.is_some() && host.max_map_count.is_some());
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn a_refusal_is_reported_with_its_number() {
+        use crate::os::inject::{self, Plan};
+        let plans = [Call::Mlock, Call::MemfdSecret, Call::PkeyAlloc, Call::MemfdCreate]
+            .map(|call| inject::fail(call, Plan::Always { errno: libc::EPERM }));
+        let host = Host::probe();
+        drop(plans);
+        let refused = Feature::Unavailable { errno: libc::EPERM };
+        assert_eq!([host.lock, host.secretmem, host.protection_keys, host.memfd], [refused; 4]);
+        let _plan = inject::fail(Call::Mmap, Plan::Nth { n: 1, errno: libc::ENOMEM });
+        assert_eq!(Host::probe().dont_dump, Feature::Unknown);
+    }
+}

@@ -1,0 +1,258 @@
+//! The backend for Linux and Android.
+
+// Reason: system calls, by rustix and, for what it lacks, by libc.
+#![allow(unsafe_code)]
+
+use super::{Access, Advice, Call, CallError, CallResult};
+use rustix::io::Errno;
+use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
+use rustix::process::{Resource, getrlimit};
+use rustix::rand::GetRandomFlags;
+use rustix::thread::futex;
+use std::ffi::{c_int, c_long};
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+pub(super) use super::proc::{locked_now, mapping_limit};
+pub(super) use super::smaps::range_flags;
+
+/// Gives an error number of rustix the name of its call.
+#[inline]
+pub(super) fn failed(call: Call) -> impl Fn(Errno) -> CallError {
+    move |errno| CallError::new(call, errno.raw_os_error())
+}
+
+pub(super) fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+pub(super) fn map(len: usize) -> CallResult<NonNull<u8>> {
+    // SAFETY: a new private mapping at an address that the kernel chooses touches no existing memory.
+    let ptr = unsafe { mm::mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::empty(), MapFlags::PRIVATE) }
+        .map_err(failed(Call::Mmap))?;
+    // The kernel gives no page at address zero unless asked for it.
+    NonNull::new(ptr.cast()).ok_or(CallError::new(Call::Mmap, libc::ENOMEM))
+}
+
+pub(super) unsafe fn unmap(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    // SAFETY: the caller owns these pages and nothing refers to them.
+    unsafe { mm::munmap(ptr.as_ptr().cast(), len) }.map_err(failed(Call::Munmap))
+}
+
+#[inline]
+pub(super) unsafe fn protect(ptr: NonNull<u8>, len: usize, access: Access) -> CallResult<()> {
+    let flags = match access {
+        Access::None => MprotectFlags::empty(),
+        Access::Read => MprotectFlags::READ,
+        Access::ReadWrite => MprotectFlags::READ.union(MprotectFlags::WRITE),
+    };
+    // SAFETY: the caller owns these pages and keeps no reference that needs what is taken away.
+    unsafe { mm::mprotect(ptr.as_ptr().cast(), len, flags) }.map_err(failed(Call::Mprotect))
+}
+
+pub(super) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    // SAFETY: locking changes no contents; the pages are the caller's.
+    unsafe { mm::mlock(ptr.as_ptr().cast(), len) }.map_err(|errno| {
+        // The kernel marks the range before it brings the pages in, and does not take the mark back when that
+        // fails. The refusal is what the caller must hear of, so the outcome of the cleaning does not matter.
+        // SAFETY: as above.
+        let _ = unsafe { mm::munlock(ptr.as_ptr().cast(), len) };
+        CallError::new(Call::Mlock, errno.raw_os_error())
+    })
+}
+
+pub(super) unsafe fn unlock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    // SAFETY: unlocking changes no contents; the pages are the caller's.
+    unsafe { mm::munlock(ptr.as_ptr().cast(), len) }.map_err(failed(Call::Munlock))
+}
+
+pub(super) unsafe fn advise(ptr: NonNull<u8>, len: usize, advice: Advice) -> CallResult<()> {
+    let advice = match advice {
+        Advice::DontDump => mm::Advice::LinuxDontDump,
+        Advice::WipeOnFork => mm::Advice::LinuxWipeOnFork,
+        Advice::DontFork => mm::Advice::LinuxDontFork,
+        Advice::Unmergeable => mm::Advice::LinuxUnmergeable,
+    };
+    // SAFETY: none of these changes contents in this process; the pages are the caller's.
+    unsafe { mm::madvise(ptr.as_ptr().cast(), len, advice) }.map_err(failed(Call::Madvise))
+}
+
+/// Up to `len` random bytes; how many.
+#[inline]
+pub(super) unsafe fn random(ptr: *mut u8, len: usize) -> CallResult<usize> {
+    // SAFETY: the caller has exclusive use of these bytes, and `MaybeUninit` asks nothing of their contents.
+    let place = unsafe { std::slice::from_raw_parts_mut(ptr.cast::<MaybeUninit<u8>>(), len) };
+    loop {
+        match rustix::rand::getrandom(&mut *place, GetRandomFlags::empty()) {
+            Ok((filled, _)) => return Ok(filled.len()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(CallError::new(Call::Getrandom, errno.raw_os_error())),
+        }
+    }
+}
+
+#[inline]
+pub(super) fn wait_on(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
+    // More seconds than the kernel can count are as good as the most that it can.
+    let timeout = timeout.map(|wait| rustix::thread::Timespec {
+        tv_sec: wait.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: wait.subsec_nanos().into(),
+    });
+    // Woken, timed out, interrupted or too late: the caller looks at the word again in any case.
+    let _ = futex::wait(word, futex::Flags::PRIVATE, expected, timeout.as_ref());
+}
+
+#[inline]
+pub(super) fn wake_all(word: &AtomicU32) {
+    // The kernel takes the count as a signed number. A wake-up of a word in our own memory cannot fail.
+    let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX as u32);
+}
+
+#[inline]
+pub(super) fn process_id() -> u32 {
+    rustix::process::getpid().as_raw_pid().unsigned_abs()
+}
+
+#[inline]
+pub(super) fn thread_id() -> u64 {
+    rustix::thread::gettid().as_raw_pid().unsigned_abs().into()
+}
+
+pub(super) fn on_fork(
+    prepare: extern "C" fn(),
+    parent: extern "C" fn(),
+    child: extern "C" fn(),
+) -> CallResult<()> {
+    // SAFETY: the functions live as long as the program; that they suit the time around a fork is theirs to
+    // see to.
+    match unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } {
+        0 => Ok(()),
+        errno => Err(CallError::new(Call::Atfork, errno)),
+    }
+}
+
+pub(super) fn lock_limit() -> Option<u64> {
+    getrlimit(Resource::Memlock).current
+}
+
+pub(super) fn descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Makes a call of the C library that reports by -1 and `errno`, and leaves `errno` as it was: these calls
+/// are made in signal handlers too.
+#[inline]
+pub(super) fn keeping_errno(make: impl FnOnce() -> c_long) -> Result<c_long, i32> {
+    // SAFETY: gives the address of this thread's errno, valid while the thread lives; only this thread uses
+    // it.
+    let errno: *mut c_int = unsafe {
+        #[cfg(target_os = "android")]
+        let place = libc::__errno();
+        #[cfg(not(target_os = "android"))]
+        let place = libc::__errno_location();
+        place
+    };
+    // SAFETY: see above.
+    let before = unsafe { errno.read() };
+    let result = make();
+    if result != -1 {
+        return Ok(result);
+    }
+    // SAFETY: see above.
+    let reason = unsafe { errno.replace(before) };
+    Err(reason)
+}
+
+/// Makes memory that the kernel does not map, and gives it back. memfd_secret(2), mmap(2).
+pub(super) fn try_secretmem() -> CallResult<()> {
+    super::injected(Call::MemfdSecret)?;
+    let failed = |errno| CallError::new(Call::MemfdSecret, errno);
+    // The number is the same wherever the kernel has the call; the libc crate does not know it everywhere.
+    let has_call = cfg!(all(
+        target_pointer_width = "64",
+        any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            target_arch = "riscv64",
+            target_arch = "loongarch64"
+        )
+    ));
+    let number: c_long = if has_call { 447 } else { return Err(failed(libc::ENOSYS)) };
+    // SAFETY: the call takes one number, and makes a descriptor.
+    let made = keeping_errno(|| unsafe { libc::syscall(number, libc::O_CLOEXEC) }).map_err(failed)?;
+    let made = std::os::fd::RawFd::try_from(made).map_err(|_| failed(libc::EBADF))?;
+    // SAFETY: just made, and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(made) };
+    let len = page_size();
+    rustix::fs::ftruncate(&fd, len as u64).map_err(|errno| failed(errno.raw_os_error()))?;
+    // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory; given back at
+    // once.
+    unsafe {
+        let null = std::ptr::null_mut();
+        mm::mmap(null, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)
+            .and_then(|page| mm::munmap(page, len))
+    }
+    .map_err(|errno| failed(errno.raw_os_error()))
+}
+
+/// Takes a protection key and gives it back. pkey_alloc(2), pkey_free(2).
+pub(super) fn try_protection_key() -> CallResult<()> {
+    super::injected(Call::PkeyAlloc)?;
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        /// Neither reading nor writing: the rights stay in this thread's register when the key is given back.
+        const DENY: c_long = 3;
+        let failed = |errno| CallError::new(Call::PkeyAlloc, errno);
+        // SAFETY: the call takes two numbers; nobody has pages under the new key.
+        let key = keeping_errno(|| unsafe { libc::syscall(libc::SYS_pkey_alloc, 0 as c_long, DENY) });
+        let key = key.map_err(failed)?;
+        // SAFETY: as above.
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_pkey_free, key) }).map_err(failed)?;
+        Ok(())
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    Err(CallError::new(Call::PkeyAlloc, libc::ENOSYS))
+}
+
+/// Makes pages guards. madvise(2), `MADV_GUARD_INSTALL`.
+pub(super) unsafe fn try_guard(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    const MADV_GUARD_INSTALL: c_int = 102;
+    // SAFETY: the pages are the caller's; what is in them is lost.
+    keeping_errno(|| unsafe { libc::madvise(ptr.as_ptr().cast(), len, MADV_GUARD_INSTALL) }.into())
+        .map(drop)
+        .map_err(|errno| CallError::new(Call::Madvise, errno))
+}
+
+pub(super) fn signal_frame_size() -> usize {
+    // Kernels before 5.14 do not tell; this is what AVX-512 needs, and more than any other processor without AMX.
+    const USUAL: usize = 4096;
+    // SAFETY: getauxval only reads the vector that the kernel gave the program.
+    match unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } {
+        0 => USUAL,
+        size => size as usize,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errno_stays_as_it_was() {
+        let failing = || {
+            // SAFETY: there is no descriptor -1.
+            c_long::from(unsafe { libc::close(-1) })
+        };
+        failing();
+        let before = std::io::Error::last_os_error().raw_os_error();
+        assert_eq!(before, Some(libc::EBADF));
+        // SAFETY: asks for a signal number that does not exist.
+        let other = || c_long::from(unsafe { libc::kill(0, -1) });
+        assert_eq!(keeping_errno(other), Err(libc::EINVAL));
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), before);
+        assert_eq!(keeping_errno(|| 5), Ok(5));
+    }
+}

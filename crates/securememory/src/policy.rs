@@ -1,0 +1,202 @@
+//! What the user asks for: protections and how badly they are wanted, stores, holds, waits.
+
+use std::time::Duration;
+
+/// How badly a protection is wanted.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Without it nothing is created: the call that would have created it returns an error.
+    Require,
+    /// Asked for; where the system refuses, work goes on without it, `status()` says so, and one
+    /// `tracing` event tells it.
+    Prefer,
+    /// Not asked for.
+    Off,
+}
+
+/// A named set of levels.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Profile {
+    /// `guard` and `fork` are required, `lock` and `dump` preferred.
+    #[default]
+    Default,
+    /// All four are required.
+    Strict,
+}
+
+/// How a secret is kept at rest.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Store {
+    /// `Sealed` up to the vault's `sealed_max` bytes, `Paged` above.
+    #[default]
+    Auto,
+    /// Authenticated ciphertext in ordinary memory; the vault's key is out of reach.
+    Sealed,
+    /// Plaintext in pages of its own that nothing may touch at rest.
+    Paged,
+}
+
+/// How a vault's key is kept at rest.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Hold {
+    /// The first of [`Hold::Split`], [`Hold::Guarded`] that works; what was taken is in the status.
+    #[default]
+    Auto,
+    /// Two shares: one in an in-memory file that is never mapped, one in locked memory.
+    Split,
+    /// A page between guard pages that nothing may touch.
+    Guarded,
+}
+
+/// What a close does with views that outlive its deadline.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum OnClose {
+    /// The last view wipes and frees.
+    #[default]
+    Defer,
+    /// Views are marked. An owned view is wiped at once unless its bytes are in use at that moment; a
+    /// borrowed view is wiped when its borrow ends, and its `finish` says that it was revoked.
+    Revoke,
+}
+
+/// The authenticated cipher of a vault.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cipher {
+    /// AEGIS-256 with a 128-bit tag (draft-irtf-cfrg-aegis-aead), where the processor has AES
+    /// instructions.
+    Aegis256,
+    /// XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha), constant time on every processor.
+    XChaCha20Poly1305,
+}
+
+/// Which protections a secret or a vault must have, and how long its calls may wait.
+///
+/// ```
+/// use securememory::{Level, Policy};
+/// use std::time::Duration;
+/// let policy = Policy::strict().dump(Level::Prefer).close_wait(Duration::from_millis(50));
+/// assert_eq!(policy.levels().lock, Level::Require);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    levels: Levels,
+    pub(crate) wait: Duration,
+    pub(crate) close_wait: Duration,
+    pub(crate) on_close: OnClose,
+}
+
+/// One level for each protection.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// Guard pages on both sides of everything that holds plaintext or keys.
+    pub guard: Level,
+    /// Pages are locked into memory (mlock), so that they are not written to swap.
+    pub lock: Level,
+    /// Pages are left out of core dumps.
+    pub dump: Level,
+    /// A forked child finds zeros where the parent has keys or plaintext.
+    pub fork: Level,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            levels: Levels {
+                guard: Level::Require,
+                lock: Level::Prefer,
+                dump: Level::Prefer,
+                fork: Level::Require,
+            },
+            wait: Duration::from_secs(1),
+            close_wait: Duration::from_secs(1),
+            on_close: OnClose::Defer,
+        }
+    }
+}
+
+impl Policy {
+    /// The default policy: guard and fork required, lock and dump preferred, waits of one second.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The levels of a profile, with the default waits.
+    #[must_use]
+    pub fn profile(profile: Profile) -> Self {
+        let policy = Self::default();
+        match profile {
+            Profile::Default => policy,
+            Profile::Strict => policy.lock(Level::Require).dump(Level::Require),
+        }
+    }
+
+    /// Short for [`Profile::Strict`].
+    #[must_use]
+    pub fn strict() -> Self {
+        Self::profile(Profile::Strict)
+    }
+
+    /// Sets how badly guard pages are wanted. With `Off` they are still there: they cost nothing.
+    #[must_use]
+    pub fn guard(mut self, level: Level) -> Self {
+        self.levels.guard = level;
+        self
+    }
+
+    /// Sets how badly locking is wanted.
+    #[must_use]
+    pub fn lock(mut self, level: Level) -> Self {
+        self.levels.lock = level;
+        self
+    }
+
+    /// Sets how badly exclusion from core dumps is wanted.
+    #[must_use]
+    pub fn dump(mut self, level: Level) -> Self {
+        self.levels.dump = level;
+        self
+    }
+
+    /// Sets how badly it is wanted that a forked child has nothing. `Off` (the child inherits) is not
+    /// supported yet and is an error at creation.
+    #[must_use]
+    pub fn fork(mut self, level: Level) -> Self {
+        self.levels.fork = level;
+        self
+    }
+
+    /// How long `view` and `view_mut` wait; zero gives [`Error::Busy`](crate::Error::Busy) at once.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// How long `close` waits for views to end.
+    #[must_use]
+    pub fn close_wait(mut self, wait: Duration) -> Self {
+        self.close_wait = wait;
+        self
+    }
+
+    /// What `close` does with views that outlive its deadline.
+    #[must_use]
+    pub fn on_close(mut self, on_close: OnClose) -> Self {
+        self.on_close = on_close;
+        self
+    }
+
+    /// The levels asked for.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.levels
+    }
+}

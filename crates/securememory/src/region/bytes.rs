@@ -1,0 +1,90 @@
+//! Copying and wiping secret bytes.
+//!
+//! The C library's `memcpy` leaves what it copied in vector registers of its choice, and its `memset` may be
+//! optimised away; neither is used for secrets.
+
+use std::sync::atomic::{Ordering, compiler_fence};
+
+/// Copies without leaving the bytes in any vector register.
+///
+/// # Safety
+///
+/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
+#[inline]
+#[allow(unsafe_code)]
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: `rep movsb` reads and writes exactly the ranges that the caller vouches for; the direction flag
+    // is clear by the calling convention.
+    unsafe {
+        if len >= 128 {
+            std::arch::asm!(
+                "rep movsb",
+                inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
+                options(nostack, preserves_flags)
+            );
+            return;
+        }
+    }
+    // Volatile, or the compiler would turn the loops into a call of memcpy.
+    let words = len / 8;
+    for index in 0..words {
+        // SAFETY: inside the ranges; `usize` arithmetic stays below `len`.
+        unsafe {
+            let word = from.cast::<u64>().add(index).read_unaligned();
+            std::ptr::write_volatile(to.cast::<[u8; 8]>().add(index), word.to_ne_bytes());
+        }
+    }
+    for index in words * 8..len {
+        // SAFETY: as above.
+        unsafe { std::ptr::write_volatile(to.add(index), from.add(index).read()) };
+    }
+}
+
+/// [`copy`] between slices, as far as both reach.
+#[inline]
+#[allow(unsafe_code)]
+pub(crate) fn copy_slice(to: &mut [u8], from: &[u8]) {
+    // SAFETY: bounded by both lengths; a mutable borrow overlaps with nothing.
+    unsafe { copy(from.as_ptr(), to.as_mut_ptr(), from.len().min(to.len())) };
+}
+
+/// Overwrites with zeros; never optimised away.
+///
+/// # Safety
+///
+/// `at` is writable for `len` bytes that nobody else uses.
+#[inline]
+#[allow(unsafe_code)]
+pub(crate) unsafe fn wipe(at: *mut u8, len: usize) {
+    // SAFETY: the caller vouches for the range. The empty assembly may read all memory as far as the compiler
+    // knows, so the zeros must be there.
+    unsafe {
+        std::ptr::write_bytes(at, 0, len);
+        std::arch::asm!("/* {0} */", in(reg) at, options(nostack, preserves_flags));
+    }
+    compiler_fence(Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(unsafe_code)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn copies_and_wipes_exactly_the_range(source in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let mut target = vec![0xEEu8; source.len() + 2];
+            // SAFETY: one byte of margin on both sides of the target.
+            unsafe { copy(source.as_ptr(), target.as_mut_ptr().add(1), source.len()) };
+            prop_assert_eq!(&target[1..=source.len()], &source[..]);
+            prop_assert!(target[0] == 0xEE && target[source.len() + 1] == 0xEE);
+            // SAFETY: as above.
+            unsafe { wipe(target.as_mut_ptr().add(1), source.len()) };
+            prop_assert!(target[1..=source.len()].iter().all(|&byte| byte == 0));
+            prop_assert!(target[0] == 0xEE && target[source.len() + 1] == 0xEE);
+        }
+    }
+}

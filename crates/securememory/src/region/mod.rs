@@ -1,0 +1,189 @@
+//! Pages that hold plaintext or keys: between guard pages, locked, left out of dumps, wiped in a child.
+
+pub(crate) mod bytes;
+pub(crate) mod canary;
+pub(crate) mod geometry;
+pub(crate) mod pool;
+pub(crate) mod scratch;
+pub(crate) mod scrub;
+pub(crate) mod slots;
+
+use std::ptr::NonNull;
+
+use crate::error::{Error, Protection};
+use crate::os::{self, Access, Advice, CallError};
+use crate::policy::{Level, Levels};
+use crate::status::{Achieved, Evidence, Protections};
+
+/// A mapping of slots of one size, with guard pages before, between and after them.
+pub(crate) struct Slab {
+    base: NonNull<u8>,
+    size: usize,
+    capacity: usize,
+    count: usize,
+    page: usize,
+}
+
+// SAFETY: a slab is an address range; what lies in it is governed by whoever hands out its slots.
+#[allow(unsafe_code)]
+unsafe impl Send for Slab {}
+// SAFETY: as above; the slab itself is never changed.
+#[allow(unsafe_code)]
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// Reserves the address range; nothing in it is accessible yet.
+    pub(crate) fn reserve(capacity: usize, count: usize) -> Result<Self, Error> {
+        let page = os::page_size();
+        let size = geometry::slab_size(capacity, count, page)?;
+        let base = os::map(size)?;
+        Ok(Self { base, size, capacity, count, page })
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first byte of a slot.
+    #[allow(unsafe_code)]
+    pub(crate) fn slot(&self, index: usize) -> NonNull<u8> {
+        debug_assert!(index < self.count);
+        // SAFETY: the offset of one of our slots lies inside the mapping.
+        unsafe { self.base.add(geometry::slot_offset(self.capacity, index, self.page)) }
+    }
+
+    /// Gives the address range back to the system.
+    ///
+    /// # Safety
+    ///
+    /// Nothing in it is used any more, and what was secret in it has been wiped.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn release(self) -> Result<(), CallError> {
+        // SAFETY: the mapping is ours alone and the caller vouches that it is out of use.
+        unsafe { os::unmap(self.base, self.size) }
+    }
+}
+
+/// How a range is kept from children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ForkGuard {
+    /// The child finds zeros (MADV_WIPEONFORK).
+    Wiped,
+    /// The child does not have the pages at all (MADV_DONTFORK): it must not look.
+    Absent,
+    /// Neither could be had.
+    None,
+}
+
+/// What was achieved for a range of pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Secured {
+    pub(crate) protections: Protections,
+    pub(crate) fork: ForkGuard,
+}
+
+impl Secured {
+    pub(crate) fn is_locked(&self) -> bool {
+        self.protections.lock.got
+    }
+}
+
+fn settle(protection: Protection, asked: Level, outcome: Result<(), CallError>) -> Result<Achieved, Error> {
+    match outcome {
+        Ok(()) => Ok(Achieved { asked, got: true, evidence: Evidence::Unverified, refused: None }),
+        Err(cause) if asked == Level::Require => Err(Error::Refused { protection, cause }),
+        Err(cause) => {
+            if asked == Level::Prefer {
+                degraded(protection, cause);
+            }
+            Ok(Achieved { asked, got: false, evidence: Evidence::None, refused: Some(cause) })
+        }
+    }
+}
+
+/// Tells once per process and protection; `status()` tells it always.
+#[cold]
+fn degraded(protection: Protection, cause: CallError) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    let bit = 1 << protection as u32;
+    if TOLD.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+        tracing::warn!(%protection, %cause, "a preferred protection was refused; work goes on without it");
+    }
+}
+
+/// Makes pages accessible and protects them as asked; wiped or fresh pages only. An error leaves them as far
+/// as it came, to be given back or tried again by the caller.
+///
+/// `lock` false: the caller's budget of locked memory is used up.
+///
+/// # Safety
+///
+/// The range is whole pages of one of our mappings, used by nobody else.
+#[allow(unsafe_code)]
+pub(crate) unsafe fn secure(
+    at: NonNull<u8>,
+    len: usize,
+    levels: Levels,
+    lock: bool,
+) -> Result<Secured, Error> {
+    // SAFETY: for all calls below: whole pages of ours, which the caller vouches for.
+    unsafe {
+        // Before any page exists: a page that is locked, merged or dumped first and protected later was
+        // unprotected for a moment.
+        let dump = match levels.dump {
+            Level::Off => Achieved { asked: Level::Off, got: false, evidence: Evidence::None, refused: None },
+            asked => settle(Protection::Dump, asked, os::advise(at, len, Advice::DontDump))?,
+        };
+        let (fork, guard) = match os::advise(at, len, Advice::WipeOnFork) {
+            Ok(()) => (settle(Protection::Fork, levels.fork, Ok(()))?, ForkGuard::Wiped),
+            Err(refused) => match os::advise(at, len, Advice::DontFork) {
+                Ok(()) => (settle(Protection::Fork, levels.fork, Ok(()))?, ForkGuard::Absent),
+                Err(_) => (settle(Protection::Fork, levels.fork, Err(refused))?, ForkGuard::None),
+            },
+        };
+        // Kernels without page merging refuse the advice; then there is nothing to be kept from.
+        let _ = os::advise(at, len, Advice::Unmergeable);
+        os::protect(at, len, Access::ReadWrite)?;
+        let lock = match levels.lock {
+            Level::Off => Achieved { asked: Level::Off, got: false, evidence: Evidence::None, refused: None },
+            asked if lock => settle(Protection::Lock, asked, os::lock(at, len))?,
+            asked => Achieved { asked, got: false, evidence: Evidence::None, refused: None },
+        };
+        let guard_pages = Achieved::by_construction(levels.guard);
+        Ok(Secured { protections: Protections { guard: guard_pages, lock, dump, fork }, fork: guard })
+    }
+}
+
+/// Looks up in the kernel's own listing what is in force on the range, and corrects what was claimed.
+pub(crate) fn verify(at: NonNull<u8>, len: usize, claimed: Protections) -> Protections {
+    let Some(flags) = os::range_flags(at.addr().get(), len) else { return claimed };
+    let correct = |claim: Achieved, in_force: bool| match (claim.got, in_force) {
+        (_, true) => Achieved { got: true, evidence: Evidence::Kernel, ..claim },
+        (_, false) => Achieved { got: false, evidence: Evidence::None, ..claim },
+    };
+    Protections {
+        guard: claimed.guard,
+        lock: correct(claimed.lock, flags.locked),
+        dump: correct(claimed.dump, flags.dont_dump),
+        fork: correct(claimed.fork, flags.wipe_on_fork || flags.dont_fork),
+    }
+}
+
+/// Refuses what is required but, after [`verify`], not in force.
+pub(crate) fn insist(protections: &Protections) -> Result<(), Error> {
+    let all = [
+        (Protection::Guard, protections.guard),
+        (Protection::Lock, protections.lock),
+        (Protection::Dump, protections.dump),
+        (Protection::Fork, protections.fork),
+    ];
+    match all.iter().find(|(_, achieved)| achieved.asked == Level::Require && !achieved.got) {
+        Some((protection, _)) => Err(Error::NotInForce(*protection)),
+        None => Ok(()),
+    }
+}

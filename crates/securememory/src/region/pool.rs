@@ -1,0 +1,203 @@
+//! Pages for paged secrets, pooled: a free one is wiped, protected as asked and accessible, so that creating
+//! a secret costs one protection change, and ending it another.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::Error;
+use crate::locks::{Lock, Rank};
+use crate::os;
+use crate::policy::{Level, Levels};
+use crate::region::geometry;
+use crate::region::{Secured, Slab, insist, secure, verify};
+
+/// Regions of one page mapped at a time.
+const SLAB_REGIONS: usize = 16;
+
+/// Free bytes kept for later use; what exceeds them goes back to the system.
+const KEEP: usize = 8 << 20;
+
+/// Pages of one paged secret.
+pub(crate) struct Pages {
+    base: NonNull<u8>,
+    capacity: usize,
+    secured: Secured,
+    levels: Levels,
+    /// Mapped for itself, so that it can be unmapped by itself.
+    single: bool,
+}
+
+// SAFETY: an address range with one owner; access to its bytes is governed by the secret's gate.
+#[allow(unsafe_code)]
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    #[inline]
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    #[inline]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn secured(&self) -> &Secured {
+        &self.secured
+    }
+
+    /// Changes who may touch the pages.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference into the pages that the new access forbids.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn protect(&self, access: os::Access) -> Result<(), os::CallError> {
+        // SAFETY: whole pages of ours; the caller vouches for the references.
+        unsafe { os::protect(self.base, self.capacity, access) }
+    }
+}
+
+/// The pages of one vault.
+pub(crate) struct Pool {
+    inner: Lock<Inner>,
+    locked: AtomicUsize,
+}
+
+struct Inner {
+    free: Vec<Pages>,
+    free_bytes: usize,
+    slabs: Vec<Slab>,
+    /// Slots of the last slab that have not been used yet.
+    fresh: usize,
+}
+
+impl Pool {
+    pub(crate) fn new() -> Self {
+        let inner = Inner { free: Vec::new(), free_bytes: 0, slabs: Vec::new(), fresh: 0 };
+        Self { inner: Lock::new(Rank::Pages, inner), locked: AtomicUsize::new(0) }
+    }
+
+    /// Accessible, zeroed pages that hold `len` bytes.
+    pub(crate) fn take(&self, len: usize, align: usize, levels: Levels) -> Result<Pages, Error> {
+        let page = os::page_size();
+        let capacity = geometry::capacity_for(0, len, align, page)?;
+        let mut inner = self.inner.lock()?;
+        let fits = |pages: &Pages| pages.capacity == capacity && pages.levels == levels;
+        // Most recently used first: its lines are still in the cache.
+        if let Some(index) = inner.free.iter().rposition(fits) {
+            inner.free_bytes -= capacity;
+            return Ok(inner.free.swap_remove(index));
+        }
+        // Room for its return, so that the end of a secret never allocates.
+        inner.free.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Pages>() })?;
+        let pages = if capacity == page { inner.take_fresh(levels)? } else { map_single(capacity, levels)? };
+        if pages.secured.is_locked() {
+            self.locked.fetch_add(capacity, Ordering::Relaxed);
+        }
+        Ok(pages)
+    }
+
+    /// Takes back pages that are wiped and accessible. On an error they stay mapped, unused.
+    #[allow(unsafe_code)]
+    pub(crate) fn give(&self, pages: Pages) -> Result<(), Error> {
+        let mut inner = self.inner.lock()?;
+        if pages.single && inner.free_bytes.saturating_add(pages.capacity) > KEEP {
+            drop(inner);
+            if pages.secured.is_locked() {
+                self.locked.fetch_sub(pages.capacity, Ordering::Relaxed);
+            }
+            return single_slab(&pages).map_or(Ok(()), |slab| {
+                // SAFETY: the owner has given the pages back, wiped.
+                unsafe { slab.release() }.map_err(Error::from)
+            });
+        }
+        inner.free.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Pages>() })?;
+        inner.free_bytes += pages.capacity;
+        inner.free.push(pages);
+        Ok(())
+    }
+
+    pub(crate) fn locked_bytes(&self) -> usize {
+        self.locked.load(Ordering::Relaxed)
+    }
+
+    /// Unmaps everything.
+    ///
+    /// # Safety
+    ///
+    /// No pages are in use.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn end(&mut self) {
+        let Ok(mut inner) = self.inner.lock() else { return };
+        for slab in inner.slabs.drain(..) {
+            // SAFETY: the caller vouches that none of its pages is in use.
+            let _ = unsafe { slab.release() };
+        }
+        for pages in std::mem::take(&mut inner.free) {
+            if let (true, Some(slab)) = (pages.single, single_slab(&pages)) {
+                // SAFETY: as above.
+                let _ = unsafe { slab.release() };
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The next unused slot of the last slab, or the first of a new one.
+    fn take_fresh(&mut self, levels: Levels) -> Result<Pages, Error> {
+        let page = os::page_size();
+        if self.fresh == 0 {
+            self.slabs
+                .try_reserve(1)
+                .map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Slab>() })?;
+            self.slabs.push(Slab::reserve(page, SLAB_REGIONS)?);
+            self.fresh = SLAB_REGIONS;
+        }
+        let slab = self.slabs.last().ok_or(Error::OutOfMemory { bytes: page })?;
+        let base = slab.slot(slab.count() - self.fresh);
+        let secured = secure_all(base, page, levels)?;
+        // Only now: a slot whose protection failed is tried again by the next.
+        self.fresh -= 1;
+        Ok(Pages { base, capacity: page, secured, levels, single: false })
+    }
+}
+
+#[allow(unsafe_code)]
+fn map_single(capacity: usize, levels: Levels) -> Result<Pages, Error> {
+    let slab = Slab::reserve(capacity, 1)?;
+    let base = slab.slot(0);
+    match secure_all(base, capacity, levels) {
+        Ok(secured) => Ok(Pages { base, capacity, secured, levels, single: true }),
+        Err(error) => {
+            // SAFETY: nobody has seen it.
+            let _ = unsafe { slab.release() };
+            Err(error)
+        }
+    }
+}
+
+/// The slab that [`map_single`] made for these pages.
+fn single_slab(pages: &Pages) -> Option<Slab> {
+    let page = os::page_size();
+    let size = geometry::slab_size(pages.capacity, 1, page).ok()?;
+    let base = NonNull::new(pages.base.as_ptr().wrapping_sub(page))?;
+    Some(Slab { base, size, capacity: pages.capacity, count: 1, page })
+}
+
+#[allow(unsafe_code)]
+fn secure_all(base: NonNull<u8>, capacity: usize, levels: Levels) -> Result<Secured, Error> {
+    // SAFETY: a whole slot that nobody else knows yet.
+    let mut secured = unsafe { secure(base, capacity, levels, true) }?;
+    // Looking into the kernel's listing costs a hundred times as much as the rest, so it is done at creation only
+    // for what is required, and otherwise by `status()`.
+    if [levels.lock, levels.dump].contains(&Level::Require) {
+        secured.protections = verify(base, capacity, secured.protections);
+        insist(&secured.protections)?;
+    }
+    Ok(secured)
+}

@@ -1,0 +1,548 @@
+//! Scratch: the memory in which a view's plaintext lives while the view does, and a key for the moment of
+//! its use.
+//!
+//! A vault has a table of slots ([`crate::registry::Slot`]). A thread starts looking at the slot that
+//! its number points to, so that threads usually find their own at the first look: one compare-and-swap on
+//! a line nobody else touches. Nested views take the slots after it. Where none is free, more are mapped, up
+//! to the vault's bound; then it is `ScratchExhausted`, at once.
+//!
+//! In each slot, from its start: [`HEAD`] bytes for a key and its check, room, canary, data.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, Outstanding};
+use crate::gate::Deadline;
+use crate::locks::{Lock, Rank};
+use crate::os;
+use crate::policy::{Level, Levels};
+use crate::region::bytes;
+use crate::region::canary::Canary;
+use crate::region::geometry::{self, Place};
+use crate::region::{Secured, Slab, secure, slots};
+use crate::registry::{self, BUSY, HELD, OWNED, REVOKED, Slot, Thread, WINDOW};
+use crate::shutdown::fork;
+
+/// Bytes at the start of a slot for a key in use.
+pub(crate) const HEAD: usize = 128;
+
+/// Slots of one page mapped at a time.
+const SLAB_SLOTS: usize = 4;
+
+/// Slots larger than this are made to measure, smaller ones in powers of two, so that few sizes serve all views.
+const TO_MEASURE: usize = 4 << 20;
+
+/// All scratch of one vault.
+pub(crate) struct Scratch {
+    slots: &'static [Slot],
+    /// Slots that were ever given memory: those below it are looked at.
+    made: AtomicUsize,
+    levels: Levels,
+    grow: Lock<Grown>,
+    locked_max: usize,
+    locked: AtomicUsize,
+}
+
+/// What was mapped.
+struct Grown {
+    slabs: Vec<(usize, Slab)>,
+}
+
+impl Scratch {
+    /// A table of at most `max` slots. `locked_max` bounds the bytes locked by this vault, of which
+    /// `locked` are in use elsewhere in it.
+    pub(crate) fn new(max: usize, levels: Levels, locked_max: usize, locked: usize) -> Result<Self, Error> {
+        let slots = slots::make(max)?;
+        let this = Self {
+            slots,
+            made: AtomicUsize::new(0),
+            levels,
+            grow: Lock::new(Rank::Scratch, Grown { slabs: Vec::new() }),
+            locked_max,
+            locked: AtomicUsize::new(locked),
+        };
+        registry::enlist(slots)?;
+        Ok(this)
+    }
+
+    /// Adds memory that lies elsewhere as the first slot: the rest of the page that holds the key share.
+    pub(crate) fn adopt(&self, base: *mut u8, capacity: usize, locked: bool) {
+        let slot = &self.slots[0];
+        slot.base.store(base, Ordering::Relaxed);
+        slot.capacity.store(capacity, Ordering::Relaxed);
+        slot.locked.store(u32::from(locked), Ordering::Relaxed);
+        self.made.store(1, Ordering::Release);
+    }
+
+    /// Takes a slot that holds `len` bytes, with its window open: until [`Lease::close_window`] a fork waits
+    /// for it. `wait` bounds the wait for a fork under way.
+    #[inline]
+    pub(crate) fn take(
+        &self,
+        thread: Thread,
+        secret: u64,
+        len: usize,
+        align: usize,
+        lock: bool,
+        wait: Duration,
+    ) -> Result<Lease, Error> {
+        let made = self.made.load(Ordering::Acquire);
+        if made != 0 {
+            let slot = &self.slots[thread.index() % made];
+            if let Some(lease) = self.try_slot(slot, thread, secret, len, align, lock) {
+                if !fork::pending() {
+                    return Ok(lease);
+                }
+                lease.abandon();
+            }
+        }
+        self.take_slowly(thread, secret, len, align, lock, wait)
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    fn try_slot(
+        &self,
+        slot: &'static Slot,
+        thread: Thread,
+        secret: u64,
+        len: usize,
+        align: usize,
+        lock: bool,
+    ) -> Option<Lease> {
+        if !slot.take(WINDOW) {
+            return None;
+        }
+        slot.assign(thread, secret);
+        let capacity = slot.capacity.load(Ordering::Relaxed);
+        let base = slot.base.load(Ordering::Relaxed);
+        let usable = !base.is_null() && (!lock || slot.locked.load(Ordering::Relaxed) != 0);
+        match geometry::place(capacity, HEAD, len, align) {
+            // SAFETY: the place was computed for this capacity.
+            Some(place) if usable => Some(Lease { slot, data: unsafe { base.add(place.data) }, len }),
+            _ => {
+                slot.release();
+                None
+            }
+        }
+    }
+
+    #[cold]
+    fn take_slowly(
+        &self,
+        thread: Thread,
+        secret: u64,
+        len: usize,
+        align: usize,
+        lock: bool,
+        wait: Duration,
+    ) -> Result<Lease, Error> {
+        loop {
+            fork::wait_out(wait)?;
+            let made = self.made.load(Ordering::Acquire);
+            let mut found = None;
+            for step in 0..made {
+                let slot = &self.slots[(thread.index() + step) % made];
+                // Small views leave large slots alone, or large views would not find them.
+                if slot.capacity.load(Ordering::Relaxed) > Self::fair_capacity(len, align) {
+                    continue;
+                }
+                found = self.try_slot(slot, thread, secret, len, align, lock);
+                if found.is_some() {
+                    break;
+                }
+            }
+            let lease = match found {
+                Some(lease) => lease,
+                None => self.grow(thread, secret, len, align, lock)?,
+            };
+            if !fork::pending() {
+                return Ok(lease);
+            }
+            lease.abandon();
+        }
+    }
+
+    /// The largest slot that a view of so many bytes may take.
+    fn fair_capacity(len: usize, align: usize) -> usize {
+        let page = os::page_size();
+        geometry::capacity_for(HEAD, len, align, page)
+            .map_or(usize::MAX, |fit| fit.saturating_mul(4).max(page))
+    }
+
+    /// Maps more slots and takes the first of them.
+    #[allow(unsafe_code)]
+    fn grow(
+        &self,
+        thread: Thread,
+        secret: u64,
+        len: usize,
+        align: usize,
+        lock: bool,
+    ) -> Result<Lease, Error> {
+        let exhausted = Error::ScratchExhausted { limit: self.slots.len() };
+        let page = os::page_size();
+        let fit = geometry::capacity_for(HEAD, len, align, page)?;
+        let capacity = fit.checked_next_power_of_two().filter(|_| fit < TO_MEASURE).unwrap_or(fit);
+        let mut grown = self.grow.lock()?;
+        let first = self.empty_slot(&mut grown).ok_or(exhausted)?;
+        let made = self.made.load(Ordering::Acquire);
+        let count =
+            if capacity == page && first == made { SLAB_SLOTS.min(self.slots.len() - made) } else { 1 };
+        grown.slabs.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: 64 })?;
+        let slab = Slab::reserve(capacity, count)?;
+        for index in 0..count {
+            match self.equip(&slab, index, lock) {
+                Ok(secured) => {
+                    let slot = &self.slots[first + index];
+                    slot.base.store(slab.slot(index).as_ptr(), Ordering::Relaxed);
+                    slot.capacity.store(capacity, Ordering::Relaxed);
+                    slot.locked.store(u32::from(secured.is_locked()), Ordering::Relaxed);
+                }
+                Err(error) if index == 0 => {
+                    // SAFETY: nobody has been given a slot of it.
+                    let _ = unsafe { slab.release() };
+                    return Err(error);
+                }
+                // The others stay without memory; the next growth finds them.
+                Err(_) => break,
+            }
+        }
+        let slot = &self.slots[first];
+        slot.assign(thread, secret);
+        // Readers that see the new bound see the memory of the slots below it; and whoever frees a ciphertext either
+        // sees the bound, or has made it unreachable before we load the pointer.
+        self.made.fetch_max(first + count, Ordering::SeqCst);
+        grown.slabs.push((first, slab));
+        let place = geometry::place(capacity, HEAD, len, align).ok_or(exhausted)?;
+        // A store is enough: `empty_slot` took it.
+        slot.state.store(WINDOW, Ordering::SeqCst);
+        let base = slot.base.load(Ordering::Relaxed);
+        // SAFETY: as in `try_slot`.
+        Ok(Lease { slot, data: unsafe { base.add(place.data) }, len })
+    }
+
+    /// Takes a slot without memory: one that was unmapped, or the first that never had any.
+    fn empty_slot(&self, _grown: &mut Grown) -> Option<usize> {
+        let made = self.made.load(Ordering::Acquire);
+        let unmapped = |index: &usize| {
+            let slot = &self.slots[*index];
+            slot.base.load(Ordering::Relaxed).is_null() && slot.take(BUSY)
+        };
+        (0..made)
+            .find(unmapped)
+            .or_else(|| (made < self.slots.len() && self.slots[made].take(BUSY)).then_some(made))
+    }
+
+    #[allow(unsafe_code)]
+    fn equip(&self, slab: &Slab, index: usize, require_lock: bool) -> Result<Secured, Error> {
+        let capacity = slab.capacity();
+        let within =
+            self.locked.fetch_add(capacity, Ordering::Relaxed).saturating_add(capacity) <= self.locked_max;
+        let mut levels = self.levels;
+        if require_lock {
+            levels.lock = Level::Require;
+        }
+        let secured = if !within && levels.lock == Level::Require {
+            Err(Error::ScratchExhausted { limit: self.made.load(Ordering::Relaxed) })
+        } else {
+            // SAFETY: a whole slot of a slab that nobody else knows yet.
+            unsafe { secure(slab.slot(index), capacity, levels, within) }
+        };
+        if !matches!(&secured, Ok(secured) if secured.is_locked()) {
+            self.locked.fetch_sub(capacity, Ordering::Relaxed);
+        }
+        secured.map_err(|error| match error {
+            // The lock limit of the process is one more bound of the scratch.
+            Error::Refused { protection: crate::error::Protection::Lock, .. }
+                if index > 0 || self.made.load(Ordering::Relaxed) > 0 =>
+            {
+                Error::ScratchExhausted { limit: self.made.load(Ordering::Relaxed) }
+            }
+            other => other,
+        })
+    }
+
+    /// Makes ready what `n` views of the calling thread will need.
+    pub(crate) fn warm(&self, n: usize, wait: Duration) -> Result<(), Error> {
+        let thread = registry::thread();
+        let mut leases = Vec::new();
+        leases.try_reserve(n).map_err(|_| Error::OutOfMemory { bytes: n })?;
+        let mut outcome = Ok(());
+        for _ in 0..n {
+            match self.take(thread, 0, 1, 1, false, wait) {
+                Ok(lease) => leases.push(lease),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        leases.into_iter().for_each(Lease::abandon);
+        outcome
+    }
+
+    fn used(&self) -> &'static [Slot] {
+        &self.slots[..self.made.load(Ordering::SeqCst)]
+    }
+
+    /// Adds the views of a secret that are here.
+    pub(crate) fn add_holders(&self, secret: u64, outstanding: &mut Outstanding) {
+        slots::add_holders(self.used(), secret, outstanding);
+    }
+
+    /// Has the thread a borrowed view of the secret, in one of these roles?
+    pub(crate) fn holds(&self, secret: u64, thread: Thread, roles: &[u32]) -> bool {
+        slots::holds(self.used(), secret, thread, roles)
+    }
+
+    /// Waits until no reader can still be decrypting what was made unreachable before the call; says whether
+    /// that was reached by the deadline.
+    pub(crate) fn quiesce(&self, secret: u64, deadline: Deadline) -> bool {
+        self.used().iter().all(|slot| {
+            let mut looks = 0u32;
+            while slot.may_read(secret) {
+                looks += 1;
+                if looks < 100 {
+                    std::hint::spin_loop();
+                } else if deadline.left().is_none() {
+                    return false;
+                } else {
+                    std::thread::yield_now();
+                }
+            }
+            true
+        })
+    }
+
+    /// Revokes the owned views of a secret: wipes those whose bytes nobody uses at the moment. The others are
+    /// wiped by their last user.
+    pub(crate) fn revoke(&self, secret: u64) {
+        for slot in self.used() {
+            let state = slot.state.load(Ordering::Acquire);
+            if state & OWNED == 0 || slot.secret.load(Ordering::Relaxed) != secret {
+                continue;
+            }
+            // Conditional on still being an owned view: the slot may have changed hands meanwhile.
+            let mark = |state: u32| (state & OWNED != 0).then_some(state | REVOKED);
+            if let Ok(before) = slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark)
+                && before & (OWNED - 1) == 0
+            {
+                wipe_slot(slot);
+            }
+        }
+    }
+
+    pub(crate) fn locked_bytes(&self) -> usize {
+        self.locked.load(Ordering::Relaxed)
+    }
+
+    /// Slots made, and how many of them are not locked.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let with_memory = self.used().iter().filter(|slot| !slot.base.load(Ordering::Relaxed).is_null());
+        with_memory.fold((0, 0), |(all, open), slot| {
+            (all + 1, open + usize::from(slot.locked.load(Ordering::Relaxed) == 0))
+        })
+    }
+
+    /// Wipes and gives back everything.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses or takes a slot any more: what is still taken are views that were forgotten.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn end(&mut self) {
+        let Ok(mut grown) = self.grow.lock() else { return };
+        for slot in self.used().iter().filter(|slot| !slot.take(BUSY)) {
+            wipe_slot(slot);
+        }
+        for (_, slab) in grown.slabs.drain(..) {
+            // SAFETY: the free slots are wiped since their release, the others since just now; the caller vouches that
+            // none is in use.
+            let _ = unsafe { slab.release() };
+        }
+        // Where the table cannot be withdrawn, a fork may still look at it: then it stays for ever.
+        if registry::withdraw(self.slots).is_ok() {
+            // SAFETY: withdrawn, and the caller vouches that no lease is in use.
+            unsafe { slots::free(self.slots) };
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn wipe_slot(slot: &Slot) {
+    let base = slot.base.load(Ordering::Relaxed);
+    // SAFETY: the slot is in a state in which its memory is mapped, and nobody reads it (see the callers).
+    unsafe { bytes::wipe(base, slot.capacity.load(Ordering::Relaxed)) };
+}
+
+/// A slot in use. Whoever has one keeps the vault's machinery alive, which the slot belongs to.
+pub(crate) struct Lease {
+    slot: &'static Slot,
+    data: *mut u8,
+    len: usize,
+}
+
+impl Lease {
+    /// Where the key in use goes: [`HEAD`] bytes.
+    #[inline]
+    pub(crate) fn head(&self) -> *mut u8 {
+        self.slot.base.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn capacity(&self) -> usize {
+        self.slot.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Relative to the head.
+    #[inline]
+    fn place(&self) -> Place {
+        let data = self.data.addr() - self.head().addr();
+        Place { canary: data - geometry::CANARY, data, end: data + self.len }
+    }
+
+    #[inline]
+    pub(crate) fn data_start(&self) -> NonNull<u8> {
+        // The dangling default never comes up: a slot's memory does not lie at address zero.
+        NonNull::new(self.data).unwrap_or(NonNull::dangling())
+    }
+
+    /// Copies a secret of the same length into the slot.
+    pub(crate) fn fill(&mut self, from: &[u8]) {
+        bytes::copy_slice(self.bytes_mut(), from);
+    }
+
+    /// The key in the head, and the data.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn key_and_data(&mut self) -> (&[u8; 32], &mut [u8]) {
+        // SAFETY: the slot is ours, borrowed mutably; head and data do not overlap.
+        unsafe { (&*self.head().cast::<[u8; 32]>(), std::slice::from_raw_parts_mut(self.data, self.len)) }
+    }
+
+    /// The data.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the slot is ours, and its memory readable as long as we have it.
+        unsafe { std::slice::from_raw_parts(self.data, self.len) }
+    }
+
+    /// The data, to be changed.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `bytes`, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.len) }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn write_canary(&self, canary: &Canary) {
+        // SAFETY: the slot is ours; the place was computed for this capacity.
+        unsafe { canary.write(self.head(), self.capacity(), self.place()) };
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn check_canary(&self, canary: &Canary) -> Result<(), Error> {
+        // SAFETY: as for `write_canary`.
+        unsafe { canary.check(self.head(), self.capacity(), self.place()) }
+    }
+
+    /// Wipes the head, where a key was.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn wipe_head(&self) {
+        // SAFETY: the slot is ours and has at least HEAD bytes.
+        unsafe { bytes::wipe(self.head(), HEAD) };
+    }
+
+    /// The key is gone from memory, registers and stack: forks need not wait any more.
+    #[inline]
+    pub(crate) fn close_window(&self) {
+        self.slot.state.store(HELD, Ordering::Release);
+    }
+
+    /// Opens the window again, to seal what lies here.
+    pub(crate) fn open_window(&self, wait: Duration) -> Result<(), Error> {
+        loop {
+            self.slot.state.store(WINDOW, Ordering::SeqCst);
+            if !fork::pending() {
+                return Ok(());
+            }
+            self.close_window();
+            fork::wait_out(wait)?;
+        }
+    }
+
+    /// From canary to the end of the slack.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn wipe_data(&self) {
+        // SAFETY: the slot is ours; the canary lies inside it, and all from there to its end is wiped.
+        unsafe {
+            let canary = self.data.sub(geometry::CANARY);
+            bytes::wipe(canary, self.head().addr() + self.capacity() - canary.addr());
+        }
+    }
+
+    /// Wipes the data and gives the slot back.
+    #[inline]
+    pub(crate) fn release(self) {
+        self.wipe_data();
+        self.slot.release();
+    }
+
+    /// Gives a wiped slot back, for owners that are dropped by reference: the last thing they may do with it.
+    pub(crate) fn vacate(&self) {
+        self.slot.release();
+    }
+
+    /// Gives back a slot into which nothing was written.
+    pub(crate) fn abandon(self) {
+        self.slot.release();
+    }
+
+    /// Gives the slot up without touching its memory: in a child that has none.
+    pub(crate) fn forsake(self) {}
+
+    /// Notes that this is a writer's copy.
+    pub(crate) fn mark_writer(&self) {
+        self.slot.role.store(registry::WRITER, Ordering::Relaxed);
+    }
+
+    /// Becomes the place of an owned view.
+    pub(crate) fn own(&self) {
+        self.slot.state.store(OWNED, Ordering::Release);
+    }
+
+    /// Begins a use of an owned view's bytes.
+    pub(crate) fn begin_use(&self) -> Result<(), Error> {
+        let before = self.slot.state.fetch_add(1, Ordering::AcqRel);
+        if before & REVOKED == 0 {
+            return Ok(());
+        }
+        self.end_use();
+        Err(Error::Revoked)
+    }
+
+    /// Ends a use; the last one after a revocation wipes.
+    pub(crate) fn end_use(&self) {
+        let before = self.slot.state.fetch_sub(1, Ordering::AcqRel);
+        if before & REVOKED != 0 && before & (OWNED - 1) == 1 {
+            wipe_slot(self.slot);
+        }
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.slot.state.load(Ordering::Acquire) & REVOKED != 0
+    }
+}

@@ -1,0 +1,235 @@
+//! Clearing what a computation on keys leaves behind: vector registers, and the stack below the caller.
+//!
+//! While a thread decrypts, parts of the key are in vector registers and in stack frames. A signal
+//! in that moment makes the kernel save all registers below the stack pointer (sigaltstack(2)), at most
+//! AT_MINSIGSTKSZ bytes in all (getauxval(3)); so the scrub reaches as far as the path itself was seen to
+//! reach, plus that frame, plus the red zone.
+//!
+//! On x86-64 an AVX instruction that writes the low part of a register clears the rest of it, also in
+//! registers 16 to 31 of AVX-512, which the C library's copying uses and `vzeroall` leaves alone; and sixteen of
+//! them are faster than one `vzeroall`. On arm64 writing zero to a vector register clears its scalable
+//! extension as well.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[cfg(not(target_arch = "x86_64"))]
+use crate::region::bytes;
+
+/// What the deepest path between fetching a key and scrubbing uses of the stack, with a wide margin: measured
+/// by the test `the_cipher_path_stays_above_the_scrubbed_depth`.
+pub(crate) const PATH: usize = if cfg!(debug_assertions) { 8192 } else { 1024 };
+
+/// The red zone below the stack pointer, and alignment of the frame.
+const MARGIN: usize = 256;
+
+const VIEW_DEPTH: usize = 2048;
+
+/// Enough for every processor without AMX.
+const USUAL_DEPTH: usize = 6144;
+
+/// More than any known processor's frame (with AMX about 11 KiB).
+const MAX_DEPTH: usize = 32 * 1024;
+
+static DEPTH: AtomicUsize = AtomicUsize::new(0);
+
+/// How far below its caller [`after_window`] wipes, in bytes.
+#[inline]
+pub(crate) fn depth() -> usize {
+    match DEPTH.load(Ordering::Relaxed) {
+        0 => {
+            let frame = crate::os::signal_frame_size();
+            let depth = (PATH + MARGIN + frame).next_multiple_of(512).min(MAX_DEPTH);
+            DEPTH.store(depth, Ordering::Relaxed);
+            depth
+        }
+        depth => depth,
+    }
+}
+
+/// Clears the vector registers.
+#[inline]
+#[allow(unsafe_code)]
+fn registers() {
+    #[cfg(target_arch = "x86_64")]
+    x86_64::clear();
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: only clears registers, all of which are declared as clobbered.
+    unsafe {
+        std::arch::asm!(
+            "movi v0.2d, #0", "movi v1.2d, #0", "movi v2.2d, #0", "movi v3.2d, #0",
+            "movi v4.2d, #0", "movi v5.2d, #0", "movi v6.2d, #0", "movi v7.2d, #0",
+            "movi v8.2d, #0", "movi v9.2d, #0", "movi v10.2d, #0", "movi v11.2d, #0",
+            "movi v12.2d, #0", "movi v13.2d, #0", "movi v14.2d, #0", "movi v15.2d, #0",
+            "movi v16.2d, #0", "movi v17.2d, #0", "movi v18.2d, #0", "movi v19.2d, #0",
+            "movi v20.2d, #0", "movi v21.2d, #0", "movi v22.2d, #0", "movi v23.2d, #0",
+            "movi v24.2d, #0", "movi v25.2d, #0", "movi v26.2d, #0", "movi v27.2d, #0",
+            "movi v28.2d, #0", "movi v29.2d, #0", "movi v30.2d, #0", "movi v31.2d, #0",
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _,
+            out("v6") _, out("v7") _, out("v8") _, out("v9") _, out("v10") _, out("v11") _,
+            out("v12") _, out("v13") _, out("v14") _, out("v15") _, out("v16") _, out("v17") _,
+            out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
+            out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _,
+            out("v30") _, out("v31") _,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::asm;
+
+    /// Clears all vector registers that this processor has.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(super) fn clear() {
+        // The detection macros read a cached word.
+        if std::arch::is_x86_feature_detected!("avx") {
+            // SAFETY: AVX is there; all registers that are cleared are declared as clobbered.
+            unsafe {
+                asm!(
+                    "vpxor xmm0, xmm0, xmm0", "vpxor xmm1, xmm1, xmm1", "vpxor xmm2, xmm2, xmm2",
+                    "vpxor xmm3, xmm3, xmm3", "vpxor xmm4, xmm4, xmm4", "vpxor xmm5, xmm5, xmm5",
+                    "vpxor xmm6, xmm6, xmm6", "vpxor xmm7, xmm7, xmm7", "vpxor xmm8, xmm8, xmm8",
+                    "vpxor xmm9, xmm9, xmm9", "vpxor xmm10, xmm10, xmm10", "vpxor xmm11, xmm11, xmm11",
+                    "vpxor xmm12, xmm12, xmm12", "vpxor xmm13, xmm13, xmm13", "vpxor xmm14, xmm14, xmm14",
+                    "vpxor xmm15, xmm15, xmm15",
+                    // Tells the processor that the upper parts are clean, or older instructions are slow.
+                    "vzeroupper",
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+                    out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                    out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                    options(nomem, nostack, preserves_flags)
+                );
+            }
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                // SAFETY: AVX-512F is there, and the compiler never keeps a value in these registers, since
+                // the crate is not compiled for it; where it is, they are scratch by the calling convention and
+                // this function's callers hold none across it.
+                unsafe { clear_upper_sixteen() };
+            }
+        } else {
+            // SAFETY: SSE2 is part of x86-64; all registers that are cleared are declared as clobbered.
+            unsafe {
+                asm!(
+                    "xorps xmm0, xmm0", "xorps xmm1, xmm1", "xorps xmm2, xmm2", "xorps xmm3, xmm3",
+                    "xorps xmm4, xmm4", "xorps xmm5, xmm5", "xorps xmm6, xmm6", "xorps xmm7, xmm7",
+                    "xorps xmm8, xmm8", "xorps xmm9, xmm9", "xorps xmm10, xmm10", "xorps xmm11, xmm11",
+                    "xorps xmm12, xmm12", "xorps xmm13, xmm13", "xorps xmm14, xmm14", "xorps xmm15, xmm15",
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+                    out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                    out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                    options(nomem, nostack, preserves_flags)
+                );
+            }
+        }
+    }
+
+    /// Zeroes whole cache lines with the widest stores there are: this runs twice in every read, and a call of the C
+    /// library's memset for so few bytes costs as much as the cipher.
+    ///
+    /// # Safety
+    ///
+    /// `start` is aligned to 64 bytes and `len`, a multiple of 256 and not zero, bytes from it are the caller's.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn wipe_lines(start: *mut u8, len: usize) {
+        // SAFETY: the loops write exactly the range; the registers are declared as clobbered.
+        unsafe {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                asm!(
+                    "vpxor xmm0, xmm0, xmm0",
+                    "2:",
+                    "vmovdqa64 zmmword ptr [{at}], zmm0",
+                    "vmovdqa64 zmmword ptr [{at} + 64], zmm0",
+                    "vmovdqa64 zmmword ptr [{at} + 128], zmm0",
+                    "vmovdqa64 zmmword ptr [{at} + 192], zmm0",
+                    "add {at}, 256",
+                    "cmp {at}, {end}",
+                    "jb 2b",
+                    at = inout(reg) start => _, end = in(reg) start.add(len), out("xmm0") _,
+                    options(nostack)
+                );
+            } else if std::arch::is_x86_feature_detected!("avx") {
+                asm!(
+                    "vpxor xmm0, xmm0, xmm0",
+                    "2:",
+                    "vmovdqa ymmword ptr [{at}], ymm0",
+                    "vmovdqa ymmword ptr [{at} + 32], ymm0",
+                    "vmovdqa ymmword ptr [{at} + 64], ymm0",
+                    "vmovdqa ymmword ptr [{at} + 96], ymm0",
+                    "add {at}, 128",
+                    "cmp {at}, {end}",
+                    "jb 2b",
+                    "vzeroupper",
+                    at = inout(reg) start => _, end = in(reg) start.add(len), out("xmm0") _,
+                    options(nostack)
+                );
+            } else {
+                crate::region::bytes::wipe(start, len);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    #[allow(unsafe_code)]
+    fn clear_upper_sixteen() {
+        // SAFETY: the feature is enabled; the registers are declared as clobbered.
+        unsafe {
+            asm!(
+                "vpxord zmm16, zmm16, zmm16", "vpxord zmm17, zmm17, zmm17", "vpxord zmm18, zmm18, zmm18",
+                "vpxord zmm19, zmm19, zmm19", "vpxord zmm20, zmm20, zmm20", "vpxord zmm21, zmm21, zmm21",
+                "vpxord zmm22, zmm22, zmm22", "vpxord zmm23, zmm23, zmm23", "vpxord zmm24, zmm24, zmm24",
+                "vpxord zmm25, zmm25, zmm25", "vpxord zmm26, zmm26, zmm26", "vpxord zmm27, zmm27, zmm27",
+                "vpxord zmm28, zmm28, zmm28", "vpxord zmm29, zmm29, zmm29", "vpxord zmm30, zmm30, zmm30",
+                "vpxord zmm31, zmm31, zmm31",
+                out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _, out("zmm21") _,
+                out("zmm22") _, out("zmm23") _, out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
+                out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    }
+}
+
+/// After a window: wipes the stack below the caller's frame, [`depth`] bytes of it, and the vector registers. What ran
+/// there must have returned.
+#[inline]
+pub(crate) fn after_window() {
+    let depth = depth();
+    if depth <= USUAL_DEPTH {
+        wipe_below::<USUAL_DEPTH>(depth)
+    } else {
+        wipe_below::<MAX_DEPTH>(depth)
+    }
+    registers();
+}
+
+/// After a view: how deep the user's code went below us nobody knows; this covers what a comparison, a hash or a copy
+/// leaves there.
+#[inline]
+pub(crate) fn after_view() {
+    wipe_below::<VIEW_DEPTH>(VIEW_DEPTH);
+    registers();
+}
+
+#[repr(align(64))]
+struct Area<const BYTES: usize>(std::mem::MaybeUninit<[u8; BYTES]>);
+
+/// Its own frame covers the area, so that the wiped bytes belong to it.
+#[inline(never)]
+#[allow(unsafe_code)]
+fn wipe_below<const AREA: usize>(depth: usize) {
+    let mut area = Area::<AREA>(std::mem::MaybeUninit::uninit());
+    let used = depth.min(AREA);
+    // SAFETY: the upper `used` bytes of our own local variable, a multiple of 512; the stack grows downwards, so they
+    // lie next to the caller's frame.
+    unsafe {
+        let start = area.0.as_mut_ptr().cast::<u8>().add(AREA - used);
+        #[cfg(target_arch = "x86_64")]
+        x86_64::wipe_lines(start, used);
+        #[cfg(not(target_arch = "x86_64"))]
+        bytes::wipe(start, used);
+    }
+}

@@ -1,0 +1,169 @@
+//! Who is alive: tables of plain atomics that can be walked from anywhere, also from a fork hook.
+//!
+//! A [`Slot`] is the place of one view. The slots of all vaults are listed here, so that a fork can wait
+//! until no thread has a key in its registers or on its stack.
+
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use crate::error::Error;
+use crate::locks::{Guard, Lock, Rank};
+use crate::os;
+
+/// Vaults in one process at most.
+pub(crate) const MAX_VAULTS: usize = 1024;
+
+/// Nobody uses the slot.
+pub(crate) const FREE: u32 = 0;
+/// Its thread is between fetching the key and scrubbing it: a fork waits.
+pub(crate) const WINDOW: u32 = 1;
+/// A borrowed view, or a writer's copy.
+pub(crate) const HELD: u32 = 2;
+/// An owned view; the calls that use its bytes at the moment are counted in the lower bits.
+pub(crate) const OWNED: u32 = 1 << 30;
+/// An owned view that a close has revoked.
+pub(crate) const REVOKED: u32 = 1 << 31;
+/// The slot's memory is being made or given back.
+pub(crate) const BUSY: u32 = 3;
+
+/// The view only reads.
+pub(crate) const READER: u32 = 0;
+/// The view changes the secret.
+pub(crate) const WRITER: u32 = 1;
+
+/// The place of one view. On lines of its own, so that threads with different slots do not share any.
+#[repr(align(128))]
+pub(crate) struct Slot {
+    pub(crate) state: AtomicU32,
+    /// [`READER`] or [`WRITER`].
+    pub(crate) role: AtomicU32,
+    /// Is the memory locked? (1 or 0)
+    pub(crate) locked: AtomicU32,
+    /// The thread that took it, see [`thread`].
+    pub(crate) thread: AtomicU64,
+    /// The secret it shows.
+    pub(crate) secret: AtomicU64,
+    /// Its memory, or null.
+    pub(crate) base: AtomicPtr<u8>,
+    /// Bytes of it.
+    pub(crate) capacity: AtomicUsize,
+}
+
+impl Slot {
+    /// Takes a free slot into `state`.
+    #[inline]
+    pub(crate) fn take(&self, state: u32) -> bool {
+        // SeqCst: who makes something unreachable and then looks for readers here, and a reader that signs in here and
+        // then looks whether it is reachable, must not both miss each other. The same goes for a fork hook that announces itself and then looks at the state, and a reader that sets the
+        // state and then looks for forks, must not both miss each other.
+        self.state.load(Ordering::Relaxed) == FREE
+            && self.state.compare_exchange(FREE, state, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// Writes down whose view this is.
+    #[inline]
+    pub(crate) fn assign(&self, thread: Thread, secret: u64) {
+        self.thread.store(thread.0, Ordering::Relaxed);
+        self.secret.store(secret, Ordering::Relaxed);
+        self.role.store(READER, Ordering::Relaxed);
+    }
+
+    /// May its thread be decrypting this secret? A slot without an id is on the way to some secret.
+    pub(crate) fn may_read(&self, secret: u64) -> bool {
+        self.state.load(Ordering::SeqCst) == WINDOW && {
+            let id = self.secret.load(Ordering::Relaxed);
+            id == secret || id == 0
+        }
+    }
+
+    #[inline]
+    pub(crate) fn release(&self) {
+        self.secret.store(0, Ordering::Relaxed);
+        // A fork hook must not take the next owner, who has not signed yet, for its own thread.
+        self.thread.store(0, Ordering::Relaxed);
+        self.state.store(FREE, Ordering::Release);
+    }
+}
+
+/// A thread: a number of ours, never used twice, and the system's id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Thread(u64);
+
+impl Thread {
+    /// Small numbers for the first threads.
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+
+    pub(crate) fn system_id(self) -> u32 {
+        self.0 as u32
+    }
+
+    pub(crate) fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+}
+
+static NEXT_THREAD: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    // Const-initialised and without a destructor: no allocation, no registration, usable at any time.
+    static THREAD: std::cell::Cell<u64> = const { std::cell::Cell::new(u64::MAX) };
+}
+
+/// The calling thread.
+#[inline]
+pub(crate) fn thread() -> Thread {
+    match THREAD.try_with(std::cell::Cell::get) {
+        Ok(word) if word != u64::MAX => Thread(word),
+        _ => name_thread(),
+    }
+}
+
+#[cold]
+fn name_thread() -> Thread {
+    let index = u64::from(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
+    let word = index << 32 | (os::thread_id() & u64::from(u32::MAX));
+    let _ = THREAD.try_with(|thread| thread.set(word));
+    Thread(word)
+}
+
+/// The slots of one vault.
+struct Table {
+    slots: &'static [Slot],
+}
+
+static TABLES: Lock<Vec<Table>> = Lock::new(Rank::Registry, Vec::new());
+
+/// Enters a vault's slots. They must be withdrawn before they are freed.
+pub(crate) fn enlist(slots: &'static [Slot]) -> Result<(), Error> {
+    let mut tables = TABLES.lock()?;
+    if tables.len() >= MAX_VAULTS {
+        return Err(Error::TooManyVaults { limit: MAX_VAULTS });
+    }
+    tables.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Table>() })?;
+    tables.push(Table { slots });
+    Ok(())
+}
+
+/// Withdraws a vault's slots. An error leaves them listed: then they must not be freed.
+pub(crate) fn withdraw(slots: &'static [Slot]) -> Result<(), Error> {
+    TABLES.lock()?.retain(|table| !std::ptr::eq(table.slots, slots));
+    Ok(())
+}
+
+/// Keeps vaults from coming and going, and shows all their slots.
+pub(crate) struct Frozen(#[allow(dead_code)] Guard<'static, Vec<Table>>);
+
+pub(crate) fn freeze() -> Result<Frozen, Error> {
+    TABLES.lock().map(Frozen)
+}
+
+impl Frozen {
+    /// Is a thread other than `but` in its window?
+    pub(crate) fn window_open(&self, but: Thread) -> bool {
+        self.0.iter().flat_map(|table| table.slots).any(|slot| {
+            slot.state.load(Ordering::SeqCst) == WINDOW && slot.thread.load(Ordering::Relaxed) != but.0
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! Views: the only way to see a secret.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use crate::error::{Result, WithError};
+use crate::store::{Opened, OpenedMut, Owned};
+
+/// Not to be sent to, or shared with, other threads: its end must run on the thread of its beginning.
+type OneThread = PhantomData<*const ()>;
+
+/// The bytes of a secret, readable while it lives.
+///
+/// For a sealed secret a private copy between guard pages, for a paged one the pages themselves.
+#[must_use = "a view that is dropped at once shows nothing"]
+pub struct View<'a>(Opened<'a>, OneThread);
+
+impl<'a> View<'a> {
+    #[inline]
+    pub(super) fn new(opened: Opened<'a>) -> Self {
+        Self(opened, PhantomData)
+    }
+
+    /// Ends the view and says what went wrong while it was open; a drop does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overrun`](crate::Error::Overrun) where bytes around the secret were written,
+    /// [`Error::Revoked`](crate::Error::Revoked) where a close did not wait for it,
+    /// [`Error::StuckOpen`](crate::Error::StuckOpen), [`Error::Forked`](crate::Error::Forked).
+    #[inline]
+    pub fn finish(self) -> Result<()> {
+        self.0.finish()
+    }
+}
+
+impl Deref for View<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a secret, to be changed. The change is valid after [`ViewMut::commit`]; without it, also
+/// when a panic unwinds, the secret is as it was.
+#[must_use = "a change that is not committed is dropped"]
+pub struct ViewMut<'a>(OpenedMut<'a>, OneThread);
+
+impl<'a> ViewMut<'a> {
+    pub(super) fn new(opened: OpenedMut<'a>) -> Self {
+        Self(opened, PhantomData)
+    }
+
+    /// Makes the change valid.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overrun`](crate::Error::Overrun), [`Error::Revoked`](crate::Error::Revoked), and whatever
+    /// hinders the sealing. The old value stays valid then, but for
+    /// [`Error::StuckOpen`](crate::Error::StuckOpen), which says that the change is valid and the pages are open.
+    pub fn commit(self) -> Result<()> {
+        self.0.commit()
+    }
+}
+
+impl Deref for ViewMut<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+impl DerefMut for ViewMut<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+}
+
+impl fmt::Debug for ViewMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ViewMut").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// A view that owns its copy: it can be kept, shared and sent to other threads. Its bytes are seen only inside
+/// [`OwnedView::with`], so that a close can revoke it.
+#[must_use = "an owned view that is dropped at once shows nothing"]
+pub struct OwnedView(Owned);
+
+impl OwnedView {
+    pub(super) fn new(owned: Owned) -> Self {
+        Self(owned)
+    }
+
+    /// Lends the bytes to a closure.
+    ///
+    /// # Errors
+    ///
+    /// [`WithError::NotRun`] with [`Error::Revoked`](crate::Error::Revoked) or
+    /// [`Error::Forked`](crate::Error::Forked); [`WithError::Ran`] where it was revoked meanwhile, or bytes
+    /// around the secret were written.
+    pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R, WithError<R>> {
+        match self.0.with(f) {
+            Ok((result, Ok(()))) => Ok(result),
+            Ok((result, Err(error))) => Err(WithError::Ran { result, error }),
+            Err(error) => Err(WithError::NotRun(error)),
+        }
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.object().len()
+    }
+
+    /// Never: a secret has at least one byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The id of the secret it shows.
+    #[must_use]
+    pub fn secret_id(&self) -> u64 {
+        self.0.object().id()
+    }
+}
+
+impl fmt::Debug for OwnedView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedView").field("secret", &self.secret_id()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,3 @@
+//! What happens to secrets when the process splits or ends.
+
+pub(crate) mod fork;

@@ -1,0 +1,129 @@
+//! What was achieved, and how it was checked.
+
+use crate::error::Error;
+use crate::os::CallError;
+use crate::policy::{Cipher, Level, Store};
+
+/// How it is known that a protection is in force.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Evidence {
+    /// The kernel's own listing (VmFlags in /proc/self/smaps, proc_pid_smaps(5)) says so.
+    Kernel,
+    /// The call succeeded; there was no listing to check it against.
+    Unverified,
+    /// It follows from how the memory was made: a reserved page without access, or ciphertext.
+    Construction,
+    /// It is not in force.
+    None,
+}
+
+/// One protection: what was asked for and what is in force.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Achieved {
+    /// What the policy asked for.
+    pub asked: Level,
+    /// Is it in force?
+    pub got: bool,
+    /// How that is known.
+    pub evidence: Evidence,
+    /// Who refused, where someone did.
+    pub refused: Option<CallError>,
+}
+
+impl Achieved {
+    pub(crate) fn by_construction(asked: Level) -> Self {
+        Self { asked, got: true, evidence: Evidence::Construction, refused: None }
+    }
+}
+
+/// The four protections of a secret or of a vault's own memory.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protections {
+    /// Guard pages.
+    pub guard: Achieved,
+    /// Locked into memory.
+    pub lock: Achieved,
+    /// Left out of core dumps.
+    pub dump: Achieved,
+    /// Wiped in a forked child.
+    pub fork: Achieved,
+}
+
+/// The key hold in use.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HoldUsed {
+    /// Two shares, one in an in-memory file, one in locked memory.
+    Split,
+    /// A page that nothing may touch.
+    Guarded,
+}
+
+/// Where a secret lies at rest. Addresses are no secret; they let other tools check what is there.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtRest {
+    /// The first byte: of nonce, tag and ciphertext (`Sealed`), or of the secret (`Paged`).
+    pub address: usize,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// What is true of one secret at the moment of the call.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The secret's id, unique in its vault.
+    pub id: u64,
+    /// Its vault's id.
+    pub vault_id: u64,
+    /// How often it has been changed.
+    pub version: u64,
+    /// Bytes.
+    pub len: usize,
+    /// [`Store::Sealed`] or [`Store::Paged`].
+    pub store: Store,
+    /// The cipher, of a sealed secret.
+    pub cipher: Option<Cipher>,
+    /// The key hold, of a sealed secret.
+    pub hold: Option<HoldUsed>,
+    /// Views open.
+    pub open_views: usize,
+    /// Has it been closed?
+    pub closed: bool,
+    /// Pages that could not be protected again (`Paged`): they are open until the next operation succeeds.
+    pub stuck_open: bool,
+    /// Where it lies; `None` when closed.
+    pub at_rest: Option<AtRest>,
+    /// What is in force: for a sealed secret on the vault's key and first scratch, for a paged one on its pages.
+    pub protections: Protections,
+}
+
+/// What is true of a vault at the moment of the call.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VaultStatus {
+    /// The vault's id, unique in the process.
+    pub id: u64,
+    /// The key hold in use.
+    pub hold: HoldUsed,
+    /// Why the first choice of hold was not taken.
+    pub hold_stepped_down: Option<Error>,
+    /// In-memory files that each hold one replica of the key's first share.
+    pub replicas: usize,
+    /// The cipher in use.
+    pub cipher: Cipher,
+    /// Bytes that the vault has locked.
+    pub locked_bytes: usize,
+    /// Places for views made so far.
+    pub scratch_slots: usize,
+    /// How many of them are not locked.
+    pub scratch_unlocked: usize,
+    /// Live secrets.
+    pub secrets: u64,
+    /// What is in force on the memory that holds the key and its share.
+    pub protections: Protections,
+}

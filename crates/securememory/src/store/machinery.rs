@@ -1,0 +1,219 @@
+//! What the secrets of one vault share, and keep alive by counted references.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::enclave::Enclave;
+use crate::error::{Error, Outstanding};
+use crate::gate::{Deadline, Refusal, word};
+use crate::policy::{Cipher, Hold, Level, Policy, Store};
+use crate::region::canary::Canary;
+use crate::region::pool::Pool;
+use crate::region::scratch::Scratch;
+use crate::region::slots;
+use crate::registry::{HELD, Slot, Thread};
+use crate::shutdown::fork;
+use crate::status::VaultStatus;
+use crate::store::slab::Slabs;
+
+/// What a vault is built from.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) policy: Policy,
+    pub(crate) store: Store,
+    pub(crate) hold: Hold,
+    pub(crate) hold_level: Level,
+    pub(crate) sealed_max: usize,
+    pub(crate) locked_max: usize,
+    pub(crate) views_max: usize,
+    pub(crate) cipher: Option<Cipher>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            store: Store::Auto,
+            hold: Hold::Auto,
+            hold_level: Level::Prefer,
+            sealed_max: 64 * 1024,
+            locked_max: 64 * 1024,
+            views_max: 4096,
+            cipher: None,
+        }
+    }
+}
+
+/// The machinery of one vault.
+pub(crate) struct Machinery {
+    pub(crate) id: u64,
+    pub(crate) settings: Settings,
+    pub(crate) enclave: Enclave,
+    pub(crate) canary: Canary,
+    pub(crate) scratch: Scratch,
+    pub(crate) pool: Pool,
+    pub(super) slabs: Slabs,
+    /// Who views which paged secret: slots without memory.
+    tickets: &'static [Slot],
+    /// Tickets that were ever taken lie below it.
+    tickets_used: AtomicUsize,
+}
+
+/// Threads beyond these start their search for a ticket where another does.
+const NEAR: usize = 64;
+
+static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
+
+impl Machinery {
+    pub(crate) fn make(settings: Settings) -> Result<Arc<Self>, Error> {
+        let levels = settings.policy.levels();
+        if levels.fork == Level::Off {
+            return Err(Error::Unsupported("a secret that a forked child inherits"));
+        }
+        if settings.views_max == 0 {
+            return Err(Error::ScratchExhausted { limit: 0 });
+        }
+        fork::install()?;
+        let canary = Canary::new()?;
+        let tickets = Tickets::make(settings.views_max)?;
+        let mut enclave = Enclave::make(settings.hold, settings.hold_level, settings.cipher, levels)?;
+        let scratch =
+            match Scratch::new(settings.views_max, levels, settings.locked_max, enclave.locked_bytes()) {
+                Ok(scratch) => scratch,
+                Err(error) => {
+                    enclave.end();
+                    return Err(error);
+                }
+            };
+        if let Some((base, capacity)) = enclave.anchor().spare() {
+            scratch.adopt(base, capacity, enclave.anchor().is_locked());
+        }
+        Ok(Arc::new(Self {
+            id: NEXT_VAULT.fetch_add(1, Ordering::Relaxed),
+            settings,
+            enclave,
+            canary,
+            scratch,
+            pool: Pool::new(),
+            slabs: Slabs::new(),
+            tickets: tickets.keep(),
+            tickets_used: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Notes a view of a paged secret.
+    #[inline]
+    pub(super) fn take_ticket(&self, thread: Thread, secret: u64) -> Result<&'static Slot, Error> {
+        let max = self.tickets.len();
+        // The first of them, so that what is looked at in search of views stays small.
+        let start = thread.index() % max.min(NEAR);
+        for step in 0..max {
+            let index = (start + step) % max;
+            let slot = &self.tickets[index];
+            if slot.take(HELD) {
+                slot.assign(thread, secret);
+                if index >= self.tickets_used.load(Ordering::Relaxed) {
+                    self.tickets_used.fetch_max(index + 1, Ordering::SeqCst);
+                }
+                return Ok(slot);
+            }
+        }
+        Err(Error::ScratchExhausted { limit: max })
+    }
+
+    fn tickets(&self) -> &'static [Slot] {
+        &self.tickets[..self.tickets_used.load(Ordering::SeqCst)]
+    }
+
+    /// The views of a secret, wherever they are.
+    #[cold]
+    pub(super) fn holders(&self, secret: u64) -> Outstanding {
+        let mut outstanding = Outstanding::default();
+        self.scratch.add_holders(secret, &mut outstanding);
+        slots::add_holders(self.tickets(), secret, &mut outstanding);
+        outstanding
+    }
+
+    /// Has the thread a borrowed view of the secret, in one of these roles?
+    #[cold]
+    pub(super) fn holds(&self, secret: u64, thread: Thread, roles: &[u32]) -> bool {
+        self.scratch.holds(secret, thread, roles) || slots::holds(self.tickets(), secret, thread, roles)
+    }
+
+    /// Has the thread a view of the paged secret besides the one that it is about to open?
+    #[cold]
+    pub(super) fn is_nested(&self, secret: u64, thread: Thread) -> bool {
+        slots::count(self.tickets(), secret, thread) > 1
+    }
+
+    /// Says in the user's terms why the gate refused.
+    #[cold]
+    pub(super) fn explain(&self, refusal: Refusal, secret: u64, deadline: Deadline) -> Error {
+        match refusal {
+            Refusal::Closed => Error::Closed,
+            Refusal::TooMany => Error::TooManyViews { limit: word::MAX_VIEWS },
+            Refusal::Call(cause) => Error::System(cause),
+            Refusal::Late if deadline.is_immediate() => Error::Busy(self.holders(secret)),
+            Refusal::Late => Error::Timeout { waited: deadline.waited(), holders: self.holders(secret) },
+        }
+    }
+
+    pub(crate) fn status(&self) -> VaultStatus {
+        let (scratch_slots, scratch_unlocked) = self.scratch.counts();
+        VaultStatus {
+            id: self.id,
+            hold: self.enclave.hold().used(),
+            hold_stepped_down: self.enclave.stepped_down(),
+            replicas: self.enclave.hold().replicas(),
+            cipher: self.enclave.cipher(),
+            // The scratch's count began with the enclave's.
+            locked_bytes: self.scratch.locked_bytes() + self.pool.locked_bytes(),
+            scratch_slots,
+            scratch_unlocked,
+            secrets: self.slabs.live(),
+            protections: self.enclave.anchor().protections(),
+        }
+    }
+}
+
+/// A table of tickets until a vault has taken it.
+struct Tickets(&'static [Slot]);
+
+impl Tickets {
+    fn make(max: usize) -> Result<Self, Error> {
+        slots::make(max).map(Self)
+    }
+
+    fn keep(self) -> &'static [Slot] {
+        let slots = self.0;
+        let _ = std::mem::ManuallyDrop::new(self);
+        slots
+    }
+}
+
+impl Drop for Tickets {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: no vault has taken the table, so nobody has a ticket.
+        unsafe { slots::free(self.0) };
+    }
+}
+
+impl Drop for Machinery {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // A child leaves alone what it inherited: it is the parent's, or wiped.
+        if !self.enclave.is_alive() {
+            return;
+        }
+        self.enclave.end();
+        // SAFETY: all secrets and owned views hold references to the machinery, so there are none;
+        // a borrowed view that was forgotten can no longer be used by anybody.
+        unsafe {
+            self.scratch.end();
+            self.pool.end();
+            self.slabs.end();
+            slots::free(self.tickets);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Secrets in use: the plaintext behind a view, and what must be done when the view ends.
+
+use std::ptr::NonNull;
+
+use crate::error::Error;
+use crate::region::scratch::Lease;
+use crate::region::scrub;
+use crate::registry::Slot;
+use crate::store::object::{Body, Header, Object};
+use crate::store::paged::Change;
+
+enum Place {
+    Scratch(Lease),
+    Pages(&'static Slot),
+}
+
+/// Readable bytes of a secret; borrows it, and stays on its thread.
+pub(crate) struct Opened<'a> {
+    header: &'a Header,
+    data: NonNull<u8>,
+    /// `None` when it has ended.
+    place: Option<Place>,
+}
+
+impl Object {
+    /// Opens a view.
+    #[inline]
+    pub(crate) fn open(&self) -> Result<Opened<'_>, Error> {
+        let header = self.header();
+        let (data, place) = match &header.body {
+            Body::Sealed(sealed) => {
+                let lease = sealed.open(header)?;
+                (lease.data_start(), Place::Scratch(lease))
+            }
+            Body::Paged(paged) => {
+                let (data, ticket) = paged.open(header)?;
+                (data, Place::Pages(ticket))
+            }
+        };
+        Ok(Opened { header, data, place: Some(place) })
+    }
+
+    /// Opens a copy that may be changed, or the pages themselves.
+    pub(crate) fn open_mut(&self) -> Result<OpenedMut<'_>, Error> {
+        let header = self.header();
+        let (data, edit) = match &header.body {
+            Body::Sealed(sealed) => {
+                let lease = sealed.open_mut(header)?;
+                (lease.data_start(), Edit::Copy(lease))
+            }
+            Body::Paged(paged) => {
+                let (data, change) = paged.open_mut(header)?;
+                (data, Edit::InPlace(change))
+            }
+        };
+        Ok(OpenedMut { header, data, edit: Some(edit) })
+    }
+
+    /// Opens a view that owns its copy and its reference to the secret.
+    pub(crate) fn open_owned(&self) -> Result<Owned, Error> {
+        let header = self.header();
+        let lease = match &header.body {
+            Body::Sealed(sealed) => sealed.open(header)?,
+            Body::Paged(_) => self.copy_pages()?,
+        };
+        lease.own();
+        Ok(Owned { object: self.clone(), lease: Some(lease) })
+    }
+
+    /// A copy of a paged secret in scratch.
+    fn copy_pages(&self) -> Result<Lease, Error> {
+        let header = self.header();
+        let machinery = &*header.machinery;
+        let view = self.open()?;
+        let thread = crate::registry::thread();
+        let wait = header.policy().wait;
+        let lock = header.requires_lock();
+        let mut lease = machinery.scratch.take(thread, header.id, header.len, header.align(), lock, wait)?;
+        lease.close_window();
+        lease.write_canary(&machinery.canary);
+        lease.fill(view.bytes());
+        match view.finish() {
+            Ok(()) => Ok(lease),
+            Err(error) => {
+                lease.release();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Opened<'_> {
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the view keeps them readable and unchanged until it ends, which takes the view itself.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.header.len) }
+    }
+
+    /// Ends the view and says what went wrong while it was open.
+    #[inline]
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        self.end()
+    }
+
+    /// As [`Self::finish`], without moving the view; a second call has nothing left to do.
+    #[inline]
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
+        let outcome = match self.place.take() {
+            None => return Ok(()),
+            Some(Place::Scratch(lease)) => end_lease(self.header, lease),
+            Some(Place::Pages(ticket)) => match &self.header.body {
+                Body::Paged(paged) => paged.release(self.header, ticket),
+                Body::Sealed(_) => Ok(()),
+            },
+        };
+        // What the user's code has left of the bytes.
+        scrub::after_view();
+        outcome
+    }
+}
+
+impl Drop for Opened<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Checks and wipes the copy, and gives the slot back.
+#[inline]
+fn end_lease(header: &Header, lease: Lease) -> Result<(), Error> {
+    if header.check_alive().is_err() {
+        lease.forsake();
+        return Err(Error::Forked);
+    }
+    let outcome = if lease.is_revoked() || header.gate.is_revoked() {
+        Err(Error::Revoked)
+    } else {
+        lease.check_canary(&header.machinery.canary)
+    };
+    lease.release();
+    header.gate.notify();
+    outcome
+}
+
+enum Edit {
+    Copy(Lease),
+    InPlace(Change),
+}
+
+/// Changeable bytes of a secret.
+pub(crate) struct OpenedMut<'a> {
+    header: &'a Header,
+    data: NonNull<u8>,
+    /// `None` when it has ended.
+    edit: Option<Edit>,
+}
+
+impl OpenedMut<'_> {
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: only this writer uses the copy, or the pages, until it ends.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.header.len) }
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `bytes`, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.header.len) }
+    }
+
+    /// Makes the change valid; on an error the old value is.
+    pub(crate) fn commit(mut self) -> Result<(), Error> {
+        self.end(true)
+    }
+
+    fn end(&mut self, keep: bool) -> Result<(), Error> {
+        let header = self.header;
+        let outcome = match (self.edit.take(), &header.body) {
+            (Some(Edit::Copy(mut lease)), Body::Sealed(sealed)) => {
+                if header.check_alive().is_err() {
+                    lease.forsake();
+                    return Err(Error::Forked);
+                }
+                let committed = if keep {
+                    lease
+                        .check_canary(&header.machinery.canary)
+                        .and_then(|()| sealed.commit(header, &mut lease))
+                } else {
+                    Ok(())
+                };
+                lease.release();
+                sealed.end_write(header);
+                committed
+            }
+            (Some(Edit::InPlace(change)), Body::Paged(paged)) => paged.end_change(header, change, keep),
+            _ => return Ok(()),
+        };
+        scrub::after_view();
+        outcome
+    }
+}
+
+impl Drop for OpenedMut<'_> {
+    fn drop(&mut self) {
+        let _ = self.end(false);
+    }
+}
+
+/// A copy of a secret that may go to other threads and outlive the secret's handle.
+pub(crate) struct Owned {
+    object: Object,
+    /// `None` only while it is dropped.
+    lease: Option<Lease>,
+}
+
+// SAFETY: the slot belongs to this view wherever it is; uses are counted in the slot's atomic state, reading in
+// parallel is sound, and wiping happens only when the count is zero.
+#[allow(unsafe_code)]
+unsafe impl Send for Owned {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Owned {}
+
+/// A use of an owned view's bytes; ends also when the user's code panics.
+struct Use<'a>(&'a Lease);
+
+impl Drop for Use<'_> {
+    fn drop(&mut self) {
+        self.0.end_use();
+        scrub::after_view();
+    }
+}
+
+impl Owned {
+    pub(crate) fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Lends the bytes; the second result says what went wrong meanwhile.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<(R, Result<(), Error>), Error> {
+        let header = self.object.header();
+        header.check_alive()?;
+        let lease = self.lease.as_ref().ok_or(Error::Closed)?;
+        lease.begin_use()?;
+        let used = Use(lease);
+        let result = f(lease.bytes());
+        let outcome = if lease.is_revoked() {
+            Err(Error::Revoked)
+        } else {
+            lease.check_canary(&header.machinery.canary)
+        };
+        drop(used);
+        Ok((result, outcome))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            // Reported by `with`; nobody is left to tell here.
+            let _ = end_lease(self.object.header(), lease);
+        }
+    }
+}

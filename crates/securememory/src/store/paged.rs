@@ -1,0 +1,367 @@
+//! The store `Paged`: plaintext in pages of its own, closed at rest.
+//!
+//! Views are in place. The first reader opens the pages, the last one closes them (see [`crate::gate`]). A
+//! writer has the pages to itself; it keeps an image of what was there in other pages of the pool, and
+//! puts it back unless it commits.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::error::{Error, TryError};
+use crate::gate::{Deadline, Refusal};
+use crate::os::{Access, CallError};
+use crate::policy::Policy;
+use crate::region::bytes;
+use crate::region::geometry::{self, Place};
+use crate::region::pool::Pages;
+use crate::region::verify;
+use crate::registry::{self, READER, Slot, WRITER};
+use crate::status::Protections;
+use crate::store::machinery::Machinery;
+use crate::store::object::{Header, Source};
+use crate::store::slab::Taken;
+
+/// A secret's pages. They are given back when the secret ends; that they are gone is said by the null.
+pub(super) struct Paged {
+    pages: AtomicPtr<Pages>,
+    version: AtomicU64,
+}
+
+const _: () = assert!(std::mem::align_of::<Pages>() <= crate::store::slab::ALIGN);
+
+/// A writer's right to the pages, and what it needs to undo.
+pub(super) struct Change {
+    pub(super) ticket: &'static Slot,
+    image: Pages,
+}
+
+fn too_large(len: usize) -> Error {
+    Error::TooLarge { len, limit: isize::MAX as usize }
+}
+
+impl Paged {
+    /// Bytes of ordinary memory besides the header.
+    pub(super) const SIZE: usize = std::mem::size_of::<Pages>();
+
+    /// Keeps what `source` writes into fresh pages.
+    #[allow(unsafe_code)]
+    pub(super) fn make<E, S: Source<E>>(
+        machinery: &Machinery,
+        taken: &Taken,
+        policy: &Policy,
+        (len, align): (usize, usize),
+        source: S,
+    ) -> Result<Self, TryError<E>> {
+        let pages = machinery.pool.take(len, align, policy.levels())?;
+        let capacity = pages.capacity();
+        let base = pages.base();
+        let mut draft = Draft { machinery, pages: Some(pages) };
+        let place = geometry::place(capacity, 0, len, align).ok_or(too_large(len))?;
+        // SAFETY: pages from the pool are accessible and ours; the place was computed for them.
+        let room = unsafe {
+            machinery.canary.write(base, capacity, place);
+            std::slice::from_raw_parts_mut(base.add(place.data), len)
+        };
+        source.write(room)?;
+        if S::FOREIGN {
+            // SAFETY: as above; the slice is no longer used.
+            unsafe { machinery.canary.check(base, capacity, place) }?;
+        }
+        draft.close()?;
+        let at = taken.body.cast::<Pages>();
+        if let Some(pages) = draft.pages.take() {
+            // SAFETY: a fresh piece of the right size and alignment.
+            unsafe { at.write(pages) };
+        }
+        Ok(Self { pages: AtomicPtr::new(at.as_ptr()), version: AtomicU64::new(0) })
+    }
+
+    #[allow(unsafe_code)]
+    fn pages(&self) -> Option<&Pages> {
+        // SAFETY: set by `make`; taken out and freed by `wipe`, which runs when nobody is inside the gate; the
+        // callers are.
+        unsafe { self.pages.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn place(header: &Header, pages: &Pages) -> Result<Place, Error> {
+        geometry::place(pages.capacity(), 0, header.len, header.align()).ok_or(too_large(header.len))
+    }
+
+    /// Opens a view in place: the address of the first byte, and the note of who views.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(super) fn open(&self, header: &Header) -> Result<(NonNull<u8>, &'static Slot), Error> {
+        header.check_alive()?;
+        let thread = registry::thread();
+        let ticket = header.machinery.take_ticket(thread, header.id)?;
+        match self.enter(header, thread) {
+            Ok(data) => Ok((data, ticket)),
+            Err(error) => {
+                ticket.release();
+                Err(error)
+            }
+        }
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    fn enter(&self, header: &Header, thread: registry::Thread) -> Result<NonNull<u8>, Error> {
+        let machinery = &*header.machinery;
+        let wait = header.policy().wait;
+        let deadline = Cell::new(None);
+        let writing = Cell::new(false);
+        // Called with the count in the gate, so the pages are there if it has not been closed.
+        let open = || match self.pages() {
+            // SAFETY: opening forbids nobody anything.
+            Some(pages) => unsafe { pages.protect(Access::Read) },
+            None => Ok(()),
+        };
+        let nested = || {
+            writing.set(machinery.holds(header.id, thread, &[WRITER]));
+            machinery.is_nested(header.id, thread)
+        };
+        let patience = || {
+            // Where the writer is this thread, waiting would be for ever.
+            let end = Deadline::after(if writing.get() { Duration::ZERO } else { wait });
+            deadline.set(Some(end));
+            end
+        };
+        match header.gate.enter_paged(nested, patience, open) {
+            Ok(()) => {}
+            Err(Refusal::Late) if writing.get() => return Err(Error::WouldDeadlock),
+            Err(refusal) => {
+                let deadline = deadline.get().unwrap_or_else(|| Deadline::after(wait));
+                return Err(machinery.explain(refusal, header.id, deadline));
+            }
+        }
+        let data = self.pages().ok_or(Error::Closed).and_then(|pages| {
+            let place = Self::place(header, pages)?;
+            // SAFETY: the place was computed for these pages.
+            NonNull::new(unsafe { pages.base().add(place.data) }).ok_or(Error::Closed)
+        });
+        if data.is_err() {
+            Self::leave(header);
+        }
+        data
+    }
+
+    /// Ends a view: checks what lies around the bytes and closes the pages if nobody else is inside.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(super) fn release(&self, header: &Header, ticket: &'static Slot) -> Result<(), Error> {
+        if header.check_alive().is_err() {
+            // The gate is the parent's, copied in whatever state it was; the pages are wiped.
+            return Err(Error::Forked);
+        }
+        let intact = self.check(header);
+        let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+        ticket.release();
+        let shut = header.gate.leave_paged(|| self.protect_none());
+        if header.gate.is_closed() {
+            let _ = header.try_end(None);
+        }
+        intact.and(revoked).and(shut.map_err(Error::StuckOpen))
+    }
+
+    /// The last one to leave a closed secret wipes it.
+    fn leave(header: &Header) {
+        if header.gate.leave() {
+            let _ = header.try_end(None);
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn check(&self, header: &Header) -> Result<(), Error> {
+        let Some(pages) = self.pages() else { return Ok(()) };
+        let place = Self::place(header, pages)?;
+        // SAFETY: the pages are readable: the caller is inside the gate.
+        unsafe { header.machinery.canary.check(pages.base(), pages.capacity(), place) }
+    }
+
+    fn shut(&self, header: &Header) -> Result<(), CallError> {
+        header.gate.shut_if_idle(|| self.protect_none())
+    }
+
+    /// To be called by the gate, when nobody is inside.
+    #[allow(unsafe_code)]
+    fn protect_none(&self) -> Result<(), CallError> {
+        match self.pages() {
+            // SAFETY: nobody is inside, so nobody has a reference into the pages.
+            Some(pages) => unsafe { pages.protect(Access::None) },
+            None => Ok(()),
+        }
+    }
+
+    /// Becomes the writer: the pages are writable, and an image of them is kept.
+    #[allow(unsafe_code)]
+    pub(super) fn open_mut(&self, header: &Header) -> Result<(NonNull<u8>, Change), Error> {
+        header.check_alive()?;
+        let machinery = &*header.machinery;
+        let thread = registry::thread();
+        if machinery.holds(header.id, thread, &[READER, WRITER]) {
+            return Err(Error::WouldDeadlock);
+        }
+        let levels = header.policy().levels();
+        // Before the gate: whoever waits here holds up nobody.
+        let image = machinery.pool.take(header.len, header.align(), levels)?;
+        let give = |image| {
+            let _ = machinery.pool.give(image);
+        };
+        let ticket = match machinery.take_ticket(thread, header.id) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                give(image);
+                return Err(error);
+            }
+        };
+        let deadline = Deadline::after(header.policy().wait);
+        if let Err(refusal) = header.gate.begin_write_paged(deadline) {
+            ticket.release();
+            give(image);
+            return Err(machinery.explain(refusal, header.id, deadline));
+        }
+        ticket.role.store(WRITER, Ordering::Relaxed);
+        let opened = self.pages().ok_or(Error::Closed).and_then(|pages| {
+            let place = Self::place(header, pages)?;
+            // SAFETY: nobody else is inside the gate; the image has the same capacity.
+            unsafe {
+                pages.protect(Access::ReadWrite).map_err(Error::System)?;
+                bytes::copy(pages.base().add(place.data), image.base().add(place.data), header.len);
+                NonNull::new(pages.base().add(place.data)).ok_or(Error::Closed)
+            }
+        });
+        match opened {
+            Ok(data) => Ok((data, Change { ticket, image })),
+            Err(error) => {
+                header.gate.end_write_paged(header.gate.is_open());
+                ticket.release();
+                give(image);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a change: keeps it if `keep`, else puts the image back.
+    #[allow(unsafe_code)]
+    pub(super) fn end_change(&self, header: &Header, change: Change, keep: bool) -> Result<(), Error> {
+        if header.check_alive().is_err() {
+            return Err(Error::Forked);
+        }
+        let Change { ticket, image } = change;
+        let intact = self.check(header);
+        let revoked = if keep && header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+        let outcome = intact.and(revoked);
+        let keep = keep && outcome.is_ok();
+        let shut = self.pages().ok_or(Error::Closed).and_then(|pages| {
+            let place = Self::place(header, pages)?;
+            // SAFETY: nobody else is inside the gate; the pages are writable; the image has the same capacity and is
+            // given back below.
+            unsafe {
+                if !keep {
+                    bytes::copy(image.base().add(place.data), pages.base().add(place.data), header.len);
+                    // The bytes around may have been damaged: they are made right again, and reported.
+                    header.machinery.canary.write(pages.base(), pages.capacity(), place);
+                }
+                bytes::wipe(image.base().add(place.data), header.len);
+                pages.protect(Access::None).map_err(Error::StuckOpen)
+            }
+        });
+        if keep {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+        let _ = header.machinery.pool.give(image);
+        ticket.release();
+        header.gate.end_write_paged(shut.is_err());
+        if header.gate.is_closed() {
+            let _ = header.try_end(None);
+        }
+        outcome.and(shut)
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the pages from inside the gate, so that they do not go away meanwhile.
+    fn inspect<T>(&self, header: &Header, look: impl FnOnce(&Pages) -> T) -> Option<T> {
+        let seen = header.gate.inspect(|| self.pages().map(look)).flatten();
+        // Whoever left meanwhile may have left the closing, or the end, to us.
+        let _ = self.shut(header);
+        if header.gate.is_closed() {
+            let _ = header.try_end(None);
+        }
+        seen
+    }
+
+    pub(super) fn at_rest(&self, header: &Header) -> Option<(usize, usize)> {
+        let place = self.inspect(header, |pages| (pages.base().addr(), Self::place(header, pages)));
+        let (base, place) = place?;
+        place.ok().map(|place| (base + place.data, header.len))
+    }
+
+    /// Are the pages open though nobody is inside? Then one more attempt has just failed.
+    pub(super) fn is_stuck(&self, header: &Header) -> bool {
+        header.gate.views() == 0 && header.gate.is_open()
+    }
+
+    pub(super) fn protections(&self, header: &Header) -> Protections {
+        let verified = self.inspect(header, |pages| {
+            NonNull::new(pages.base()).map(|base| verify(base, pages.capacity(), pages.secured().protections))
+        });
+        verified.flatten().unwrap_or_else(|| *header.machinery.enclave.anchor().protections_at_creation())
+    }
+
+    /// Overwrites the pages and gives them back. The caller has begun the end.
+    #[allow(unsafe_code)]
+    pub(super) fn end(&self, header: &Header) -> Result<(), Error> {
+        if let Some((body, size)) = self.take(header)? {
+            // SAFETY: nobody finds it any more.
+            unsafe { header.machinery.slabs.give_secret(None, body, size) };
+        }
+        Ok(())
+    }
+
+    /// Overwrites the pages and gives them back, and takes the body away. Only where nobody is inside or will come.
+    #[allow(unsafe_code)]
+    pub(super) fn take(&self, header: &Header) -> Result<Option<(NonNull<u8>, usize)>, Error> {
+        let Some(at) = NonNull::new(self.pages.load(Ordering::Acquire)) else { return Ok(None) };
+        // SAFETY: as the caller vouches; `at` is the body that was filled in `make`.
+        unsafe {
+            let pages = at.as_ref();
+            let place = Self::place(header, pages)?;
+            pages.protect(Access::ReadWrite).map_err(Error::StuckOpen)?;
+            bytes::wipe(pages.base().add(place.canary), pages.capacity() - place.canary);
+            self.pages.store(std::ptr::null_mut(), Ordering::Release);
+            // Without the pool's lock they stay mapped, wiped and unused.
+            let _ = header.machinery.pool.give(at.read());
+        }
+        Ok(Some((at.cast(), Self::SIZE)))
+    }
+}
+
+/// Pages in the making: wiped and given back unless they become a secret.
+struct Draft<'a> {
+    machinery: &'a Machinery,
+    pages: Option<Pages>,
+}
+
+impl Draft<'_> {
+    /// Closes the pages; the last thing that can fail.
+    #[allow(unsafe_code)]
+    fn close(&self) -> Result<(), Error> {
+        // SAFETY: nobody has a reference into the pages.
+        self.pages.as_ref().map_or(Ok(()), |pages| Ok(unsafe { pages.protect(Access::None) }?))
+    }
+}
+
+impl Drop for Draft<'_> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        let Some(pages) = self.pages.take() else { return };
+        // SAFETY: ours alone, and accessible as long as they have not become a secret.
+        unsafe { bytes::wipe(pages.base(), pages.capacity()) };
+        let _ = self.machinery.pool.give(pages);
+    }
+}

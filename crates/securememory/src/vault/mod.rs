@@ -1,0 +1,167 @@
+//! Vaults: an instance with its own policy, limits, stores and keys.
+
+use std::sync::Arc;
+
+#[allow(unused_imports)] // named by the documentation
+use crate::error::Error;
+use crate::error::Result;
+use crate::policy::{Cipher, Hold, Level, Policy, Store};
+use crate::secret::SecretBuilder;
+use crate::status::VaultStatus;
+use crate::store::{Machinery, Published, Settings};
+
+/// An instance of the library: a key of its own, a policy, limits.
+///
+/// A clone is the same vault. Secrets keep alive what they need of their vault; a vault may be dropped
+/// before them.
+///
+/// ```
+/// use securememory::{Hold, Level, Policy, Vault};
+/// let vault = Vault::builder().policy(Policy::new().lock(Level::Prefer)).hold(Hold::Auto).build()?;
+/// let token = vault.secret().label("api token").from_bytes(&mut *b"0123456789abcdef".to_vec())?;
+/// assert_eq!(token.len(), 16);
+/// # Ok::<(), securememory::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Vault(Arc<Machinery>);
+
+/// What a vault is to be.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct VaultBuilder(Settings);
+
+/// The default vault. Never dropped: secrets in statics may need it to the end.
+static GLOBAL: Published = Published::new();
+
+impl Vault {
+    /// A vault with defaults: stores by size, key hold by what works, the default policy.
+    pub fn builder() -> VaultBuilder {
+        VaultBuilder(Settings::default())
+    }
+
+    /// The default vault of the process, made on first use. In a forked child it is another one than in the
+    /// parent.
+    ///
+    /// # Errors
+    ///
+    /// As [`VaultBuilder::build`]; the next call tries again.
+    pub fn global() -> Result<Self> {
+        if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
+            return Ok(Self::of(machinery));
+        }
+        let made = Self::builder().build()?;
+        Ok(Self::of(GLOBAL.publish(made.0)))
+    }
+
+    /// Begins a secret in this vault.
+    pub fn secret(&self) -> SecretBuilder {
+        SecretBuilder::in_vault(self.clone())
+    }
+
+    /// What is true of the vault now. Reads the kernel's listing of mappings: a diagnosis, not for every read.
+    #[must_use]
+    pub fn status(&self) -> VaultStatus {
+        self.0.status()
+    }
+
+    /// The vault's id, unique in the process.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// Makes ready what `views` nested views of the calling thread need, so that none of them has to map
+    /// memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails.
+    pub fn warm_thread(&self, views: usize) -> Result<()> {
+        self.0.scratch.warm(views, self.0.settings.policy.wait)
+    }
+
+    /// Was it made by this process? In a forked child a vault of the parent is of no use.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.enclave.is_alive()
+    }
+
+    pub(crate) fn into_machinery(self) -> Arc<Machinery> {
+        self.0
+    }
+
+    pub(crate) fn of(machinery: &Arc<Machinery>) -> Self {
+        Self(Arc::clone(machinery))
+    }
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl VaultBuilder {
+    /// The policy of secrets that have none of their own, and of the vault's key and scratch.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.0.policy = policy;
+        self
+    }
+
+    /// The store of secrets that name none.
+    pub fn store(mut self, store: Store) -> Self {
+        self.0.store = store;
+        self
+    }
+
+    /// How the vault's key is kept.
+    pub fn hold(mut self, hold: Hold) -> Self {
+        self.0.hold = hold;
+        self
+    }
+
+    /// [`Level::Require`] forbids to step down to another hold than the one named; [`Level::Prefer`], the
+    /// default, steps down and tells.
+    pub fn hold_level(mut self, level: Level) -> Self {
+        self.0.hold_level = level;
+        self
+    }
+
+    /// The largest secret, in bytes, that [`Store::Auto`] seals; 64 KiB by default.
+    pub fn sealed_max(mut self, bytes: usize) -> Self {
+        self.0.sealed_max = bytes;
+        self
+    }
+
+    /// Bytes that the vault's key and scratch lock at most; 64 KiB by default. Views beyond it get scratch that is
+    /// not locked where the policy only prefers locking, else [`Error::ScratchExhausted`]. Paged secrets are not
+    /// counted: each locks its own pages.
+    pub fn locked_max(mut self, bytes: usize) -> Self {
+        self.0.locked_max = bytes;
+        self
+    }
+
+    /// Views open at the same time at most; 4096 by default. Their memory is kept until the vault ends.
+    pub fn views_max(mut self, views: usize) -> Self {
+        self.0.views_max = views;
+        self
+    }
+
+    /// The cipher; by default the one that suits the processor. AEGIS-256 without AES instructions is slow and
+    /// may leak through timing.
+    pub fn cipher(mut self, cipher: Cipher) -> Self {
+        self.0.cipher = Some(cipher);
+        self
+    }
+
+    /// Makes the vault: its key, its locked page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] or [`Error::NotInForce`] where a required protection cannot be had,
+    /// [`Error::HoldRefused`] where the required hold cannot, [`Error::System`] and [`Error::OutOfMemory`] where
+    /// resources are short, [`Error::TooManyVaults`], [`Error::Unsupported`]. Nothing is left behind.
+    pub fn build(self) -> Result<Vault> {
+        Machinery::make(self.0).map(Vault)
+    }
+}
