@@ -249,6 +249,8 @@ pub enum Hint {
 impl Hint {
     fn of_call(cause: &CallError) -> Option<Self> {
         match (cause.call, cause.errno) {
+            // madvise(2) says EAGAIN where a mapping cannot be split, for ENOMEM.
+            (Call::Madvise, libc::EAGAIN) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
             (Call::Mlock, libc::ENOMEM | libc::EAGAIN | libc::EPERM) | (_, libc::EAGAIN) => {
                 Some(Self::LockedMemory { limit: crate::os::lock_limit(), in_use: crate::os::locked_now() })
             }

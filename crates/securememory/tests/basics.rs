@@ -65,7 +65,7 @@ fn every_way_to_make_one() {
 #[test]
 fn changes_are_valid_after_a_commit_and_only_then() {
     for (store, vault) in vaults() {
-        let secret = vault.secret().from_bytes(&mut *b"old value".to_vec()).unwrap();
+        let secret = vault.secret().from_bytes(&mut b"old value".to_vec()).unwrap();
         let mut view = secret.view_mut().unwrap();
         view.copy_from_slice(b"new value");
         drop(view);
@@ -130,6 +130,6 @@ fn sizes_that_cannot_be_are_errors() {
 
 #[test]
 fn the_default_vault_needs_no_set_up() {
-    let secret = Secret::from_bytes(&mut *b"plain and simple".to_vec()).unwrap();
+    let secret = Secret::from_bytes(&mut b"plain and simple".to_vec()).unwrap();
     assert_eq!(secret.with(<[u8]>::len).unwrap(), 16);
 }

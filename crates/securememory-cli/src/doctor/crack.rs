@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
@@ -39,6 +40,13 @@ pub struct RecordAt {
     pub len: usize,
 }
 
+impl RecordAt {
+    /// All of it: nonce, tag, ciphertext.
+    pub fn range(&self) -> Range<usize> {
+        self.address..self.address + NONCE + TAG + self.len
+    }
+}
+
 /// A record, taken out of the victim's memory.
 pub struct Record {
     cipher: u32,
@@ -51,7 +59,7 @@ pub struct Record {
 impl Record {
     /// Takes it.
     pub fn take(sight: &Sight, at: &RecordAt) -> io::Result<Self> {
-        let bytes = sight.bytes(at.address, NONCE + TAG + at.len)?;
+        let bytes = sight.bytes(at.address, at.range().len())?;
         let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let (nonce, rest) = bytes.split_first_chunk().ok_or_else(short)?;
         let (tag, ciphertext) = rest.split_first_chunk().ok_or_else(short)?;
@@ -235,6 +243,8 @@ fn duplicate(pid: u32, number: i32) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn sealed(cipher: u32, key: [u8; KEY]) -> (Record, Vec<u8>) {

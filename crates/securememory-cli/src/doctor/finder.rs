@@ -181,6 +181,8 @@ fn fold(word: u64) -> Print {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn needle(bytes: &[u8]) -> Needle {

@@ -60,8 +60,7 @@ pub fn launch(order: &Order, user: User) -> Result<Answer, Trouble> {
     let answer = answer.map_err(|_| Trouble::failed(format!("no answer within {} s", DEADLINE.as_secs())))?;
     serde_json::from_str(&answer).map_err(|_| {
         let errors = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-        let last =
-            errors.lines().filter(|line| !line.starts_with("note:")).next_back().unwrap_or("no message");
+        let last = errors.lines().rfind(|line| !line.starts_with("note:")).unwrap_or("no message");
         Trouble::failed(format!("the attacker died ({status}): {last}"))
     })
 }

@@ -100,6 +100,8 @@ fn examine(args: &Args, key: Option<Needle>) -> io::Result<Report> {
     let stores = Kept::ALL.into_iter().filter(|kept| args.store.is_empty() || args.store.contains(kept));
     let stores: Vec<Kept> = stores.collect();
     let notes = notes(key.is_some());
+    // Before the scene is set, which changes limits.
+    let host = host();
     let mut scene = Scene::set(key, root)?;
     let mut checks = Vec::new();
     for attack in attacks {
@@ -109,7 +111,7 @@ fn examine(args: &Args, key: Option<Needle>) -> io::Result<Report> {
         }
     }
     progress("");
-    Ok(Report { checks, host: host(), notes, strict: args.strict })
+    Ok(Report { checks, host, notes, strict: args.strict })
 }
 
 /// What the reader should know besides the checks.
@@ -118,6 +120,13 @@ fn notes(own_key: bool) -> Vec<String> {
     if securememory::HAS_INJECTOR {
         notes.push(
             "this library was built with its fault injector (feature `testing`): not for production"
+                .to_owned(),
+        );
+    }
+    if cfg!(debug_assertions) {
+        notes.push(
+            "this is a build without optimisation, in which traces of keys may stay on the stack: try `cargo run \
+             --release -- doctor`"
                 .to_owned(),
         );
     }
@@ -134,6 +143,7 @@ fn notes(own_key: bool) -> Vec<String> {
 fn host() -> serde_json::Value {
     let mut host = crate::info::host_json(&Host::probe());
     host["securememory"] = env!("CARGO_PKG_VERSION").into();
+    host["optimised"] = (!cfg!(debug_assertions)).into();
     host["fault_injector"] = securememory::HAS_INJECTOR.into();
     host
 }

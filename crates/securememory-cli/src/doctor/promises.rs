@@ -290,6 +290,8 @@ pub fn markdown() -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use clap::ValueEnum;
 
     use super::*;

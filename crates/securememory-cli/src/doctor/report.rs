@@ -230,6 +230,8 @@ impl Paint {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn report(outcome: Outcome, attack: Attack, kept: Kept, strict: bool) -> Report {

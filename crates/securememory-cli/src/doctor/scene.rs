@@ -13,8 +13,9 @@ use super::order::{Answer, Order, Task};
 use super::promises::{Attack, Kept};
 use super::verdict::{Trouble, Verdict};
 
-/// Bytes of a secret where the user gave none.
-const LEN: usize = 32;
+/// Bytes of a secret where the user gave none: whole blocks of every cipher, and a part of one, for which ciphers
+/// have code of its own that may leave traces of its own.
+const LEN: usize = 45;
 /// Bytes of the baseline, always: a freed vector loses its first 16 to the allocator, and a very large one all.
 const PLAIN_LEN: usize = 64;
 

@@ -57,6 +57,8 @@ pub(crate) struct Enclave {
     anchor: Anchor,
     hold: KeyHold,
     stepped_down: Option<Error>,
+    /// Bytes of stack to wipe after a window.
+    scrub_depth: usize,
 }
 
 impl Enclave {
@@ -69,7 +71,9 @@ impl Enclave {
         let anchor = Anchor::make(levels)?;
         match KeyHold::make(wish, wish_level, &anchor, levels) {
             Ok((hold, stepped_down)) => {
-                Ok(Self { cipher: cipher.unwrap_or_else(cipher::choose), anchor, hold, stepped_down })
+                let cipher = cipher.unwrap_or_else(cipher::choose);
+                let scrub_depth = scrub::depth(cipher::stack(cipher));
+                Ok(Self { cipher, anchor, hold, stepped_down, scrub_depth })
             }
             Err(error) => {
                 let mut anchor = anchor;
@@ -194,7 +198,7 @@ impl Enclave {
     #[inline]
     fn end_window(&self, slot: &Lease) {
         slot.wipe_head();
-        scrub::after_window();
+        scrub::after_window(self.scrub_depth);
         slot.close_window();
     }
 
@@ -203,6 +207,79 @@ impl Enclave {
         if self.is_alive() {
             self.hold.destroy(&self.anchor);
             self.anchor.end();
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    #![allow(unsafe_code, clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::registry;
+    use crate::store::{Machinery, Settings};
+
+    const PAINT: usize = 160 * 1024;
+
+    /// The stack below here, filled with a pattern. Returns its lower end.
+    #[inline(always)]
+    fn paint() -> *const u8 {
+        const RED_ZONE: usize = 128;
+        let low: *mut u8;
+        // SAFETY: a test thread has far more stack than this, and what lies below the stack pointer and its red zone
+        // is nobody's while no function is called.
+        unsafe {
+            std::arch::asm!(
+                "lea {low}, [rsp - {below}]",
+                "mov rdi, {low}",
+                "rep stosb",
+                low = out(reg) low, below = const PAINT + RED_ZONE,
+                inout("rcx") PAINT => _, out("rdi") _, in("al") 0xA5u8,
+                options(nostack, preserves_flags)
+            );
+        }
+        low
+    }
+
+    /// How far from the upper end the pattern was overwritten.
+    fn depth_used(low: *const u8) -> usize {
+        // SAFETY: still our own stack; this function's frames are near its upper end.
+        let intact = (0..PAINT).take_while(|&at| unsafe { low.add(at).read_volatile() } == 0xA5).count();
+        PAINT - intact
+    }
+
+    #[test]
+    fn the_cipher_path_stays_above_the_scrubbed_depth() {
+        for (hold, cipher) in [
+            (Hold::Split, Cipher::Aegis256),
+            (Hold::Guarded, Cipher::Aegis256),
+            (Hold::Split, Cipher::XChaCha20Poly1305),
+        ] {
+            let settings = Settings { hold, cipher: Some(cipher), ..Settings::default() };
+            let machinery = Machinery::make(settings).unwrap();
+            let thread = registry::thread();
+            let binding = Binding { vault: machinery.id, secret: 1, version: 0 };
+            let mut slot = machinery.scratch.take(thread, 1, 100, 16, false, Duration::ZERO).unwrap();
+            slot.bytes_mut().fill(9);
+            // Both ways once unmeasured: first calls resolve symbols and detect the processor.
+            for measured in [false, true] {
+                let low = paint();
+                let envelope = machinery.enclave.seal_in_window(thread, &mut slot, binding).unwrap();
+                let sealing = depth_used(low);
+                let sealed = slot.bytes().to_vec();
+                let low = paint();
+                machinery.enclave.open_in_window(thread, &mut slot, binding, &envelope, &sealed).unwrap();
+                let opening = depth_used(low);
+                println!("{hold:?} {cipher:?}: {sealing} bytes to seal, {opening} to open");
+                if measured {
+                    assert!(sealing.max(opening) <= cipher::stack(cipher), "{sealing} {opening} {cipher:?}");
+                    assert!(opening > 100, "the measurement measures");
+                }
+            }
+            slot.close_window();
+            slot.release();
         }
     }
 }

@@ -52,18 +52,22 @@ struct Grown {
 impl Scratch {
     /// A table of at most `max` slots. `locked_max` bounds the bytes locked by this vault, of which
     /// `locked` are in use elsewhere in it.
+    #[allow(unsafe_code)]
     pub(crate) fn new(max: usize, levels: Levels, locked_max: usize, locked: usize) -> Result<Self, Error> {
         let slots = slots::make(max)?;
-        let this = Self {
+        if let Err(error) = registry::enlist(slots) {
+            // SAFETY: not listed, and nobody has a slot of it.
+            unsafe { slots::free(slots) };
+            return Err(error);
+        }
+        Ok(Self {
             slots,
             made: AtomicUsize::new(0),
             levels,
             grow: Lock::new(Rank::Scratch, Grown { slabs: Vec::new() }),
             locked_max,
             locked: AtomicUsize::new(locked),
-        };
-        registry::enlist(slots)?;
-        Ok(this)
+        })
     }
 
     /// Adds memory that lies elsewhere as the first slot: the rest of the page that holds the key share.
@@ -187,6 +191,8 @@ impl Scratch {
         let capacity = fit.checked_next_power_of_two().filter(|_| fit < TO_MEASURE).unwrap_or(fit);
         let mut grown = self.grow.lock()?;
         let first = self.empty_slot(&mut grown).ok_or(exhausted)?;
+        // Given back unless it gets its memory, or no view would ever find it, nor the slots after it.
+        let vacant = Vacant(&self.slots[first]);
         let made = self.made.load(Ordering::Acquire);
         let count =
             if capacity == page && first == made { SLAB_SLOTS.min(self.slots.len() - made) } else { 1 };
@@ -209,7 +215,7 @@ impl Scratch {
                 Err(_) => break,
             }
         }
-        let slot = &self.slots[first];
+        let slot = vacant.keep();
         slot.assign(thread, secret);
         // Readers that see the new bound see the memory of the slots below it; and whoever frees a ciphertext either
         // sees the bound, or has made it unreachable before we load the pointer.
@@ -367,6 +373,23 @@ impl Scratch {
             // SAFETY: withdrawn, and the caller vouches that no lease is in use.
             unsafe { slots::free(self.slots) };
         }
+    }
+}
+
+/// A slot in the state BUSY that has no memory yet.
+struct Vacant(&'static Slot);
+
+impl Vacant {
+    fn keep(self) -> &'static Slot {
+        let slot = self.0;
+        let _ = std::mem::ManuallyDrop::new(self);
+        slot
+    }
+}
+
+impl Drop for Vacant {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

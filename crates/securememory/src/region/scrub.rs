@@ -10,40 +10,27 @@
 //! them are faster than one `vzeroall`. On arm64 writing zero to a vector register clears its scalable
 //! extension as well.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 #[cfg(not(target_arch = "x86_64"))]
 use crate::region::bytes;
-
-/// What the deepest path between fetching a key and scrubbing uses of the stack, with a wide margin: measured
-/// by the test `the_cipher_path_stays_above_the_scrubbed_depth`.
-pub(crate) const PATH: usize = if cfg!(debug_assertions) { 8192 } else { 1024 };
 
 /// The red zone below the stack pointer, and alignment of the frame.
 const MARGIN: usize = 256;
 
 const VIEW_DEPTH: usize = 2048;
 
-/// Enough for every processor without AMX.
+/// Enough for the usual cipher on every processor without AMX.
 const USUAL_DEPTH: usize = 6144;
 
-/// More than any known processor's frame (with AMX about 11 KiB).
-const MAX_DEPTH: usize = 32 * 1024;
+/// Enough for the other cipher, or for AMX.
+const LARGE_DEPTH: usize = 16 * 1024;
 
-static DEPTH: AtomicUsize = AtomicUsize::new(0);
+/// The most that is ever wiped. With AMX a signal's frame has about 11 KiB; unoptimised code of a cipher needs far more
+/// than that.
+const MAX_DEPTH: usize = if cfg!(debug_assertions) { 128 * 1024 } else { 32 * 1024 };
 
-/// How far below its caller [`after_window`] wipes, in bytes.
-#[inline]
-pub(crate) fn depth() -> usize {
-    match DEPTH.load(Ordering::Relaxed) {
-        0 => {
-            let frame = crate::os::signal_frame_size();
-            let depth = (PATH + MARGIN + frame).next_multiple_of(512).min(MAX_DEPTH);
-            DEPTH.store(depth, Ordering::Relaxed);
-            depth
-        }
-        depth => depth,
-    }
+/// How far below its caller [`after_window`] wipes, in bytes, when the path itself uses `path` bytes.
+pub(crate) fn depth(path: usize) -> usize {
+    (path + MARGIN + crate::os::signal_frame_size()).next_multiple_of(512).min(MAX_DEPTH)
 }
 
 /// Clears the vector registers.
@@ -193,15 +180,17 @@ mod x86_64 {
     }
 }
 
-/// After a window: wipes the stack below the caller's frame, [`depth`] bytes of it, and the vector registers. What ran
-/// there must have returned.
+/// After a window: wipes the stack below the caller's frame, `depth` bytes of it as [`depth`] says, and the vector
+/// registers. What ran there must have returned.
 #[inline]
-pub(crate) fn after_window() {
-    let depth = depth();
+pub(crate) fn after_window(depth: usize) {
+    // As large a frame as is needed: the user's thread may not have much stack.
     if depth <= USUAL_DEPTH {
-        wipe_below::<USUAL_DEPTH>(depth)
+        wipe_below::<USUAL_DEPTH>(depth);
+    } else if depth <= LARGE_DEPTH {
+        wipe_below::<LARGE_DEPTH>(depth);
     } else {
-        wipe_below::<MAX_DEPTH>(depth)
+        wipe_below::<MAX_DEPTH>(depth);
     }
     registers();
 }

@@ -4,6 +4,7 @@ mod builder;
 mod view;
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
@@ -323,6 +324,10 @@ fn finished<R>(result: R, ended: Result<()>) -> Result<R, WithError<R>> {
         Err(error) => Err(WithError::Ran { result, error }),
     }
 }
+
+// A panic in a closure of the user's ends its view like any other end; nothing of ours is left half-done.
+impl UnwindSafe for Secret {}
+impl RefUnwindSafe for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

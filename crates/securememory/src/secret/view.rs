@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::error::{Result, WithError};
 use crate::store::{Opened, OpenedMut, Owned};
@@ -135,6 +136,10 @@ impl OwnedView {
         self.0.object().id()
     }
 }
+
+// As for `Secret`.
+impl UnwindSafe for OwnedView {}
+impl RefUnwindSafe for OwnedView {}
 
 impl fmt::Debug for OwnedView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -34,12 +34,12 @@ struct Extra {
 }
 
 impl Extra {
-    fn make(spec: &Spec) -> Result<Box<[Self]>, Error> {
+    fn make(policy: Option<Policy>, label: Option<String>) -> Result<Box<[Self]>, Error> {
         let mut extra = Vec::new();
-        if spec.policy.is_some() || spec.label.is_some() {
+        if policy.is_some() || label.is_some() {
             let no_memory = |_| Error::OutOfMemory { bytes: std::mem::size_of::<Self>() };
             extra.try_reserve_exact(1).map_err(no_memory)?;
-            extra.push(Self { policy: spec.policy.clone(), label: spec.label.clone() });
+            extra.push(Self { policy, label });
         }
         Ok(extra.into_boxed_slice())
     }
@@ -133,7 +133,7 @@ impl Object {
     #[allow(unsafe_code)]
     pub(crate) fn make<E>(
         machinery: Arc<Machinery>,
-        spec: Spec,
+        mut spec: Spec,
         len: usize,
         source: impl Source<E>,
     ) -> Result<Self, TryError<E>> {
@@ -161,7 +161,8 @@ impl Object {
             Store::Auto => len <= settings.sealed_max,
         };
         // Before the body: what has been made cannot fail any more.
-        let extra = Extra::make(&spec)?;
+        // The label is taken, not copied: a copy would end the process where there is no memory.
+        let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
         let size = if sealed { Sealed::size(len)? } else { Paged::SIZE };
         let taken = machinery.slabs.take_secret(HEADER, size)?;
         let made = if sealed {

@@ -1,8 +1,9 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-#[allow(unused_imports)] // named by the documentation
+#[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
@@ -94,6 +95,10 @@ impl Vault {
         Self(Arc::clone(machinery))
     }
 }
+
+// A panic in a closure of the user's leaves nothing of ours half-done.
+impl UnwindSafe for Vault {}
+impl RefUnwindSafe for Vault {}
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

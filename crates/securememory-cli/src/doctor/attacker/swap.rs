@@ -82,6 +82,8 @@ fn entry(smaps: &str, address: usize) -> Option<Entry> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -106,7 +106,7 @@ impl Held {
             Self::Kept(kept) => {
                 for _ in 0..3 {
                     kept.all_ways()?;
-                    kept.from_all_sources(needle)?;
+                    kept.try_all_sources(needle)?;
                 }
                 // Another thread, whose stack stays behind when it ends.
                 std::thread::scope(|scope| scope.spawn(|| kept.all_ways()).join())
@@ -162,7 +162,7 @@ impl InVault {
     }
 
     /// Makes the same secret from a buffer, a vector and a reader, and ends it.
-    fn from_all_sources(&self, needle: &Needle) -> Result<(), Trouble> {
+    fn try_all_sources(&self, needle: &Needle) -> Result<(), Trouble> {
         let mut buffer = vec![0; needle.len() + 64];
         needle.fill(&mut buffer[..needle.len()]);
         let from_bytes = self.vault.secret().from_bytes(&mut buffer[..needle.len()])?;

@@ -49,16 +49,16 @@ pub fn common(order: &Order) -> Result<Vec<u32>, Trouble> {
 }
 
 /// Changes each byte at rest as a stray store would, reads, and puts it back.
-pub fn tamper(order: &Order, mut held: Held) -> Result<Verdict, Trouble> {
+pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
     let facts = held.facts();
     let at_rest = match (facts.record, facts.plaintext) {
-        (Some(record), _) => record.address..record.address + 48 + record.len,
+        (Some(record), _) => record.range(),
         (None, Some((address, len))) => address..address + len,
         (None, None) => return Err(nowhere()),
     };
     let (pipe, sight) = (Pipe::new()?, Sight::inside()?);
     let forced = Sight::outside(std::process::id());
-    let (mut faulted, mut noticed, mut unnoticed) = (0, Vec::new(), 0);
+    let (mut faulted, mut noticed, mut idle, mut unnoticed) = (0, Vec::new(), 0, 0);
     for (n, address) in at_rest.clone().enumerate() {
         let old = match (sight.bytes(address, 1), &forced) {
             (Ok(bytes), _) => bytes[0],
@@ -70,11 +70,12 @@ pub fn tamper(order: &Order, mut held: Held) -> Result<Verdict, Trouble> {
             faulted += 1;
             continue;
         }
-        let changed = held_as_changed(&mut held, &order.needle);
+        let changed = read_changed(held, &order.needle);
         pipe.store(address, old)?;
         match changed {
-            Ok(()) => unnoticed += 1,
-            Err(why) => noticed.push(why),
+            Change::Noticed(why) => noticed.push(why),
+            Change::Idle => idle += 1,
+            Change::Unnoticed => unnoticed += 1,
         }
     }
     // The proof that it was the change that was noticed, and that a store that faulted did not store.
@@ -91,21 +92,34 @@ pub fn tamper(order: &Order, mut held: Held) -> Result<Verdict, Trouble> {
         noticed.dedup();
         ways.push(format!("{count} of {bytes} changed bytes were noticed ({})", noticed.join("; ")));
     }
+    if idle > 0 {
+        ways.push(format!("{idle} of {bytes} made no difference"));
+    }
     if faulted > 0 {
         ways.push(format!("{faulted} of {bytes} stores faulted"));
     }
     Ok(Verdict::blocked(format!("{}; put back, it reads as before", ways.join(", "))))
 }
 
-/// `Ok` if a read does not notice: for the vector, which cannot know, whatever it reads is fine.
-fn held_as_changed(held: &mut Held, needle: &Needle) -> Result<(), String> {
-    match held {
-        Held::Plain(_) => Ok(()),
-        Held::Kept(kept) => match kept.secret.with(|bytes| std::hint::black_box(needle.is(bytes))) {
-            Ok(_) => Ok(()),
-            Err(failed) => Err(failed.error().to_string()),
+/// What a reader makes of a changed byte.
+enum Change {
+    /// A read is an error.
+    Noticed(String),
+    /// A read gives what was stored.
+    Idle,
+    /// A read gives other bytes, and says nothing.
+    Unnoticed,
+}
+
+fn read_changed(held: &Held, needle: &Needle) -> Change {
+    let right = match held {
+        Held::Plain(bytes) => needle.is(std::hint::black_box(bytes)),
+        Held::Kept(kept) => match kept.secret.with(|bytes| needle.is(bytes)) {
+            Ok(right) => right,
+            Err(failed) => return Change::Noticed(failed.error().to_string()),
         },
-    }
+    };
+    if right { Change::Idle } else { Change::Unnoticed }
 }
 
 /// Closes, tries every way to read, and looks at the place where it lay, whatever its pages allow now.
@@ -113,7 +127,7 @@ pub fn read_after_close(order: &Order, held: Held) -> Result<Verdict, Trouble> {
     let facts = held.facts();
     let sight = Sight::outside(std::process::id())?;
     let (mut worked, mut refused) = (Vec::new(), Vec::new());
-    let record = facts.record.map(|at| (at.address, 48 + at.len));
+    let record = facts.record.map(|at| (at.address, at.range().len()));
     let (address, len) = record.or(facts.plaintext).ok_or_else(nowhere)?;
     let old_record = record.map(|_| sight.bytes(address, len)).transpose()?;
     // Made now, so that the allocator does not make it where the vector was.

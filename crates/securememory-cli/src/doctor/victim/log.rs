@@ -217,6 +217,8 @@ fn base64(text: &str, start: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::doctor::needle::Needle;
 

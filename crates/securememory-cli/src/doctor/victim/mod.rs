@@ -110,7 +110,7 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
 fn attack(order: &Order, held: Held) -> Result<Verdict, Trouble> {
     match order.task {
         Task::Attack(Attack::StrayRead) => inside::stray_read(order, &held),
-        Task::Attack(Attack::Tamper) => inside::tamper(order, held),
+        Task::Attack(Attack::Tamper) => inside::tamper(order, &held),
         Task::Attack(Attack::ReadAfterClose) => inside::read_after_close(order, held),
         Task::Attack(Attack::Log) => log::log(order, held),
         Task::Attack(Attack::Overflow) => bounds::overflow(order),

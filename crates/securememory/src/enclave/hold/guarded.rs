@@ -31,7 +31,19 @@ impl Guarded {
     /// Makes a fresh key.
     #[allow(unsafe_code)]
     pub(crate) fn make(_anchor: &Anchor, levels: Levels) -> Result<Self, Error> {
-        let pool = Pool::new();
+        let mut pool = Pool::new();
+        match Self::fill(&pool, levels) {
+            Ok((pages, check)) => Ok(Self { pool, pages: Some(pages), gate: Gate::new(), check }),
+            Err(error) => {
+                // SAFETY: nobody has been given pages of it; a key that was made was never used.
+                unsafe { pool.end() };
+                Err(error)
+            }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn fill(pool: &Pool, levels: Levels) -> Result<(Pages, [u64; CHECK / 8]), Error> {
         let pages = pool.take(KEY + CHECK, 16, levels)?;
         let at = pages.base();
         // SAFETY: fresh, accessible pages that nobody else knows yet; the check value is not secret.
@@ -41,7 +53,7 @@ impl Guarded {
             pages.protect(Access::None)?;
             check
         };
-        Ok(Self { pool, pages: Some(pages), gate: Gate::new(), check })
+        Ok((pages, check))
     }
 
     /// See [`super::KeyHold::fetch`].

@@ -1,0 +1,383 @@
+//! Cases that run in a process of their own, and what such a process has taken from the system.
+//!
+//! A case is a test function that runs its own binary again, with its name in an environment variable; the second run
+//! carries out the body and ends with a code that nothing else ends with. So limits, damage and deaths stay in
+//! the child, and a count of its descriptors or mappings is not disturbed by other tests.
+#![allow(
+    dead_code,
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers for tests, which end by panics; each test binary uses some; limits are set by raw calls"
+)]
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::io::{BufRead, Read};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a limit of getrlimit(2) is named by.
+pub type Resource = libc::__rlimit_resource_t;
+
+const VARIABLE: &str = "SECUREMEMORY_TEST_CASE";
+
+/// The exit code of a case that ran to its end.
+const DONE: i32 = 42;
+/// The exit code of a case that cannot run here.
+const SKIPPED: i32 = 77;
+/// The exit code of a case that found something wrong, as of any test process.
+const WRONG: i32 = 101;
+
+/// How the process of a case is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With the body carried out.
+    Done,
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// A case: the name must be that of the test function.
+pub struct Case {
+    name: &'static str,
+    limits: Vec<(Resource, u64)>,
+    deadline: Duration,
+    ending: Ending,
+}
+
+/// Begins a case.
+pub fn case(name: &'static str) -> Case {
+    Case { name, limits: Vec::new(), deadline: Duration::from_secs(50), ending: Ending::Done }
+}
+
+impl Case {
+    /// Sets a limit, soft and hard, before the process starts.
+    pub fn limit(mut self, resource: Resource, value: u64) -> Self {
+        self.limits.push((resource, value));
+        self
+    }
+
+    /// How long it may take.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How it is to end, if not with the body carried out.
+    pub fn ending(mut self, ending: Ending) -> Self {
+        self.ending = ending;
+        self
+    }
+
+    /// Runs it: in the process of the test, the child and its judgement; in the child, the body.
+    pub fn run(self, body: impl FnOnce()) {
+        if std::env::var(VARIABLE).is_ok_and(|name| name == self.name) {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            std::process::exit(if outcome.is_ok() { DONE } else { WRONG });
+        }
+        let (status, output) = self.start_and_wait();
+        let ended = match (status.code(), status.signal()) {
+            (Some(DONE), _) => Ending::Done,
+            (Some(code), _) => Ending::Code(code),
+            (_, signal) => Ending::Signal(signal.unwrap_or(0)),
+        };
+        if ended == Ending::Code(SKIPPED) {
+            eprintln!("SKIPPED {}:\n{output}", self.name);
+            return;
+        }
+        assert_eq!(ended, self.ending, "case {} said:\n{output}", self.name);
+    }
+
+    fn start_and_wait(&self) -> (ExitStatus, String) {
+        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
+        command
+            .args(["--exact", self.name, "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, self.name)
+            .env("RUST_BACKTRACE", "0")
+            // Large blocks of the C library's heap are mappings when taken and none when freed, and there is one
+            // heap for all threads: so mappings can be counted. mallopt(3)
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
+            .env("MALLOC_ARENA_MAX", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let limits = self.limits.clone();
+        // SAFETY: between fork and exec only setrlimit(2) is called, which allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(move || limits.iter().try_for_each(|&(resource, value)| limit(resource, value)));
+        }
+        let mut child = command.spawn().expect("the test binary starts");
+        // Pipes, since a limit on file sizes does not concern them; read aside, so that a full one holds nobody up.
+        let readers =
+            [drain(child.stdout.take().expect("a pipe")), drain(child.stderr.take().expect("a pipe"))];
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                break Some(status);
+            }
+            if started.elapsed() > self.deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let output: String = readers.into_iter().map(|reader| reader.join().unwrap_or_default()).collect();
+        let status = status
+            .unwrap_or_else(|| panic!("case {} took longer than {:?}:\n{output}", self.name, self.deadline));
+        (status, output)
+    }
+}
+
+fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = from.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// Ends the case as one that cannot run here; the reason is shown.
+pub fn skip(reason: &str) -> ! {
+    eprintln!("{reason}");
+    std::process::exit(SKIPPED)
+}
+
+/// Sets a limit of this process, soft and hard.
+pub fn limit(resource: Resource, value: u64) -> std::io::Result<()> {
+    set_limit(resource, value, value)
+}
+
+/// Sets the soft limit alone, so that it can be raised again.
+pub fn soft_limit(resource: Resource, value: u64) -> std::io::Result<()> {
+    set_limit(resource, value, limits_of(resource).rlim_max)
+}
+
+/// Soft and hard limit.
+pub fn limits_of(resource: Resource) -> libc::rlimit {
+    let mut found = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one structure that lives over the call.
+    unsafe { libc::getrlimit(resource, &raw mut found) };
+    found
+}
+
+fn set_limit(resource: Resource, soft: u64, hard: u64) -> std::io::Result<()> {
+    let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: reads one structure that lives over the call.
+    if unsafe { libc::setrlimit(resource, &raw const wanted) } == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
+/// A line of this process's status in /proc.
+pub fn status_line(name: &str) -> String {
+    let text = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in /proc/self/status")).trim().to_owned()
+}
+
+/// Bytes locked by this process (`VmLck`).
+pub fn locked() -> u64 {
+    kilobytes("VmLck")
+}
+
+/// Bytes of address space of this process (`VmSize`).
+pub fn address_space() -> u64 {
+    kilobytes("VmSize")
+}
+
+fn kilobytes(name: &str) -> u64 {
+    status_line(name).trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+}
+
+/// From here on an ordinary user without any capability; a case that cannot become one is skipped.
+pub fn become_ordinary_user() {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: these change the ids of this process; the C library carries them over to all its threads.
+    let became = unsafe {
+        if libc::geteuid() == 0 {
+            libc::setgroups(0, std::ptr::null()) == 0
+                && libc::setresgid(NOBODY, NOBODY, NOBODY) == 0
+                && libc::setresuid(NOBODY, NOBODY, NOBODY) == 0
+                // A change of user makes a process undumpable, and takes its own /proc files from it.
+                && libc::prctl(libc::PR_SET_DUMPABLE, 1) == 0
+        } else {
+            true
+        }
+    };
+    if !became || status_line("CapEff").trim_start_matches('0') != "" {
+        skip("needs root, to become a user without capabilities, or such a user");
+    }
+}
+
+/// What the process has taken from the system.
+pub struct Footprint {
+    descriptors: BTreeSet<String>,
+    /// In small pieces: a large one would be a mapping of its own.
+    mappings: BTreeSet<String>,
+    locked: u64,
+}
+
+impl Footprint {
+    /// As it is now.
+    pub fn now() -> Self {
+        Self { descriptors: descriptors(), mappings: maps(), locked: locked() }
+    }
+
+    /// Mappings.
+    pub fn mappings(&self) -> usize {
+        self.mappings.len()
+    }
+
+    /// Bytes locked.
+    pub fn locked(&self) -> u64 {
+        self.locked
+    }
+
+    /// Descriptors.
+    pub fn descriptors(&self) -> usize {
+        self.descriptors.len()
+    }
+
+    /// Nothing more, and nothing less, than there was before.
+    pub fn assert_same(&self, when: impl Display) {
+        let now = Self::now();
+        assert_eq!(now.descriptors, self.descriptors, "descriptors {when}");
+        assert_eq!(now.locked, self.locked, "locked bytes {when}");
+        if now.mappings.len() != self.mappings.len() {
+            let new: Vec<_> = now.mappings.difference(&self.mappings).collect();
+            let gone: Vec<_> = self.mappings.difference(&now.mappings).collect();
+            let (before, after) = (self.mappings.len(), now.mappings.len());
+            panic!("{after} mappings instead of {before} {when}; new: {new:#?}; gone: {gone:#?}");
+        }
+    }
+}
+
+fn descriptors() -> BTreeSet<String> {
+    let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").flatten();
+    names
+        .filter_map(|entry| {
+            let target = std::fs::read_link(entry.path()).ok()?;
+            let number = entry.file_name().into_string().ok()?;
+            // The listing itself.
+            (!target.ends_with("fd")).then(|| format!("{number} -> {}", target.display()))
+        })
+        .collect()
+}
+
+fn maps() -> BTreeSet<String> {
+    let file = std::fs::File::open("/proc/self/maps").expect("/proc/self/maps");
+    std::io::BufReader::new(file).lines().map(|line| line.expect("a line")).collect()
+}
+
+/// Descriptors of the library's in-memory files.
+pub fn share_files() -> Vec<i32> {
+    let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").flatten();
+    let mut found: Vec<i32> = names
+        .filter(|entry| {
+            std::fs::read_link(entry.path())
+                .is_ok_and(|target| target.to_string_lossy().contains("memfd:securememory"))
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The mask under which needles are kept, so that the search does not find itself.
+const MASK: u64 = 0x5aa5_c33c_9669_f00f;
+
+/// Bytes to be searched for, kept masked.
+pub struct Needle {
+    masked: Vec<u64>,
+    len: usize,
+}
+
+impl Needle {
+    /// `len` bytes (a multiple of 8) that look random and occur nowhere else.
+    pub fn new(seed: u64, len: usize) -> Self {
+        let mut state = seed | 1;
+        let masked = (0..len / 8)
+            .map(|_| {
+                // Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014 (the mixing).
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                mixed ^ (mixed >> 27)
+            })
+            .collect();
+        Self { masked, len }
+    }
+
+    /// One byte of it.
+    #[inline]
+    pub fn byte(&self, index: usize) -> u8 {
+        // Byte by byte: no word of it is to be found on the stack either.
+        let shift = index % 8 * 8;
+        (self.masked[index / 8] >> shift) as u8 ^ (MASK >> shift) as u8
+    }
+
+    /// Its length.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Writes the bytes from `from` on.
+    pub fn write(&self, room: &mut [u8], from: usize) {
+        for (index, place) in room.iter_mut().enumerate() {
+            *place = self.byte(from + index);
+        }
+    }
+
+    /// Is this what `write` wrote?
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        bytes.iter().enumerate().all(|(index, &byte)| byte == self.byte(index))
+    }
+
+    /// Where in the readable memory of the process windows of 8 of its bytes lie: at most a few places.
+    pub fn find(&self) -> Vec<String> {
+        let masked_byte = |at: usize, n: usize| self.byte(at + n) ^ (MASK >> (n * 8)) as u8;
+        let window = |at| (0..8).fold(0, |word, n| word | u64::from(masked_byte(at, n)) << (n * 8));
+        let masked: BTreeSet<u64> = (0..=self.len - 8).map(window).collect();
+        // The first two bytes decide for nearly all places.
+        let mut likely = vec![false; 1 << 16];
+        for word in &masked {
+            likely[((word ^ MASK) & 0xffff) as usize] = true;
+        }
+        let memory = std::fs::File::open("/proc/self/mem").expect("/proc/self/mem");
+        let mut buffer = vec![0u8; 1 << 16];
+        let own = buffer.as_ptr().addr()..buffer.as_ptr().addr() + buffer.len();
+        let mut found = Vec::new();
+        for line in maps().iter().filter(|line| line.contains(" rw")) {
+            let (start, end) =
+                line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
+            let mut at = usize::from_str_radix(start, 16).expect("an address");
+            let end = usize::from_str_radix(end, 16).expect("an address");
+            while at < end {
+                let want = buffer.len().min(end - at);
+                let Ok(got) = memory.read_at(&mut buffer[..want], at as u64) else { break };
+                for offset in 0..got.saturating_sub(7) {
+                    let first = u16::from_le_bytes([buffer[offset], buffer[offset + 1]]);
+                    if likely[usize::from(first)] && !own.contains(&(at + offset)) {
+                        let word =
+                            u64::from_le_bytes(buffer[offset..offset + 8].try_into().expect("8 bytes"));
+                        if masked.contains(&(word ^ MASK)) && found.len() < 8 {
+                            found.push(format!("{:#x} in {line}", at + offset));
+                        }
+                    }
+                }
+                // Windows across the border are seen in the next piece.
+                at += if got > 8 && at + got < end { got - 7 } else { got.max(1) };
+            }
+        }
+        buffer.fill(0);
+        found
+    }
+}
