@@ -682,7 +682,7 @@ fn a_reader_that_falters() {
                 End::Panics,
             ];
             for end in ends {
-                for (give, len) in [(0usize, 32usize), (31, 32), (200, 256), (5000, 9000)] {
+                for (give, len) in [(0usize, 32usize), (31, 32), (5000, 9000)] {
                     seed += 1;
                     let needle = Needle::new(seed, len.next_multiple_of(8));
                     let mut reader = Faltering { needle: &needle, given: 0, give, end };
@@ -1098,8 +1098,9 @@ fn no_mapping_is_left() {
             let view = secret.view().unwrap();
             assert_eq!(*view, *b"0 paged one");
             view.finish().unwrap();
-            assert!(!secret.status().stuck_open);
         }
+        // Seldom: it reads the whole listing of mappings.
+        assert!(secrets.iter().step_by(100).all(|secret| !secret.status().stuck_open));
         let mut changed = 0;
         for secret in secrets.iter().take(20) {
             match secret.view_mut() {

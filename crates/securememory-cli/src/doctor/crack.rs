@@ -15,7 +15,7 @@ use rustix::fs::{FileType, fstat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::memory::{Mapping, Sight, Walk, walk};
+use super::memory::{Mapping, Sight, walk};
 use super::verdict::Trouble;
 
 /// Bytes of a key and of each of its shares.
@@ -88,14 +88,25 @@ impl Record {
 }
 
 /// A key that opens the record, and where it was.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The vault's key.
     pub key: [u8; KEY],
     /// Where it, or the share of it that lies in memory, was found.
     pub address: usize,
-    /// Was it put together from a share in memory and one in a file?
-    pub combined: bool,
+    /// What it was combined with.
+    pub with: With,
+}
+
+/// What makes the key of 32 bytes in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// Nothing: they are the key.
+    Nothing,
+    /// These bytes of a file.
+    File([u8; KEY]),
+    /// Other bytes in memory, at this address.
+    Memory(usize),
 }
 
 /// A search for the key.
@@ -105,6 +116,8 @@ pub struct Crack<'a> {
     step: usize,
     /// Sets of 32 bytes that were tried, each alone and with every share.
     pub tried: usize,
+    /// The first of them, and where they were.
+    kept: Vec<(usize, [u8; KEY])>,
     /// What was found.
     pub found: Option<Found>,
 }
@@ -112,7 +125,7 @@ pub struct Crack<'a> {
 impl<'a> Crack<'a> {
     /// Prepares to try every `step` bytes; `shares` come from files.
     pub fn new(record: &'a Record, shares: &'a [[u8; KEY]], step: usize) -> Self {
-        Self { record, shares, step, tried: 0, found: None }
+        Self { record, shares, step, tried: 0, kept: Vec::new(), found: None }
     }
 
     /// Tries all of these bytes.
@@ -128,20 +141,38 @@ impl<'a> Crack<'a> {
                 return;
             }
             self.tried += 1;
-            self.attempt(*candidate, place, false);
+            if self.kept.len() < MOST_PAIRED {
+                self.kept.push((place, *candidate));
+            }
+            self.attempt(*candidate, place, With::Nothing);
             for share in self.shares {
-                let mut key = *candidate;
-                key.iter_mut().zip(share).for_each(|(byte, share)| *byte ^= share);
-                self.attempt(key, place, true);
+                self.attempt(both(candidate, share), place, With::File(*share));
             }
         }
     }
 
-    fn attempt(&mut self, key: [u8; KEY], address: usize, combined: bool) {
-        if self.found.is_none() && self.record.open(&key).is_some() {
-            self.found = Some(Found { key, address, combined });
+    /// Tries every two of the sets that were kept together.
+    fn look_at_pairs(&mut self) {
+        let sets = std::mem::take(&mut self.kept);
+        for (number, (place, one)) in sets.iter().enumerate() {
+            for (address, other) in &sets[..number] {
+                self.attempt(both(one, other), *address, With::Memory(*place));
+            }
         }
     }
+
+    fn attempt(&mut self, key: [u8; KEY], address: usize, with: With) {
+        if self.found.is_none() && self.record.open(&key).is_some() {
+            self.found = Some(Found { key, address, with });
+        }
+    }
+}
+
+/// So many sets of 32 bytes make half a second of pairs.
+const MOST_PAIRED: usize = 4000;
+
+fn both(one: &[u8; KEY], other: &[u8; KEY]) -> [u8; KEY] {
+    std::array::from_fn(|byte| one[byte] ^ other[byte])
 }
 
 /// Keys and shares of keys look random; text, code, pointers and zeros do not. Of 32 random bytes at least 16
@@ -154,18 +185,23 @@ fn looks_random(bytes: &[u8; KEY]) -> bool {
     seen.iter().map(|word| word.count_ones()).sum::<u32>() >= 16
 }
 
-/// Searches what the process can have written for the key.
+/// Searches what the process can have written for the key: every set of 32 bytes alone, with every share, and
+/// every two sets together.
 pub fn search(
     sight: &Sight,
     mappings: &[Mapping],
     record: &Record,
     shares: &[[u8; KEY]],
-) -> (Option<Found>, usize, Walk) {
-    let own: Vec<Mapping> = mappings.iter().filter(|mapping| mapping.own()).cloned().collect();
+) -> (Option<Found>, usize) {
+    // The heap comes last: in it lie the doctor's own masks, which look random too.
+    let own: Vec<Mapping> = mappings.iter().rev().filter(|mapping| mapping.own()).cloned().collect();
     // Keys and shares are at least 16-byte aligned.
     let mut crack = Crack::new(record, shares, 16);
-    let walk = walk(sight, &own, |address, bytes| crack.look(address, bytes));
-    (crack.found, crack.tried, walk)
+    walk(sight, &own, |address, bytes| crack.look(address, bytes));
+    if crack.found.is_none() {
+        crack.look_at_pairs();
+    }
+    (crack.found, crack.tried)
 }
 
 /// Descriptors of a process, and what could be read through them.
@@ -276,19 +312,27 @@ mod tests {
         other.iter_mut().zip(share).for_each(|(byte, share)| *byte ^= share);
         for cipher in [1, 2] {
             let (record, plain) = sealed(cipher, key);
-            for (hidden, combined) in [(key, false), (other, true)] {
+            for (hidden, with) in [(key, With::Nothing), (other, With::File(share))] {
                 let mut memory = vec![0; 200];
                 memory[68..100].copy_from_slice(&hidden);
                 let shares = [[9; KEY], share];
                 let mut crack = Crack::new(&record, &shares, 4);
                 crack.look(0x1000, &memory);
                 let found = crack.found.unwrap();
-                assert_eq!((found.address, found.combined), (0x1000 + 68, combined));
+                assert_eq!((found.address, found.with), (0x1000 + 68, with));
                 assert_eq!(record.open(&found.key).unwrap(), plain);
                 let mut misaligned = Crack::new(&record, &shares, 8);
                 misaligned.look(0x1000, &memory);
                 assert!(misaligned.found.is_none());
             }
+            let mut memory = vec![0; 200];
+            memory[32..64].copy_from_slice(&share);
+            memory[128..160].copy_from_slice(&other);
+            let mut crack = Crack::new(&record, &[], 16);
+            crack.look(0x1000, &memory);
+            assert!(crack.found.is_none());
+            crack.look_at_pairs();
+            assert_eq!(crack.found, Some(Found { key, address: 0x1020, with: With::Memory(0x1080) }));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::crack::KEY;
+use super::crack::{Found, KEY, With};
 use super::finder::Finder;
 use super::memory::{Mapping, Sight, Walk, walk};
 use super::needle::Needle;
@@ -12,7 +12,8 @@ use super::verdict::Trouble;
 const BEACON: usize = 0;
 const SECRET: usize = 1;
 const KEY_ITSELF: usize = 2;
-const NAMES: [&str; 4] = ["beacon", "secret", "key", "key in the cipher's first state"];
+const NAMES: [&str; 5] =
+    ["beacon", "secret", "key", "key in the cipher's first state", "key share that belongs in a file"];
 
 /// A search and what it has seen so far.
 pub struct Search {
@@ -25,12 +26,15 @@ pub struct Search {
 
 impl Search {
     /// Prepares to search for the secret of an order, and for a key.
-    pub fn new(order: &Order, key: Option<&[u8; KEY]>) -> Result<Self, Trouble> {
+    pub fn new(order: &Order, key: Option<&Found>) -> Result<Self, Trouble> {
         let mut needles = vec![order.beacon.clone(), order.needle.clone()];
-        if let Some(key) = key {
-            needles.push(Needle::hide(*key)?);
-            needles
-                .push(Needle::hide(key.iter().zip(AEGIS_CONSTANTS).map(|(byte, constant)| byte ^ constant))?);
+        if let Some(found) = key {
+            let state = found.key.iter().zip(AEGIS_CONSTANTS).map(|(byte, constant)| byte ^ constant);
+            needles.push(Needle::hide(found.key)?);
+            needles.push(Needle::hide(state)?);
+            if let With::File(share) = found.with {
+                needles.push(Needle::hide(share)?);
+            }
         }
         let finder = Finder::new(&needles.iter().collect::<Vec<_>>());
         if finder.windows(SECRET) == 0 {
@@ -103,6 +107,16 @@ pub fn place(mappings: &[Mapping], address: usize) -> String {
         Some("") => format!("at {address:#x}"),
         Some(name) => format!("in {name}"),
         None => format!("at offset {address:#x}"),
+    }
+}
+
+/// Where a key was, in words.
+pub fn how(found: &Found, mappings: &[Mapping]) -> String {
+    let at = place(mappings, found.address);
+    match found.with {
+        With::Nothing => format!("the vault's key lies {at}"),
+        With::File(_) => format!("a share {at} and a share from a descriptor make the vault's key"),
+        With::Memory(other) => format!("shares {at} and {} make the vault's key", place(mappings, other)),
     }
 }
 

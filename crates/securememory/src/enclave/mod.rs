@@ -202,12 +202,14 @@ impl Enclave {
         slot.close_window();
     }
 
-    /// Destroys the key and gives everything back; in a child that inherited it, does nothing.
+    /// Destroys the key; in a child that inherited it, does nothing.
+    pub(crate) fn destroy_key(&mut self) {
+        self.hold.destroy(&self.anchor);
+    }
+
+    /// Gives the page back that everything else hung on. The last call; in the owner process only.
     pub(crate) fn end(&mut self) {
-        if self.is_alive() {
-            self.hold.destroy(&self.anchor);
-            self.anchor.end();
-        }
+        self.anchor.end();
     }
 }
 

@@ -330,12 +330,11 @@ impl Scratch {
             if state & OWNED == 0 || slot.secret.load(Ordering::Relaxed) != secret {
                 continue;
             }
-            // Conditional on still being an owned view: the slot may have changed hands meanwhile.
-            let mark = |state: u32| (state & OWNED != 0).then_some(state | REVOKED);
-            if let Ok(before) = slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark)
-                && before & (OWNED - 1) == 0
-            {
-                wipe_slot(slot);
+            // Conditional on still being an owned view: the slot may have changed hands meanwhile. Counted as a use, so
+            // that the view cannot end, and the slot go to another, before it is wiped.
+            let mark = |state: u32| (state & OWNED != 0).then_some((state | REVOKED) + 1);
+            if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark).is_ok() {
+                end_use(slot);
             }
         }
     }
@@ -390,6 +389,20 @@ impl Vacant {
 impl Drop for Vacant {
     fn drop(&mut self) {
         self.0.release();
+    }
+}
+
+/// Ends a use of an owned view. The last one after a revocation wipes, and only then gives up its count.
+fn end_use(slot: &Slot) {
+    let mut state = slot.state.load(Ordering::Acquire);
+    loop {
+        if state & REVOKED != 0 && state & (OWNED - 1) == 1 {
+            wipe_slot(slot);
+        }
+        match slot.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return,
+            Err(seen) => state = seen,
+        }
     }
 }
 
@@ -559,9 +572,14 @@ impl Lease {
 
     /// Ends a use; the last one after a revocation wipes.
     pub(crate) fn end_use(&self) {
-        let before = self.slot.state.fetch_sub(1, Ordering::AcqRel);
-        if before & REVOKED != 0 && before & (OWNED - 1) == 1 {
-            wipe_slot(self.slot);
+        end_use(self.slot);
+    }
+
+    /// Ends an owned view, whose uses have ended but for a revocation that may be wiping it right now.
+    pub(crate) fn disown(&self) {
+        let idle = |state: u32| (state & (OWNED - 1) == 0).then_some(BUSY);
+        while self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle).is_err() {
+            std::thread::yield_now();
         }
     }
 

@@ -81,6 +81,7 @@ impl Machinery {
             match Scratch::new(settings.views_max, levels, settings.locked_max, enclave.locked_bytes()) {
                 Ok(scratch) => scratch,
                 Err(error) => {
+                    enclave.destroy_key();
                     enclave.end();
                     return Err(error);
                 }
@@ -206,7 +207,8 @@ impl Drop for Machinery {
         if !self.enclave.is_alive() {
             return;
         }
-        self.enclave.end();
+        // The key first; then what is only worth something with it; the page that scratch may lie in last.
+        self.enclave.destroy_key();
         // SAFETY: all secrets and owned views hold references to the machinery, so there are none;
         // a borrowed view that was forgotten can no longer be used by anybody.
         unsafe {
@@ -215,5 +217,6 @@ impl Drop for Machinery {
             self.slabs.end();
             slots::free(self.tickets);
         }
+        self.enclave.end();
     }
 }

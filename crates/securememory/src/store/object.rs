@@ -14,6 +14,7 @@ use crate::status::{AtRest, Status};
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::Sealed;
+use crate::store::slab::{Slabs, Taken};
 
 /// Labels are cut from the same slabs as secrets.
 pub(crate) const MAX_LABEL: usize = 255;
@@ -114,6 +115,27 @@ pub(crate) trait Source<E> {
     fn write(self, room: &mut [u8]) -> Result<(), TryError<E>>;
 }
 
+/// The pieces of a secret in the making: given back unless it is made, also where the source panics.
+struct Pieces<'a> {
+    slabs: &'a Slabs,
+    taken: &'a Taken,
+    size: usize,
+}
+
+impl Pieces<'_> {
+    fn keep(self) {
+        let _ = std::mem::ManuallyDrop::new(self);
+    }
+}
+
+impl Drop for Pieces<'_> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: of no secret: whoever made one has called `keep`.
+        unsafe { self.slabs.give_secret(Some((self.taken.header, HEADER)), self.taken.body, self.size) };
+    }
+}
+
 /// A counted reference to a secret.
 pub(crate) struct Object(NonNull<Header>);
 
@@ -165,24 +187,14 @@ impl Object {
         let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
         let size = if sealed { Sealed::size(len)? } else { Paged::SIZE };
         let taken = machinery.slabs.take_secret(HEADER, size)?;
-        let made = if sealed {
-            machinery
-                .enclave
-                .satisfies(levels)
-                .map_err(TryError::Failed)
-                .and_then(|()| Sealed::make(&machinery, &taken, policy, (len, align), source))
-                .map(Body::Sealed)
+        let pieces = Pieces { slabs: &machinery.slabs, taken: &taken, size };
+        let body = if sealed {
+            machinery.enclave.satisfies(levels)?;
+            Body::Sealed(Sealed::make(&machinery, &taken, policy, (len, align), source)?)
         } else {
-            Paged::make(&machinery, &taken, policy, (len, align), source).map(Body::Paged)
+            Body::Paged(Paged::make(&machinery, &taken, policy, (len, align), source)?)
         };
-        let body = match made {
-            Ok(body) => body,
-            Err(error) => {
-                // SAFETY: taken above, and not published.
-                unsafe { machinery.slabs.give_secret(Some((taken.header, HEADER)), taken.body, size) };
-                return Err(error);
-            }
-        };
+        pieces.keep();
         let header = taken.header.cast::<Header>();
         // SAFETY: a fresh piece of the right size and alignment.
         unsafe {

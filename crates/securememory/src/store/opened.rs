@@ -134,14 +134,11 @@ fn end_lease(header: &Header, lease: Lease) -> Result<(), Error> {
         lease.forsake();
         return Err(Error::Forked);
     }
-    let outcome = if lease.is_revoked() || header.gate.is_revoked() {
-        Err(Error::Revoked)
-    } else {
-        lease.check_canary(&header.machinery.canary)
-    };
+    let intact = lease.check_canary(&header.machinery.canary);
+    let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
     lease.release();
     header.gate.notify();
-    outcome
+    intact.and(revoked)
 }
 
 enum Edit {
@@ -261,8 +258,16 @@ impl Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            // Reported by `with`; nobody is left to tell here.
-            let _ = end_lease(self.object.header(), lease);
+            let header = self.object.header();
+            if header.check_alive().is_err() {
+                lease.forsake();
+                return;
+            }
+            // What went wrong was reported by `with`; nobody is left to tell here.
+            lease.disown();
+            lease.release();
+            header.gate.notify();
+            scrub::after_view();
         }
     }
 }

@@ -349,13 +349,15 @@ impl Needle {
         // The first two bytes decide for nearly all places.
         let mut likely = vec![false; 1 << 16];
         for word in &masked {
-            likely[((word ^ MASK) & 0xffff) as usize] = true;
+            likely[usize::from(*word as u16 ^ MASK as u16)] = true;
         }
         let memory = std::fs::File::open("/proc/self/mem").expect("/proc/self/mem");
         let mut buffer = vec![0u8; 1 << 16];
         let own = buffer.as_ptr().addr()..buffer.as_ptr().addr() + buffer.len();
         let mut found = Vec::new();
-        for line in maps().iter().filter(|line| line.contains(" rw")) {
+        // What is readable, but for files that cannot be written.
+        let searched = |line: &&String| line.contains(" rw") || (line.contains(" r") && !line.contains('/'));
+        for line in maps().iter().filter(searched) {
             let (start, end) =
                 line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
             let mut at = usize::from_str_radix(start, 16).expect("an address");
@@ -363,7 +365,16 @@ impl Needle {
             while at < end {
                 let want = buffer.len().min(end - at);
                 let Ok(got) = memory.read_at(&mut buffer[..want], at as u64) else { break };
-                for offset in 0..got.saturating_sub(7) {
+                // Pages of zeros are many, and their comparison is fast.
+                let empty = |offset: usize| buffer[offset..got].starts_with(&[0; 4096]);
+                let mut next = 0;
+                while next + 8 <= got {
+                    let offset = next;
+                    if offset % 512 == 0 && empty(offset) {
+                        next += 4089;
+                        continue;
+                    }
+                    next += 1;
                     let first = u16::from_le_bytes([buffer[offset], buffer[offset + 1]]);
                     if likely[usize::from(first)] && !own.contains(&(at + offset)) {
                         let word =

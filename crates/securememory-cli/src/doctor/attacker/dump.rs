@@ -28,7 +28,7 @@ pub fn core_dump(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble>
         Ok(sight) => find_key(&victim, &sight)?,
         Err(_) => None,
     };
-    let mut search = Search::new(order, key.as_ref().map(|found| &found.key))?;
+    let mut search = Search::new(order, key.as_ref())?;
     victim.open_view()?;
     let undumped = victim.facts.undumped.clone();
     let status = victim.last_command(Command::Abort)?;

@@ -26,7 +26,7 @@ pub fn fork_child(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble
         format!("{} of {tries} ways to use it are refused ({})", tries - worked.len(), refused.join("; "));
     let sight = Sight::outside(child)?;
     let maps = mappings(child)?;
-    let mut search = Search::new(order, key.as_ref().map(|found| &found.key))?;
+    let mut search = Search::new(order, key.as_ref())?;
     search.memory(&sight, &maps);
     search.saw()?;
     if !worked.is_empty() {
@@ -38,7 +38,7 @@ pub fn fork_child(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble
     }
     if let Some(decoy) = victim.facts.decoy {
         let shares = loot(child, Through::Duplicate)?.shares;
-        let (found, _, _) = search_key(&sight, &maps, &Record::take(&parent, &decoy)?, &shares);
+        let (found, _) = search_key(&sight, &maps, &Record::take(&parent, &decoy)?, &shares);
         if let Some(found) = found {
             let place = place(&maps, found.address);
             return Ok(Verdict::leaked(format!(
@@ -52,7 +52,7 @@ pub fn fork_child(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble
 /// Many children, made at any moment of a read in another thread.
 pub fn fork_in_read(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
     let key = find_key(&victim, &Sight::outside(victim.pid)?)?;
-    let mut search = Search::new(order, key.as_ref().map(|found| &found.key))?;
+    let mut search = Search::new(order, key.as_ref())?;
     let (mut children, mut total, mut finds, mut leaky) = (0_u64, Walk::default(), None, 0_u64);
     let start = Instant::now();
     let mut reply = victim.command(Command::ForkInRead)?;

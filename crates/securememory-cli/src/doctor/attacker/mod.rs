@@ -77,7 +77,7 @@ fn find_key(victim: &Captive, sight: &Sight) -> Result<Option<Found>, Trouble> {
     let Some(decoy) = victim.facts.decoy else { return Ok(None) };
     let record = Record::take(sight, &decoy).map_err(Trouble::forbidden("/proc/PID/mem"))?;
     let Loot { shares, read, refused, .. } = loot(victim.pid, Through::Duplicate)?;
-    let (found, tried, walk) = search(sight, &mappings(victim.pid)?, &record, &shares);
+    let (found, tried) = search(sight, &mappings(victim.pid)?, &record, &shares);
     if found.is_none() && refused > 0 {
         return Err(Trouble::NotHere(format!(
             "{refused} descriptors of the victim could not be duplicated, so the key it uses is not known"
@@ -85,7 +85,7 @@ fn find_key(victim: &Captive, sight: &Sight) -> Result<Option<Found>, Trouble> {
     }
     if found.is_none() {
         return Err(Trouble::failed(format!(
-            "the vault's key was not found where it must be: {walk}, tried {tried} sets of 32 bytes with {read} files"
+            "the vault's key was not found where it must be: tried {tried} sets of 32 bytes with {read} files"
         )));
     }
     Ok(found)

@@ -2,7 +2,7 @@
 
 use super::captive::Captive;
 use super::find_key;
-use crate::doctor::crack::KEY;
+use crate::doctor::crack::{KEY, With};
 use crate::doctor::memory::{Sight, mappings, without};
 use crate::doctor::order::{Command, Order};
 use crate::doctor::promises::Kept;
@@ -15,7 +15,8 @@ pub fn residue(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
     victim.command_facts(Command::Exercise)?;
     let key = find_key(&victim, &sight)?;
     // Where the key rests whole is its page (Guarded); put together from shares (Split) it rests nowhere.
-    let key_at = key.filter(|found| !found.combined).map(|found| found.address..found.address + KEY);
+    let key_at =
+        key.filter(|found| found.with == With::Nothing).map(|found| found.address..found.address + KEY);
     if key_at.is_some() && order.kept == Kept::SealedSplit {
         return Ok(Verdict::leaked("the key lies in memory whole, not in two shares"));
     }
@@ -25,7 +26,7 @@ pub fn residue(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
             victim.command_done(*end)?;
         }
         let mut maps = mappings(victim.pid)?;
-        let mut search = Search::new(order, key.as_ref().map(|found| &found.key))?;
+        let mut search = Search::new(order, key.as_ref())?;
         if end.is_none() {
             // Where it is meant to be it is not even read: a user's key has no business in this process.
             maps = without(&maps, victim.facts.plaintext.map(|(address, len)| address..address + len));

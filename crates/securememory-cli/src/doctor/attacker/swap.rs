@@ -4,6 +4,7 @@ use std::fs;
 
 use super::captive::Captive;
 use super::find_key;
+use crate::doctor::crack::With;
 use crate::doctor::memory::Sight;
 use crate::doctor::order::{Claim, Command};
 use crate::doctor::verdict::{Trouble, Verdict};
@@ -13,7 +14,7 @@ pub fn swap(mut victim: Captive) -> Result<Verdict, Trouble> {
     let sight = Sight::outside(victim.pid)?;
     let mut places = Vec::new();
     if let Some(found) = find_key(&victim, &sight)? {
-        places.push((if found.combined { "key share" } else { "key" }, found.address));
+        places.push((if found.with == With::Nothing { "key" } else { "key share" }, found.address));
     }
     if let Some((address, _)) = victim.facts.plaintext {
         places.push(("secret at rest", address));

@@ -1,10 +1,10 @@
 //! Another process that reads memory and descriptors: `proc-mem`, `proc-fd`, `both-shares`.
 
 use super::captive::Captive;
-use crate::doctor::crack::{Found, KEY, Loot, Record, Through, loot, search};
-use crate::doctor::memory::{Mapping, Sight, mappings};
+use crate::doctor::crack::{KEY, Loot, Record, Through, loot, search};
+use crate::doctor::memory::{Sight, mappings};
 use crate::doctor::order::Order;
-use crate::doctor::search::{Search, place};
+use crate::doctor::search::{Search, how};
 use crate::doctor::verdict::{Trouble, Verdict};
 
 /// Memory alone, whatever its pages allow.
@@ -36,7 +36,7 @@ fn take(order: &Order, victim: &Captive, loot: &Loot) -> Result<Verdict, Trouble
         return Ok(Verdict::leaked(format!("{}, {finds}", plain.walk)));
     }
     let Some(decoy) = victim.facts.decoy else { return Ok(Verdict::blocked(plain.nothing())) };
-    let (found, tried, _) = search(&sight, &maps, &Record::take(&sight, &decoy)?, &loot.shares);
+    let (found, tried) = search(&sight, &maps, &Record::take(&sight, &decoy)?, &loot.shares);
     match found {
         Some(found) => {
             Ok(Verdict::leaked(format!("{}{}", how(&found, &maps), open(order, victim, &sight, &found.key)?)))
@@ -44,22 +44,13 @@ fn take(order: &Order, victim: &Captive, loot: &Loot) -> Result<Verdict, Trouble
         None => {
             let shares = match loot.shares.len() {
                 0 => String::new(),
-                files => format!(", alone or with what {files} files begin with,"),
+                files => format!(", with what {files} files begin with,"),
             };
             Ok(Verdict::blocked(format!(
-                "{}; none of {tried} sets of 32 bytes{shares} is the key",
+                "{}; none of {tried} sets of 32 bytes{shares} and no two of them make the key",
                 plain.nothing()
             )))
         }
-    }
-}
-
-fn how(found: &Found, maps: &[Mapping]) -> String {
-    let place = place(maps, found.address);
-    if found.combined {
-        format!("a share {place} and a share from a descriptor make the vault's key")
-    } else {
-        format!("the vault's key lies {place}")
     }
 }
 

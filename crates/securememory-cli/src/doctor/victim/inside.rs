@@ -1,12 +1,12 @@
 //! Attacks by code inside the process: stray reads, stray writes, reads after the close.
 
 use super::held::Held;
-use crate::doctor::crack::{Crack, Record};
+use crate::doctor::crack::{Crack, Record, search as search_key};
 use crate::doctor::finder::Finder;
 use crate::doctor::memory::{Pipe, Sight, mappings, walk};
 use crate::doctor::needle::Needle;
 use crate::doctor::order::Order;
-use crate::doctor::search::{Search, place, windows};
+use crate::doctor::search::{Search, how, windows};
 use crate::doctor::verdict::{Trouble, Verdict};
 
 /// Reads every byte that a load can read; searches for the secret, and tries all of it as the key.
@@ -26,15 +26,15 @@ pub fn stray_read(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
     if let Some(finds) = search.finds(&maps) {
         return Ok(Verdict::leaked(format!("{}; {finds}", search.walk)));
     }
-    let Some(crack) = crack else { return Ok(Verdict::blocked(search.nothing())) };
-    match crack.found {
-        Some(found) => Ok(Verdict::leaked(format!("found the key itself {}", place(&maps, found.address)))),
-        None => Ok(Verdict::blocked(format!(
-            "{}; {} sets of 32 bytes are not the key",
-            search.nothing(),
-            crack.tried
-        ))),
-    }
+    let (Some(crack), Some(record)) = (crack, &record) else { return Ok(Verdict::blocked(search.nothing())) };
+    let found = crack.found.or_else(|| search_key(&sight, &maps, record, &[]).0);
+    Ok(match found {
+        Some(found) => Verdict::leaked(how(&found, &maps)),
+        None => {
+            let tried = crack.tried;
+            Verdict::blocked(format!("{}; none of {tried} sets of 32 bytes is the key", search.nothing()))
+        }
+    })
 }
 
 /// For a control process, which does not have the secret: the windows of it that are here nevertheless.

@@ -46,7 +46,7 @@ impl KeyHold {
             Hold::Guarded => Ok((Self::Guarded(Guarded::make(anchor, levels)?), None)),
             Hold::Split | Hold::Auto => match Split::make(anchor) {
                 Ok(split) => Ok((Self::Split(split), None)),
-                Err(cause) if level == Level::Require && wish == Hold::Split => match cause {
+                Err(cause) if level == Level::Require => match cause {
                     Error::System(call) => Err(Error::HoldRefused(call)),
                     other => Err(other),
                 },
