@@ -57,13 +57,7 @@ fn use_fully(name: &str, vault: &Vault) {
 
 /// A first round, so that what a process takes once (by the library, the test harness, the C library) is taken.
 fn warm_up() {
-    // Stacks of threads are kept for the next ones.
-    let barrier = &std::sync::Barrier::new(2);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| barrier.wait());
-        }
-    });
+    common::keep_stacks();
     for (name, builder) in builders() {
         use_fully(name, &builder.build().unwrap());
     }
@@ -945,12 +939,9 @@ fn ten_thousand_owned_views() {
                 matches!(secret.close_timeout(late), Ok(Closed::Deferred { views }) if views.views() == 500)
             );
             drop(secret);
-            std::thread::scope(|scope| {
-                for part in views.chunks(250) {
-                    scope.spawn(move || {
-                        assert!(part.iter().all(|view| view.with(|b| b == b"seen by many").unwrap()));
-                    });
-                }
+            let parts: Vec<&[OwnedView]> = views.chunks(250).collect();
+            common::in_threads(&parts, |part| {
+                assert!(part.iter().all(|view| view.with(|bytes| bytes == b"seen by many").unwrap()));
             });
             views.clear();
             use_fully(name, &vault);

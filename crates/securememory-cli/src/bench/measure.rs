@@ -31,19 +31,27 @@ pub(super) struct Figures {
 
 /// Runs `rounds` rounds of both.
 pub(super) fn in_turns(op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result<Figures, Failure> {
-    let op_count = calibrate(op)?;
-    let floor_count = calibrate(floor)?;
+    let origin = Instant::now();
+    in_turns_by(&|| origin.elapsed(), op, floor, rounds)
+}
+
+/// Tells the time that has passed since a fixed moment.
+type Clock<'a> = &'a dyn Fn() -> Duration;
+
+fn in_turns_by(clock: Clock, op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result<Figures, Failure> {
+    let op_count = calibrate(clock, op)?;
+    let floor_count = calibrate(clock, floor)?;
     let (mut ops, mut floors, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let (mut op_time, mut floor_time) = (Duration::ZERO, Duration::ZERO);
         for slice in 0..SLICES {
             // Who goes first changes from slice to slice: neither always finds the caches of the other.
             if slice % 2 == 0 {
-                op_time += time(op, op_count)?;
-                floor_time += time(floor, floor_count)?;
+                op_time += time(clock, op, op_count)?;
+                floor_time += time(clock, floor, floor_count)?;
             } else {
-                floor_time += time(floor, floor_count)?;
-                op_time += time(op, op_count)?;
+                floor_time += time(clock, floor, floor_count)?;
+                op_time += time(clock, op, op_count)?;
             }
         }
         let op_ns = per_call(op_time, op_count);
@@ -63,12 +71,12 @@ pub(super) fn in_turns(op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result
 }
 
 /// Warms up and finds how many calls fill a slice.
-fn calibrate(batch: &mut Batch) -> Result<u64, Failure> {
-    let begin = Instant::now();
+fn calibrate(clock: Clock, batch: &mut Batch) -> Result<u64, Failure> {
+    let begin = clock();
     let mut count = 1;
     loop {
-        let took = time(batch, count)?;
-        if begin.elapsed() >= WARM_UP && took > Duration::ZERO {
+        let took = time(clock, batch, count)?;
+        if clock().saturating_sub(begin) >= WARM_UP && took > Duration::ZERO {
             let fitting = SLICE.as_nanos() * u128::from(count) / took.as_nanos();
             return Ok(u64::try_from(fitting).unwrap_or(u64::MAX).max(1));
         }
@@ -78,10 +86,10 @@ fn calibrate(batch: &mut Batch) -> Result<u64, Failure> {
     }
 }
 
-fn time(batch: &mut Batch, count: u64) -> Result<Duration, Failure> {
-    let begin = Instant::now();
+fn time(clock: Clock, batch: &mut Batch, count: u64) -> Result<Duration, Failure> {
+    let begin = clock();
     batch(count)?;
-    Ok(begin.elapsed())
+    Ok(clock().saturating_sub(begin))
 }
 
 fn per_call(time: Duration, count: u64) -> f64 {
@@ -98,6 +106,9 @@ fn median(values: &mut [f64]) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
     #[test]
@@ -106,19 +117,23 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_of_twice_the_work_has_a_ratio_of_about_two() {
-        let work = |times: u32| -> Batch {
+    fn the_ratio_is_that_of_the_times_and_survives_disturbed_rounds() {
+        // A clock that only these batches move, and an operation that takes ten times as long now and then.
+        let now = Rc::new(Cell::new(Duration::ZERO));
+        let calls = Rc::new(Cell::new(0u32));
+        let batch = |nanos: u64, disturbed: bool| -> Batch {
+            let (now, calls) = (Rc::clone(&now), Rc::clone(&calls));
             Box::new(move |count| {
-                for n in 0..count * u64::from(times) * 100 {
-                    std::hint::black_box(n);
-                }
+                calls.set(calls.get() + 1);
+                let slow = if disturbed && calls.get() % 80 < 9 { 10 } else { 1 };
+                now.set(now.get() + Duration::from_nanos(nanos * count * slow));
                 Ok(())
             })
         };
-        let figures = in_turns(&mut work(2), &mut work(1), 7).unwrap();
-        // Wide, since other tests run at the same time.
-        assert!((1.2..3.5).contains(&figures.ratio), "{figures:?}");
-        assert!(figures.ratio_low <= figures.ratio && figures.ratio <= figures.ratio_high, "{figures:?}");
+        let figures = in_turns_by(&|| now.get(), &mut batch(300, true), &mut batch(200, false), 15).unwrap();
+        assert!((figures.ratio - 1.5).abs() < 0.001, "{figures:?}");
+        assert!((figures.ns - 300.0).abs() < 0.1 && (figures.floor_ns - 200.0).abs() < 0.1, "{figures:?}");
+        assert!(figures.ratio_low <= figures.ratio && figures.ratio < figures.ratio_high, "{figures:?}");
     }
 
     #[test]

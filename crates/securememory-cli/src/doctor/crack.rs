@@ -79,9 +79,10 @@ impl Record {
             cipher.decrypt_in_place(&mut bytes, &self.tag, &self.bound).ok()?;
         } else {
             let nonce = self.nonce.first_chunk::<24>()?;
+            let bound = [&self.bound[..], &self.nonce[24..]].concat();
             let cipher = XChaCha20Poly1305::new(key.into());
             let place = bytes.as_mut_slice().into();
-            cipher.decrypt_inout_detached(nonce.into(), &self.bound, place, (&self.tag).into()).ok()?;
+            cipher.decrypt_inout_detached(nonce.into(), &bound, place, (&self.tag).into()).ok()?;
         }
         Some(bytes)
     }
@@ -298,8 +299,9 @@ mod tests {
         } else {
             let sealer = XChaCha20Poly1305::new(&key.into());
             let nonce = record.nonce.first_chunk::<24>().unwrap();
+            let bound = [&record.bound[..], &record.nonce[24..]].concat();
             let place = record.ciphertext.as_mut_slice().into();
-            sealer.encrypt_inout_detached(nonce.into(), &record.bound, place).unwrap().into()
+            sealer.encrypt_inout_detached(nonce.into(), &bound, place).unwrap().into()
         };
         (record, plain)
     }

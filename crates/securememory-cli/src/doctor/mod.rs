@@ -125,8 +125,8 @@ fn notes(own_key: bool) -> Vec<String> {
     }
     if cfg!(debug_assertions) {
         notes.push(
-            "this is a build without optimisation, in which traces of keys may stay on the stack: try `cargo run \
-             --release -- doctor`"
+            "this is a debug build: where the library and its cipher are not optimised either, traces of keys may \
+             stay on the stack; the promises are those of `cargo run --release -- doctor`"
                 .to_owned(),
         );
     }

@@ -132,7 +132,7 @@ pub const TABLE: [Row; 15] = [
         attack: Attack::ProcMem,
         name: "proc-mem",
         deed: "another process that may trace this one reads all its memory through /proc/PID/mem, pages without \
-               access included, and tries all of it as the key",
+               access included, and tries all of it, alone and in pairs, as the key",
         plain: leaked("it is there to read"),
         split: blocked("the other key share is not in memory"),
         guarded: leaked("page protection does not bind a tracer: he takes the key from its page"),

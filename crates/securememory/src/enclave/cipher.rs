@@ -17,8 +17,10 @@ use crate::policy::Cipher;
 
 /// Bytes of a key.
 pub(crate) const KEY: usize = 32;
-/// Bytes of a nonce; XChaCha20 uses the first 24 of them.
+/// Bytes of a nonce; XChaCha20 uses the first 24 of them, and the rest is bound like associated data.
 pub(crate) const NONCE: usize = 32;
+/// Bytes of associated data.
+pub(crate) const ASSOCIATED: usize = 48;
 /// Bytes of a tag.
 pub(crate) const TAG: usize = 16;
 const XNONCE: usize = 24;
@@ -66,21 +68,33 @@ pub(crate) fn stack(cipher: Cipher) -> usize {
     }
 }
 
+/// What XChaCha20-Poly1305 takes for a nonce, and what it binds.
+fn split<'a>(
+    nonce: &'a [u8; NONCE],
+    associated: &[u8; ASSOCIATED],
+) -> Result<(&'a [u8; XNONCE], [u8; ASSOCIATED + NONCE - XNONCE]), Forged> {
+    let (xnonce, rest) = nonce.split_first_chunk().ok_or(Forged)?;
+    let mut bound = [0; ASSOCIATED + NONCE - XNONCE];
+    bound[..ASSOCIATED].copy_from_slice(associated);
+    bound[ASSOCIATED..].copy_from_slice(rest);
+    Ok((xnonce, bound))
+}
+
 /// Encrypts in place and returns the tag.
 #[inline]
 pub(crate) fn seal(
     cipher: Cipher,
     key: &[u8; KEY],
     nonce: &[u8; NONCE],
-    associated: &[u8],
+    associated: &[u8; ASSOCIATED],
     data: &mut [u8],
 ) -> Result<[u8; TAG], Forged> {
     match cipher {
         Cipher::Aegis256 => Ok(Aegis256::<TAG>::new(key, nonce).encrypt_in_place(data, associated)),
         Cipher::XChaCha20Poly1305 => {
-            let (xnonce, _) = nonce.split_first_chunk::<XNONCE>().ok_or(Forged)?;
+            let (xnonce, bound) = split(nonce, associated)?;
             XChaCha20Poly1305::new(key.into())
-                .encrypt_inout_detached(xnonce.into(), associated, InOutBuf::from(data))
+                .encrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data))
                 .map(Into::into)
                 .map_err(|_| Forged)
         }
@@ -93,7 +107,7 @@ pub(crate) fn open(
     cipher: Cipher,
     key: &[u8; KEY],
     nonce: &[u8; NONCE],
-    associated: &[u8],
+    associated: &[u8; ASSOCIATED],
     data: &mut [u8],
     tag: &[u8; TAG],
 ) -> Result<(), Forged> {
@@ -102,9 +116,9 @@ pub(crate) fn open(
             Aegis256::<TAG>::new(key, nonce).decrypt_in_place(data, tag, associated).map_err(|_| Forged)
         }
         Cipher::XChaCha20Poly1305 => {
-            let (xnonce, _) = nonce.split_first_chunk::<XNONCE>().ok_or(Forged)?;
+            let (xnonce, bound) = split(nonce, associated)?;
             XChaCha20Poly1305::new(key.into())
-                .decrypt_inout_detached(xnonce.into(), associated, InOutBuf::from(data), tag.into())
+                .decrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data), tag.into())
                 .map_err(|_| Forged)
         }
     }
@@ -137,7 +151,10 @@ mod tests {
             prop_assert!(open(cipher, &key, &nonce, &associated, &mut changed, &tag).is_err());
             let mut other = associated;
             other[flip.index(48)] ^= 0x80;
-            prop_assert!(open(cipher, &key, &nonce, &other, &mut data, &tag).is_err());
+            prop_assert!(open(cipher, &key, &nonce, &other, &mut data.clone(), &tag).is_err());
+            let mut other = nonce;
+            other[flip.index(NONCE)] ^= 0x80;
+            prop_assert!(open(cipher, &key, &other, &associated, &mut data, &tag).is_err());
         }
     }
 }

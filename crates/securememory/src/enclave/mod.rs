@@ -10,10 +10,12 @@ pub(crate) mod hold;
 use crate::error::{Error, Protection};
 use crate::os;
 use crate::policy::{Cipher, Hold, Level, Levels};
+use crate::region::both;
 use crate::region::scratch::Lease;
 use crate::region::scrub;
 use crate::registry::Thread;
-use cipher::{NONCE, TAG};
+use crate::status::Protections;
+use cipher::{ASSOCIATED, NONCE, TAG};
 use hold::KeyHold;
 use hold::anchor::Anchor;
 
@@ -24,9 +26,6 @@ pub(crate) struct Binding {
     pub(crate) secret: u64,
     pub(crate) version: u64,
 }
-
-/// Bytes of associated data.
-const ASSOCIATED: usize = 48;
 
 impl Binding {
     /// `"smv1"`, cipher, vault, secret, version, epoch (always 0 so far), length; little endian.
@@ -108,9 +107,22 @@ impl Enclave {
         self.anchor.locked_bytes() + self.hold.locked_bytes()
     }
 
+    /// What is in force now on all that holds the key and its shares.
+    pub(crate) fn protections(&self) -> Protections {
+        self.hold
+            .protections(true)
+            .map_or(self.anchor.protections(), |hold| both(self.anchor.protections(), hold))
+    }
+
+    /// What was found in force there at creation.
+    pub(crate) fn protections_at_creation(&self) -> Protections {
+        let anchor = *self.anchor.protections_at_creation();
+        self.hold.protections(false).map_or(anchor, |hold| both(anchor, hold))
+    }
+
     /// Refuses where a secret requires more than the vault got.
     pub(crate) fn satisfies(&self, levels: Levels) -> Result<(), Error> {
-        let got = self.anchor.protections_at_creation();
+        let got = self.protections_at_creation();
         let wanted = [
             (Protection::Lock, levels.lock, got.lock),
             (Protection::Dump, levels.dump, got.dump),

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Copies without leaving the bytes in any vector register.
+/// Copies without leaving the bytes in a register.
 ///
 /// # Safety
 ///
@@ -13,31 +13,22 @@ use std::sync::atomic::{Ordering, compiler_fence};
 #[inline]
 #[allow(unsafe_code)]
 pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // From memory to memory: a register that had the last word would be saved on the stack by some later function.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: `rep movsb` reads and writes exactly the ranges that the caller vouches for; the direction flag
     // is clear by the calling convention.
     unsafe {
-        if len >= 128 {
-            std::arch::asm!(
-                "rep movsb",
-                inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
-                options(nostack, preserves_flags)
-            );
-            return;
-        }
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags)
+        );
     }
-    // Volatile, or the compiler would turn the loops into a call of memcpy.
-    let words = len / 8;
-    for index in 0..words {
-        // SAFETY: inside the ranges; `usize` arithmetic stays below `len`.
-        unsafe {
-            let word = from.cast::<u64>().add(index).read_unaligned();
-            std::ptr::write_volatile(to.cast::<[u8; 8]>().add(index), word.to_ne_bytes());
-        }
-    }
-    for index in words * 8..len {
-        // SAFETY: as above.
-        unsafe { std::ptr::write_volatile(to.add(index), from.add(index).read()) };
+    // Volatile, or the compiler would turn the loop into a call of memcpy.
+    #[cfg(not(target_arch = "x86_64"))]
+    for index in 0..len {
+        // SAFETY: inside the ranges that the caller vouches for.
+        unsafe { std::ptr::write_volatile(to.add(index), from.add(index).read_volatile()) };
     }
 }
 

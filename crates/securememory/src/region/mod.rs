@@ -174,6 +174,21 @@ pub(crate) fn verify(at: NonNull<u8>, len: usize, claimed: Protections) -> Prote
     }
 }
 
+/// What is in force on two ranges together: of each protection what is worse.
+pub(crate) fn both(one: Protections, other: Protections) -> Protections {
+    let worse = |one: Achieved, other: Achieved| {
+        let is_other =
+            !other.got || (other.evidence == Evidence::Unverified && one.evidence != Evidence::Unverified);
+        if one.got && is_other { other } else { one }
+    };
+    Protections {
+        guard: worse(one.guard, other.guard),
+        lock: worse(one.lock, other.lock),
+        dump: worse(one.dump, other.dump),
+        fork: worse(one.fork, other.fork),
+    }
+}
+
 /// Refuses what is required but, after [`verify`], not in force.
 pub(crate) fn insist(protections: &Protections) -> Result<(), Error> {
     let all = [

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::locks::{Lock, Rank};
 use crate::os;
 use crate::policy::{Level, Levels};
+use crate::region::bytes;
 use crate::region::geometry;
 use crate::region::{Secured, Slab, insist, secure, verify};
 
@@ -74,11 +75,16 @@ struct Inner {
     slabs: Vec<Slab>,
     /// Slots of the last slab that have not been used yet.
     fresh: usize,
+    /// Pages taken and not given back: `free` has room for them, so that the end of a secret never allocates.
+    out: usize,
+    /// Pages whose owners have gone, but that could not be opened to be wiped.
+    lost: Vec<Pages>,
 }
 
 impl Pool {
     pub(crate) fn new() -> Self {
-        let inner = Inner { free: Vec::new(), free_bytes: 0, slabs: Vec::new(), fresh: 0 };
+        let inner =
+            Inner { free: Vec::new(), free_bytes: 0, slabs: Vec::new(), fresh: 0, out: 0, lost: Vec::new() };
         Self { inner: Lock::new(Rank::Pages, inner), locked: AtomicUsize::new(0) }
     }
 
@@ -87,15 +93,21 @@ impl Pool {
         let page = os::page_size();
         let capacity = geometry::capacity_for(0, len, align, page)?;
         let mut inner = self.inner.lock()?;
+        inner.recover();
         let fits = |pages: &Pages| pages.capacity == capacity && pages.levels == levels;
         // Most recently used first: its lines are still in the cache.
         if let Some(index) = inner.free.iter().rposition(fits) {
             inner.free_bytes -= capacity;
+            inner.out += 1;
             return Ok(inner.free.swap_remove(index));
         }
-        // Room for its return, so that the end of a secret never allocates.
-        inner.free.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Pages>() })?;
+        let room = inner.out + 1;
+        inner
+            .free
+            .try_reserve(room)
+            .map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Pages>() })?;
         let pages = if capacity == page { inner.take_fresh(levels)? } else { map_single(capacity, levels)? };
+        inner.out += 1;
         if pages.secured.is_locked() {
             self.locked.fetch_add(capacity, Ordering::Relaxed);
         }
@@ -106,6 +118,7 @@ impl Pool {
     #[allow(unsafe_code)]
     pub(crate) fn give(&self, pages: Pages) -> Result<(), Error> {
         let mut inner = self.inner.lock()?;
+        inner.out -= 1;
         if pages.single && inner.free_bytes.saturating_add(pages.capacity) > KEEP {
             drop(inner);
             if pages.secured.is_locked() {
@@ -116,10 +129,18 @@ impl Pool {
                 unsafe { slab.release() }.map_err(Error::from)
             });
         }
-        inner.free.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Pages>() })?;
-        inner.free_bytes += pages.capacity;
-        inner.free.push(pages);
+        inner.keep(pages);
         Ok(())
+    }
+
+    /// Takes back pages that could not be opened to be wiped. That is tried again by whoever takes pages next, and
+    /// when the pool ends.
+    pub(crate) fn lose(&self, pages: Pages) {
+        // Without the lock or without memory they stay as they are, out of use.
+        let Ok(mut inner) = self.inner.lock() else { return };
+        if inner.lost.try_reserve(1).is_ok() {
+            inner.lost.push(pages);
+        }
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {
@@ -134,11 +155,14 @@ impl Pool {
     #[allow(unsafe_code)]
     pub(crate) unsafe fn end(&mut self) {
         let Ok(mut inner) = self.inner.lock() else { return };
+        inner.recover();
+        // What still cannot be wiped is at least given back: the kernel clears pages before others get them.
+        let lost = std::mem::take(&mut inner.lost);
         for slab in inner.slabs.drain(..) {
             // SAFETY: the caller vouches that none of its pages is in use.
             let _ = unsafe { slab.release() };
         }
-        for pages in std::mem::take(&mut inner.free) {
+        for pages in std::mem::take(&mut inner.free).into_iter().chain(lost) {
             if let (true, Some(slab)) = (pages.single, single_slab(&pages)) {
                 // SAFETY: as above.
                 let _ = unsafe { slab.release() };
@@ -148,6 +172,29 @@ impl Pool {
 }
 
 impl Inner {
+    /// Keeps wiped pages for later use; room for them was made when they were taken.
+    fn keep(&mut self, pages: Pages) {
+        self.free_bytes += pages.capacity;
+        self.free.push(pages);
+    }
+
+    /// Tries again to wipe what was lost.
+    #[allow(unsafe_code)]
+    fn recover(&mut self) {
+        while let Some(pages) = self.lost.pop() {
+            // SAFETY: the owner has gone, so nobody refers to the pages.
+            unsafe {
+                if pages.protect(os::Access::ReadWrite).is_err() {
+                    self.lost.push(pages);
+                    return;
+                }
+                bytes::wipe(pages.base(), pages.capacity);
+            }
+            self.out -= 1;
+            self.keep(pages);
+        }
+    }
+
     /// The next unused slot of the last slab, or the first of a new one.
     fn take_fresh(&mut self, levels: Levels) -> Result<Pages, Error> {
         let page = os::page_size();

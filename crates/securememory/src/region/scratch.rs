@@ -351,6 +351,13 @@ impl Scratch {
         })
     }
 
+    /// Does the first slot have memory that is not locked?
+    pub(crate) fn first_is_unlocked(&self) -> bool {
+        self.used().first().is_some_and(|slot| {
+            !slot.base.load(Ordering::Relaxed).is_null() && slot.locked.load(Ordering::Relaxed) == 0
+        })
+    }
+
     /// Wipes and gives back everything.
     ///
     /// # Safety

@@ -112,44 +112,54 @@ mod x86_64 {
         }
     }
 
-    /// Zeroes whole cache lines with the widest stores there are: this runs twice in every read, and a call of the C
-    /// library's memset for so few bytes costs as much as the cipher.
+    /// Zeroes with the widest stores there are: this runs twice in every read, and a call of the C library's memset for
+    /// so few bytes costs as much as the cipher. The stores lie on cache lines but for those at the ends.
     ///
     /// # Safety
     ///
-    /// `start` is aligned to 64 bytes and `len`, a multiple of 256 and not zero, bytes from it are the caller's.
+    /// `len` is at least 256, and so many bytes from `start` are the caller's.
     #[inline]
     #[allow(unsafe_code)]
     pub(super) unsafe fn wipe_lines(start: *mut u8, len: usize) {
-        // SAFETY: the loops write exactly the range; the registers are declared as clobbered.
+        // SAFETY: the loops begin at most 63 bytes above `start` and end at most 127 below the end, where unaligned
+        // stores take over; nothing outside the range is written. The registers are declared as clobbered.
         unsafe {
+            let end = start.add(len);
+            let line = start.add(start.align_offset(64));
             if std::arch::is_x86_feature_detected!("avx512f") {
                 asm!(
                     "vpxor xmm0, xmm0, xmm0",
+                    "vmovdqu64 zmmword ptr [{start}], zmm0",
                     "2:",
                     "vmovdqa64 zmmword ptr [{at}], zmm0",
                     "vmovdqa64 zmmword ptr [{at} + 64], zmm0",
-                    "vmovdqa64 zmmword ptr [{at} + 128], zmm0",
-                    "vmovdqa64 zmmword ptr [{at} + 192], zmm0",
-                    "add {at}, 256",
-                    "cmp {at}, {end}",
-                    "jb 2b",
-                    at = inout(reg) start => _, end = in(reg) start.add(len), out("xmm0") _,
+                    "add {at}, 128",
+                    "cmp {at}, {last}",
+                    "jbe 2b",
+                    "vmovdqu64 zmmword ptr [{last}], zmm0",
+                    "vmovdqu64 zmmword ptr [{last} + 64], zmm0",
+                    start = in(reg) start, at = inout(reg) line => _, last = in(reg) end.sub(128), out("xmm0") _,
                     options(nostack)
                 );
             } else if std::arch::is_x86_feature_detected!("avx") {
                 asm!(
                     "vpxor xmm0, xmm0, xmm0",
+                    "vmovdqu ymmword ptr [{start}], ymm0",
+                    "vmovdqu ymmword ptr [{start} + 32], ymm0",
                     "2:",
                     "vmovdqa ymmword ptr [{at}], ymm0",
                     "vmovdqa ymmword ptr [{at} + 32], ymm0",
                     "vmovdqa ymmword ptr [{at} + 64], ymm0",
                     "vmovdqa ymmword ptr [{at} + 96], ymm0",
                     "add {at}, 128",
-                    "cmp {at}, {end}",
-                    "jb 2b",
+                    "cmp {at}, {last}",
+                    "jbe 2b",
+                    "vmovdqu ymmword ptr [{last}], ymm0",
+                    "vmovdqu ymmword ptr [{last} + 32], ymm0",
+                    "vmovdqu ymmword ptr [{last} + 64], ymm0",
+                    "vmovdqu ymmword ptr [{last} + 96], ymm0",
                     "vzeroupper",
-                    at = inout(reg) start => _, end = in(reg) start.add(len), out("xmm0") _,
+                    start = in(reg) start, at = inout(reg) line => _, last = in(reg) end.sub(128), out("xmm0") _,
                     options(nostack)
                 );
             } else {
@@ -203,22 +213,38 @@ pub(crate) fn after_view() {
     registers();
 }
 
-#[repr(align(64))]
-struct Area<const BYTES: usize>(std::mem::MaybeUninit<[u8; BYTES]>);
-
 /// Its own frame covers the area, so that the wiped bytes belong to it.
 #[inline(never)]
 #[allow(unsafe_code)]
 fn wipe_below<const AREA: usize>(depth: usize) {
-    let mut area = Area::<AREA>(std::mem::MaybeUninit::uninit());
+    // Not aligned more than the stack is: between a realigned area and the caller's frame bytes would be left out.
+    let mut area = std::mem::MaybeUninit::<[u8; AREA]>::uninit();
     let used = depth.min(AREA);
-    // SAFETY: the upper `used` bytes of our own local variable, a multiple of 512; the stack grows downwards, so they
+    // SAFETY: the upper `used` bytes of our own local variable; the stack grows downwards, so they
     // lie next to the caller's frame.
     unsafe {
-        let start = area.0.as_mut_ptr().cast::<u8>().add(AREA - used);
+        let start = area.as_mut_ptr().cast::<u8>().add(AREA - used);
         #[cfg(target_arch = "x86_64")]
         x86_64::wipe_lines(start, used);
         #[cfg(not(target_arch = "x86_64"))]
         bytes::wipe(start, used);
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    #![allow(unsafe_code)]
+
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn exactly_the_range_is_wiped(from in 0usize..200, len in 256usize..2000) {
+            let mut area = vec![0xEEu8; 2400];
+            // SAFETY: inside the vector.
+            unsafe { super::x86_64::wipe_lines(area.as_mut_ptr().add(from), len) };
+            prop_assert!(area[from..from + len].iter().all(|&byte| byte == 0));
+            prop_assert!(area[..from].iter().chain(&area[from + len..]).all(|&byte| byte == 0xEE));
+        }
     }
 }

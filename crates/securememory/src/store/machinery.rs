@@ -13,7 +13,7 @@ use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::{HELD, Slot, Thread};
 use crate::shutdown::fork;
-use crate::status::VaultStatus;
+use crate::status::{Evidence, Protections, VaultStatus};
 use crate::store::slab::Slabs;
 
 /// What a vault is built from.
@@ -172,8 +172,18 @@ impl Machinery {
             scratch_slots,
             scratch_unlocked,
             secrets: self.slabs.live(),
-            protections: self.enclave.anchor().protections(),
+            protections: self.enclave.protections(),
         }
+    }
+
+    /// What is in force on the key and on the first scratch.
+    pub(super) fn protections(&self) -> Protections {
+        let mut protections = self.enclave.protections();
+        if protections.lock.got && self.scratch.first_is_unlocked() {
+            protections.lock.got = false;
+            protections.lock.evidence = Evidence::None;
+        }
+        protections
     }
 }
 

@@ -243,7 +243,7 @@ impl Object {
         let header = self.header();
         let (store, version, at_rest, stuck_open, protections) = match &header.body {
             Body::Sealed(sealed) => {
-                let protections = header.machinery.enclave.anchor().protections();
+                let protections = header.machinery.protections();
                 let (version, at_rest) = sealed.at_rest(header).unzip();
                 (Store::Sealed, version.unwrap_or(0), at_rest, false, protections)
             }
@@ -328,19 +328,14 @@ impl Drop for Object {
         // A borrowed view that was forgotten may still be counted, but can no longer be used: it borrowed the secret
         // that is being dropped. So there is nobody whom the gate would have to keep out.
         let body = if header.gate.is_final() {
-            Ok(None)
+            None
         } else {
             match &header.body {
-                Body::Sealed(sealed) => Ok(sealed.take(header)),
-                Body::Paged(paged) => paged.take(header),
-            }
-        };
-        let body = match body {
-            Ok(body) => body,
-            Err(cause) => {
-                // The pages cannot be opened to be wiped: they stay closed, and the header with them.
-                tracing::warn!(secret = header.id, %cause, "a secret was dropped that could not be wiped");
-                return;
+                Body::Sealed(sealed) => sealed.take(header),
+                Body::Paged(paged) => paged.take(header).unwrap_or_else(|cause| {
+                    tracing::warn!(secret = header.id, %cause, "a secret was dropped that cannot be wiped yet");
+                    paged.abandon(header)
+                }),
             }
         };
         // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its slabs.

@@ -310,7 +310,7 @@ impl Paged {
         let verified = self.inspect(header, |pages| {
             NonNull::new(pages.base()).map(|base| verify(base, pages.capacity(), pages.secured().protections))
         });
-        verified.flatten().unwrap_or_else(|| *header.machinery.enclave.anchor().protections_at_creation())
+        verified.flatten().unwrap_or_else(|| header.machinery.enclave.protections_at_creation())
     }
 
     /// Overwrites the pages and gives them back. The caller has begun the end.
@@ -338,6 +338,16 @@ impl Paged {
             let _ = header.machinery.pool.give(at.read());
         }
         Ok(Some((at.cast(), Self::SIZE)))
+    }
+
+    /// Where [`Self::take`] has failed: leaves the pages to the pool, which tries again to wipe them, and takes the
+    /// body away.
+    #[allow(unsafe_code)]
+    pub(super) fn abandon(&self, header: &Header) -> Option<(NonNull<u8>, usize)> {
+        let at = NonNull::new(self.pages.swap(std::ptr::null_mut(), Ordering::AcqRel))?;
+        // SAFETY: as for `take`.
+        header.machinery.pool.lose(unsafe { at.read() });
+        Some((at.cast(), Self::SIZE))
     }
 }
 

@@ -149,6 +149,21 @@ pub fn skip(reason: &str) -> ! {
     std::process::exit(SKIPPED)
 }
 
+/// Starts and ends two threads: the C library keeps their stacks for the next ones.
+pub fn keep_stacks() {
+    let barrier = std::sync::Barrier::new(2);
+    in_threads(&[(); 2], |()| drop(barrier.wait()));
+}
+
+/// Runs `work` on each of `items` in a thread of its own. When it returns, the threads are gone, and not only their work
+/// done, as at the end of a scope.
+pub fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("the thread"));
+    });
+}
+
 /// Sets a limit of this process, soft and hard.
 pub fn limit(resource: Resource, value: u64) -> std::io::Result<()> {
     set_limit(resource, value, value)
@@ -292,8 +307,13 @@ pub fn share_files() -> Vec<i32> {
     found
 }
 
-/// The mask under which needles are kept, so that the search does not find itself.
-const MASK: u64 = 0x5aa5_c33c_9669_f00f;
+/// Added to the bytes of needles, byte by byte, so that the search does not find what it searches with. (An addition,
+/// since masking a masked needle, which the search meets too, must not unmask it.)
+const MASK: [u8; 8] = 0x5aa5_c33c_9669_f00f_u64.to_le_bytes();
+
+fn mask(byte: u8, at: usize) -> u8 {
+    byte.wrapping_add(MASK[at % 8])
+}
 
 /// Bytes to be searched for, kept masked.
 pub struct Needle {
@@ -320,8 +340,7 @@ impl Needle {
     #[inline]
     pub fn byte(&self, index: usize) -> u8 {
         // Byte by byte: no word of it is to be found on the stack either.
-        let shift = index % 8 * 8;
-        (self.masked[index / 8] >> shift) as u8 ^ (MASK >> shift) as u8
+        ((self.masked[index / 8] >> (index % 8 * 8)) as u8).wrapping_sub(MASK[index % 8])
     }
 
     /// Its length.
@@ -343,13 +362,13 @@ impl Needle {
 
     /// Where in the readable memory of the process windows of 8 of its bytes lie: at most a few places.
     pub fn find(&self) -> Vec<String> {
-        let masked_byte = |at: usize, n: usize| self.byte(at + n) ^ (MASK >> (n * 8)) as u8;
-        let window = |at| (0..8).fold(0, |word, n| word | u64::from(masked_byte(at, n)) << (n * 8));
+        let masked_byte = |at: usize, n: usize| u64::from(mask(self.byte(at + n), n)) << (n * 8);
+        let window = |at| (0..8).fold(0, |word, n| word | masked_byte(at, n));
         let masked: BTreeSet<u64> = (0..=self.len - 8).map(window).collect();
         // The first two bytes decide for nearly all places.
         let mut likely = vec![false; 1 << 16];
-        for word in &masked {
-            likely[usize::from(*word as u16 ^ MASK as u16)] = true;
+        for at in 0..=self.len - 8 {
+            likely[usize::from(u16::from_le_bytes([self.byte(at), self.byte(at + 1)]))] = true;
         }
         let memory = std::fs::File::open("/proc/self/mem").expect("/proc/self/mem");
         let mut buffer = vec![0u8; 1 << 16];
@@ -377,9 +396,10 @@ impl Needle {
                     next += 1;
                     let first = u16::from_le_bytes([buffer[offset], buffer[offset + 1]]);
                     if likely[usize::from(first)] && !own.contains(&(at + offset)) {
-                        let word =
-                            u64::from_le_bytes(buffer[offset..offset + 8].try_into().expect("8 bytes"));
-                        if masked.contains(&(word ^ MASK)) && found.len() < 8 {
+                        // Never unmasked as a whole.
+                        let masked_byte = |n: usize| u64::from(mask(buffer[offset + n], n)) << (n * 8);
+                        let word = (0..8).fold(0, |word, n| word | masked_byte(n));
+                        if masked.contains(&word) && found.len() < 8 {
                             found.push(format!("{:#x} in {line}", at + offset));
                         }
                     }

@@ -3,6 +3,7 @@
 //! Opened and closed like a paged secret, by the same gate; so a fetch costs two protection changes, and
 //! waits as a paged reader waits.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::os::{self, Access};
 use crate::policy::Levels;
 use crate::region::bytes;
 use crate::region::pool::{Pages, Pool};
+use crate::region::verify;
+use crate::status::Protections;
 
 /// Nobody holds the page open for longer than a copy of 64 bytes.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,6 +28,8 @@ pub(crate) struct Guarded {
     pages: Option<Pages>,
     gate: Gate,
     check: [u64; CHECK / 8],
+    /// As found at creation.
+    protections: Protections,
 }
 
 impl Guarded {
@@ -33,7 +38,10 @@ impl Guarded {
     pub(crate) fn make(_anchor: &Anchor, levels: Levels) -> Result<Self, Error> {
         let mut pool = Pool::new();
         match Self::fill(&pool, levels) {
-            Ok((pages, check)) => Ok(Self { pool, pages: Some(pages), gate: Gate::new(), check }),
+            Ok((pages, check)) => {
+                let protections = checked(&pages, pages.secured().protections);
+                Ok(Self { pool, pages: Some(pages), gate: Gate::new(), check, protections })
+            }
             Err(error) => {
                 // SAFETY: nobody has been given pages of it; a key that was made was never used.
                 unsafe { pool.end() };
@@ -102,6 +110,14 @@ impl Guarded {
         !self.gate.is_closed() && unsafe { check_equals(head.add(CHECK_AT), &self.check) }
     }
 
+    /// What is in force on the key's page, `now` or at creation.
+    pub(crate) fn protections(&self, now: bool) -> Protections {
+        match &self.pages {
+            Some(pages) if now => checked(pages, self.protections),
+            _ => self.protections,
+        }
+    }
+
     pub(crate) fn locked_bytes(&self) -> usize {
         self.pool.locked_bytes()
     }
@@ -121,4 +137,8 @@ impl Guarded {
             self.pool.end();
         }
     }
+}
+
+fn checked(pages: &Pages, claimed: Protections) -> Protections {
+    NonNull::new(pages.base()).map_or(claimed, |base| verify(base, pages.capacity(), claimed))
 }

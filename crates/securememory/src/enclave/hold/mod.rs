@@ -15,7 +15,7 @@ use crate::enclave::cipher::KEY;
 use crate::error::Error;
 use crate::policy::{Hold, Level, Levels};
 use crate::region::scratch::Lease;
-use crate::status::HoldUsed;
+use crate::status::{HoldUsed, Protections};
 use anchor::Anchor;
 use guarded::Guarded;
 use split::Split;
@@ -101,6 +101,14 @@ impl KeyHold {
         match self {
             Self::Split(split) => split.replicas(),
             Self::Guarded(_) => 0,
+        }
+    }
+
+    /// What is in force, `now` or at creation, on memory of its own; `None` where it has none besides the anchor.
+    pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
+        match self {
+            Self::Split(_) => None,
+            Self::Guarded(guarded) => Some(guarded.protections(now)),
         }
     }
 

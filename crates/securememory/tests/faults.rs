@@ -1,0 +1,1214 @@
+//! Every system call that the library makes fails on purpose, at every place, in every way. Each time: no panic, a
+//! typed error or a recorded step down, nothing lost that was promised, nothing leaked.
+//!
+//! The sweeps set a plan for the n-th call, run one step of a secret's life, take the plan away, and look at what is
+//! there; n grows until the step no longer makes so many calls. Each test runs in a process of its own.
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests end by panics, and damage descriptors and memory by raw calls"
+)]
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::time::Duration;
+
+use common::{Footprint, Needle, case};
+use securememory::testing::inject::{self, Injection, Plan};
+use securememory::{
+    Call, CallError, Closed, Error, ErrorKind, Hold, HoldUsed, Level, Policy, Secret, Store, Vault,
+    VaultBuilder, WithError, with2,
+};
+
+const PAGE: usize = 4096;
+
+/// What a build, a use and an end of a secret may call.
+const CALLS: [Call; 16] = [
+    Call::Mmap,
+    Call::Munmap,
+    Call::Mprotect,
+    Call::Mlock,
+    Call::Madvise,
+    Call::MemfdCreate,
+    Call::Fcntl,
+    Call::Fchmod,
+    Call::Fstat,
+    Call::Pread,
+    Call::Pwrite,
+    Call::Ftruncate,
+    Call::Close,
+    Call::Getrandom,
+    Call::Futex,
+    Call::Sigprocmask,
+];
+
+fn stores() -> [(&'static str, VaultBuilder); 3] {
+    [
+        ("sealed-split", Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require)),
+        ("sealed-guarded", Vault::builder().store(Store::Sealed).hold(Hold::Guarded)),
+        ("paged", Vault::builder().store(Store::Paged).hold(Hold::Guarded)),
+    ]
+}
+
+/// Error numbers that this call may meet. Zero: the call moves half of the bytes.
+fn errnos(call: Call) -> &'static [i32] {
+    match call {
+        Call::MemfdCreate => &[libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EPERM, libc::ENOSYS],
+        Call::Fcntl => &[libc::EMFILE, libc::EPERM, libc::EINVAL],
+        Call::Pread | Call::Pwrite => &[0, libc::EINTR, libc::EIO, libc::EBADF, libc::ENOMEM],
+        Call::Getrandom => &[0, libc::EAGAIN, libc::EINTR, libc::ENOSYS],
+        Call::Ftruncate => &[libc::EFBIG, libc::EINTR, libc::EPERM],
+        Call::Mlock => &[libc::ENOMEM, libc::EPERM, libc::EAGAIN],
+        Call::Madvise => &[libc::EINVAL, libc::EAGAIN, libc::ENOMEM],
+        Call::Futex => &[libc::EINTR, libc::EAGAIN],
+        Call::Mmap | Call::Mprotect | Call::Munmap => &[libc::ENOMEM, libc::EACCES],
+        _ => &[libc::EPERM, libc::EINTR],
+    }
+}
+
+/// One way for one call to fail.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    call: Call,
+    errno: i32,
+    n: u64,
+    /// Do the calls after the n-th fail as well?
+    on: bool,
+}
+
+impl Fault {
+    fn arm(self) -> Armed {
+        let Self { call, errno, n, on } = self;
+        let plan = match (errno, on) {
+            (0, _) => Plan::ShortNth { n },
+            (errno, false) => Plan::Nth { n, errno },
+            (errno, true) => Plan::FromNth { n, errno },
+        };
+        Armed { plan: inject::fail(call, plan), n }
+    }
+
+    fn cause(self) -> CallError {
+        CallError { call: self.call, errno: self.errno }
+    }
+
+    /// Is this what an error because of it looks like?
+    fn explains(self, error: &Error) -> bool {
+        let cause = match error {
+            Error::System(cause) | Error::HoldRefused(cause) | Error::StuckOpen(cause) => *cause,
+            Error::Refused { cause, .. } => *cause,
+            // All replicas of the share could not be read.
+            Error::KeyLost => return self.call == Call::Pread,
+            // The one bound that the process's own limit stands for.
+            Error::ScratchExhausted { .. } => return self.call == Call::Mlock,
+            _ => return false,
+        };
+        cause == self.cause()
+    }
+}
+
+struct Armed {
+    plan: Injection,
+    n: u64,
+}
+
+impl Armed {
+    /// Ends the plan and says whether it came to a failure.
+    fn disarm(self) -> bool {
+        self.plan.calls() >= self.n
+    }
+}
+
+/// A sweep's state: what was there before, and what was seen.
+struct Sweep {
+    name: String,
+    before: RefCell<Footprint>,
+    hits: RefCell<BTreeMap<&'static str, u32>>,
+    errors: Cell<u32>,
+}
+
+impl Sweep {
+    fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            before: RefCell::new(Footprint::now()),
+            hits: RefCell::default(),
+            errors: Cell::new(0),
+        }
+    }
+
+    /// Runs `attempt`, which says whether its fault was hit, for all calls, errors and places.
+    fn run(&self, attempt: impl Fn(Fault) -> bool) {
+        for call in CALLS {
+            for &errno in errnos(call) {
+                for on in [false, true] {
+                    if errno == 0 && on {
+                        continue;
+                    }
+                    for n in 1.. {
+                        let fault = Fault { call, errno, n, on };
+                        let outcome =
+                            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attempt(fault)));
+                        let Ok(hit) = outcome else { panic!("in {} with {fault:?}", self.name) };
+                        self.check_leaks(fault, hit);
+                        if !hit {
+                            break;
+                        }
+                        *self.hits.borrow_mut().entry(call.name()).or_default() += 1;
+                        assert!(n < 300, "{} {fault:?}: no end", self.name);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_leaks(&self, fault: Fault, hit: bool) {
+        match fault.call {
+            // What the system does not take back stays; that it is wiped is checked elsewhere.
+            Call::Munmap if hit => *self.before.borrow_mut() = Footprint::now(),
+            // Without it nobody knows whose the descriptor is: hands off.
+            Call::Fstat if hit => *self.before.borrow_mut() = Footprint::now(),
+            _ => self.before.borrow().assert_same(format_args!("after {} with {fault:?}", self.name)),
+        }
+    }
+
+    /// Notes an error, which must say what was done to the call.
+    fn expect(&self, fault: Fault, error: &Error) {
+        self.errors.set(self.errors.get() + 1);
+        assert!(fault.explains(error), "{} with {fault:?}: {error:?}", self.name);
+        // Its words come without another failure.
+        assert!(!error.to_string().is_empty());
+        let _ = (error.hint().map(|hint| hint.to_string()), error.kind());
+    }
+
+    fn assert_met(&self, calls: &[Call]) {
+        let hits = self.hits.borrow();
+        for call in calls {
+            assert!(hits.contains_key(call.name()), "{}: {call} was never made; {hits:?}", self.name);
+        }
+    }
+
+    fn assert_not_met(&self, calls: &[Call]) {
+        let hits = self.hits.borrow();
+        for call in calls {
+            assert!(!hits.contains_key(call.name()), "{}: {call} was made; {hits:?}", self.name);
+        }
+    }
+}
+
+const OLD: [u8; 24] = *b"the value that was there";
+const NEW: [u8; 24] = *b"a value that replaces it";
+
+fn secret_in(vault: &Vault) -> Secret {
+    let secret = vault.secret().from_bytes(&mut OLD.clone()).unwrap();
+    drop(secret.view().unwrap());
+    secret
+}
+
+fn assert_value(secret: &Secret, value: &[u8]) {
+    let view = secret.view().unwrap();
+    assert_eq!(*view, *value);
+    view.finish().unwrap();
+}
+
+/// All works, as if nothing had been.
+fn assert_usable(secret: &Secret, value: &[u8]) {
+    assert_value(secret, value);
+    let mut other = NEW;
+    secret.replace(&mut other).unwrap();
+    assert_eq!(other, [0; 24]);
+    let owned = secret.owned_view().unwrap();
+    owned.with(|bytes| assert_eq!(bytes, NEW)).unwrap();
+    drop(owned);
+    let status = secret.status();
+    assert_eq!((status.open_views, status.closed, status.stuck_open), (0, false, false));
+    assert_eq!(secret.close(), Ok(Closed::Closed));
+    assert_eq!(secret.view().unwrap_err(), Error::Closed);
+}
+
+fn assert_vault_usable(vault: &Vault) {
+    assert_usable(&secret_in(vault), &OLD);
+    assert_eq!(vault.status().secrets, 0);
+}
+
+fn warm_up() {
+    common::keep_stacks();
+    for (_, builder) in stores() {
+        assert_vault_usable(&builder.build().unwrap());
+    }
+}
+
+/// Sweeps over one step on each store; the vault is built without a fault.
+fn sweep_stores(what: &str, met: [&[Call]; 3], step: impl Fn(&Sweep, Fault, Vault) -> bool) {
+    warm_up();
+    for ((name, builder), met) in stores().into_iter().zip(met) {
+        let sweep = Sweep::new(format!("{what} on {name}"));
+        sweep.run(|fault| step(&sweep, fault, builder.clone().build().unwrap()));
+        sweep.assert_met(met);
+        eprintln!("{}: {:?}, {} errors", sweep.name, sweep.hits.borrow(), sweep.errors.get());
+    }
+}
+
+// ---- the sweeps ----
+
+#[test]
+fn building() {
+    case("building").run(|| {
+        warm_up();
+        let holds = [
+            ("auto", Vault::builder()),
+            ("split", Vault::builder().hold(Hold::Split).hold_level(Level::Require)),
+            ("guarded", Vault::builder().hold(Hold::Guarded)),
+            (
+                "strict",
+                Vault::builder().hold(Hold::Split).hold_level(Level::Require).policy(Policy::strict()),
+            ),
+            ("strict guarded", Vault::builder().hold(Hold::Guarded).policy(Policy::strict())),
+        ];
+        for (name, builder) in holds {
+            let sweep = Sweep::new(format!("building {name}"));
+            let strict = name.starts_with("strict");
+            sweep.run(|fault| {
+                let armed = fault.arm();
+                let built = builder.clone().build();
+                let hit = armed.disarm();
+                match built {
+                    Err(error) => {
+                        assert!(hit, "{error:?}");
+                        sweep.expect(fault, &error);
+                    }
+                    Ok(vault) => {
+                        if hit {
+                            assert_recorded(&vault, fault, name);
+                        }
+                        let status = vault.status();
+                        if strict {
+                            assert!(status.protections.lock.got && status.protections.dump.got);
+                        }
+                        assert!(status.protections.fork.got);
+                        assert_vault_usable(&vault);
+                    }
+                }
+                hit
+            });
+            let common = [Call::Mmap, Call::Mprotect, Call::Mlock, Call::Madvise, Call::Getrandom];
+            sweep.assert_met(&common);
+            let files = [
+                Call::MemfdCreate,
+                Call::Fcntl,
+                Call::Fchmod,
+                Call::Fstat,
+                Call::Ftruncate,
+                Call::Pwrite,
+                Call::Sigprocmask,
+            ];
+            if name.contains("guarded") {
+                sweep.assert_not_met(&files);
+            } else {
+                sweep.assert_met(&files);
+            }
+            assert!(sweep.errors.get() > 0);
+        }
+    });
+}
+
+/// A vault was built though a call failed: then its status tells, or it makes no difference to anybody.
+fn assert_recorded(vault: &Vault, fault: Fault, name: &str) {
+    let status = vault.status();
+    let fallen = status.hold_stepped_down == Some(Error::System(fault.cause()));
+    if fallen {
+        assert_eq!((name, status.hold), ("auto", HoldUsed::Guarded));
+    }
+    // As many as on this machine without a fault.
+    let replicas = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, 8);
+    let fewer = status.hold == HoldUsed::Split && status.replicas < replicas;
+    let refused = [status.protections.lock, status.protections.dump, status.protections.fork]
+        .iter()
+        .any(|one| !one.got && one.refused == Some(fault.cause()));
+    let harmless = match fault.call {
+        // What cannot be merged needs no advice against it; and a child that does not have a page (DONTFORK) has
+        // nothing to be wiped.
+        Call::Madvise => status.protections.dump.got && status.protections.fork.got,
+        // Seals and numbers are tried once; without O_NOATIME and a high number all works.
+        Call::Fcntl | Call::Munmap | Call::Close | Call::Futex => true,
+        // What is short is continued.
+        Call::Getrandom => fault.errno == 0,
+        _ => false,
+    };
+    assert!(fallen || fewer || refused || harmless, "{name}: {fault:?} is not recorded: {status:#?}");
+}
+
+#[test]
+fn creating() {
+    case("creating").run(|| {
+        let files: &[Call] =
+            &[Call::Mmap, Call::Mprotect, Call::Mlock, Call::Madvise, Call::Pread, Call::Getrandom];
+        let pages: &[Call] = &[Call::Mmap, Call::Mprotect, Call::Mlock, Call::Madvise, Call::Getrandom];
+        let paged: &[Call] = &[Call::Mmap, Call::Mprotect, Call::Mlock, Call::Madvise];
+        sweep_stores("creating", [files, pages, paged], |sweep, fault, vault| {
+            let mut source = OLD;
+            let armed = fault.arm();
+            let made = vault.secret().label("a label").from_bytes(&mut source);
+            let hit = armed.disarm();
+            match made {
+                Err(error) => {
+                    sweep.expect(fault, &error);
+                    assert_eq!(source, OLD, "the source of a failed create is untouched");
+                    assert_eq!(vault.status().secrets, 0);
+                }
+                Ok(secret) => {
+                    assert_eq!(source, [0; 24], "the source of a create is wiped");
+                    if hit && fault.call == Call::Mlock {
+                        let status = (secret.status().protections.lock, vault.status());
+                        assert!(!status.0.got || status.1.scratch_unlocked > 0, "{status:?}");
+                    }
+                    assert_usable(&secret, &OLD);
+                }
+            }
+            assert_vault_usable(&vault);
+            hit
+        });
+    });
+}
+
+#[test]
+fn creating_in_place() {
+    case("creating_in_place").run(|| {
+        let sealed: &[Call] = &[Call::Mmap, Call::Mprotect];
+        sweep_stores("creating in place", [sealed, sealed, sealed], |sweep, fault, vault| {
+            // Larger than a page, and more than one at a time.
+            let armed = fault.arm();
+            let mut runs = 0;
+            let one = vault.secret().init_with(3 * PAGE, |room| {
+                runs += 1;
+                assert!(room.iter().all(|&byte| byte == 0), "zeros are found");
+                room.fill(0xC3);
+            });
+            let two = vault.secret().read_from(&mut &OLD[..], 24);
+            let three = vault.secret().random(100);
+            let hit = armed.disarm();
+            assert!(runs <= 1 && (runs == 1 || one.is_err()));
+            for outcome in [&one, &two, &three] {
+                if let Err(error) = outcome {
+                    sweep.expect(fault, error);
+                }
+            }
+            assert_eq!(
+                vault.status().secrets,
+                [&one, &two, &three].iter().filter(|o| o.is_ok()).count() as u64
+            );
+            if let Ok(secret) = one {
+                assert_value(&secret, &[0xC3; 3 * PAGE]);
+            }
+            if let Ok(secret) = two {
+                assert_usable(&secret, &OLD);
+            }
+            if let Ok(secret) = three {
+                assert_eq!(secret.close(), Ok(Closed::Closed));
+            }
+            assert_vault_usable(&vault);
+            hit
+        });
+    });
+}
+
+#[test]
+fn reading() {
+    case("reading").run(|| {
+        let split: &[Call] = &[Call::Pread, Call::Mmap, Call::Mprotect, Call::Madvise, Call::Mlock];
+        let guarded: &[Call] = &[Call::Mprotect, Call::Mmap, Call::Madvise, Call::Mlock];
+        sweep_stores("reading", [split, guarded, &[Call::Mprotect]], |sweep, fault, vault| {
+            let secret = secret_in(&vault);
+            let other = secret_in(&vault);
+            let armed = fault.arm();
+            let mut outcomes = Vec::new();
+            {
+                // Nested, so that scratch must grow.
+                let views: Vec<_> = (0..6).map(|_| secret.view()).collect();
+                for view in views {
+                    outcomes.push(view.and_then(|view| {
+                        assert_eq!(*view, OLD, "a view that was opened shows what is there");
+                        view.finish()
+                    }));
+                }
+            }
+            let with = secret.with(|bytes| bytes == OLD);
+            let with_two = with2(&secret, &other, |a, b| a == OLD && b == OLD);
+            let equal = secret.ct_eq(&other);
+            let hit = armed.disarm();
+            for outcome in outcomes {
+                if let Err(error) = outcome {
+                    sweep.expect(fault, &error);
+                }
+            }
+            for outcome in [with, with_two] {
+                match outcome {
+                    Ok(right) => assert!(right),
+                    Err(WithError::NotRun(error)) => sweep.expect(fault, &error),
+                    Err(WithError::Ran { result, error }) => {
+                        assert!(result && matches!(error, Error::StuckOpen(_)), "{error:?}");
+                        sweep.expect(fault, &error);
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            match equal {
+                Ok(right) => assert!(right),
+                Err(error) => sweep.expect(fault, &error),
+            }
+            assert_usable(&secret, &OLD);
+            assert_usable(&other, &OLD);
+            hit
+        });
+    });
+}
+
+#[test]
+fn changing() {
+    case("changing").run(|| {
+        let split: &[Call] = &[Call::Pread, Call::Getrandom];
+        let guarded: &[Call] = &[Call::Mprotect, Call::Getrandom];
+        sweep_stores(
+            "changing",
+            [split, guarded, &[Call::Mprotect, Call::Madvise]],
+            |sweep, fault, vault| {
+                let secret = secret_in(&vault);
+                let armed = fault.arm();
+                let committed = secret.view_mut().and_then(|mut view| {
+                    assert_eq!(*view, OLD);
+                    view.copy_from_slice(&NEW);
+                    view.commit()
+                });
+                let hit = armed.disarm();
+                // The new value is valid exactly if it was said to be.
+                let value = match committed {
+                    Ok(()) => NEW,
+                    Err(error) => {
+                        sweep.expect(fault, &error);
+                        if matches!(error, Error::StuckOpen(_)) { NEW } else { OLD }
+                    }
+                };
+                assert_eq!(secret.status().version, u64::from(value == NEW));
+                assert_usable(&secret, &value);
+                hit
+            },
+        );
+    });
+}
+
+#[test]
+fn changing_and_discarding() {
+    case("changing_and_discarding").run(|| {
+        let sealed: &[Call] = &[Call::Mprotect];
+        sweep_stores("discarding", [&[Call::Pread], sealed, sealed], |sweep, fault, vault| {
+            let secret = secret_in(&vault);
+            let armed = fault.arm();
+            match secret.view_mut() {
+                Ok(mut view) => view.copy_from_slice(&NEW),
+                Err(error) => sweep.expect(fault, &error),
+            }
+            let hit = armed.disarm();
+            assert_eq!(secret.status().version, 0);
+            assert_usable(&secret, &OLD);
+            hit
+        });
+        sweep_stores("replacing", [&[Call::Pread], sealed, sealed], |sweep, fault, vault| {
+            let secret = secret_in(&vault);
+            let mut source = NEW;
+            let armed = fault.arm();
+            let replaced = secret.replace(&mut source);
+            let hit = armed.disarm();
+            match replaced {
+                Ok(()) => {
+                    assert_eq!(source, [0; 24]);
+                    assert_usable(&secret, &NEW);
+                }
+                Err(error) => {
+                    sweep.expect(fault, &error);
+                    assert_eq!(source, NEW, "an untouched source");
+                    let stuck = matches!(error, Error::StuckOpen(_));
+                    assert_usable(&secret, if stuck { &NEW } else { &OLD });
+                }
+            }
+            hit
+        });
+    });
+}
+
+#[test]
+fn closing() {
+    case("closing").run(|| {
+        sweep_stores("closing", [&[], &[], &[Call::Mprotect]], |sweep, fault, vault| {
+            let secret = secret_in(&vault);
+            let large = vault.secret().random(3 * PAGE).unwrap();
+            let armed = fault.arm();
+            let outcomes = [secret.close(), large.close_timeout(Duration::from_millis(1))];
+            let hit = armed.disarm();
+            for outcome in outcomes {
+                match outcome {
+                    Ok(closed) => assert_eq!(closed, Closed::Closed),
+                    Err(error) => {
+                        assert!(matches!(error, Error::StuckOpen(_)), "{error:?}");
+                        sweep.expect(fault, &error);
+                    }
+                }
+            }
+            for secret in [&secret, &large] {
+                // Closed in any case, and wiped at the next attempt.
+                assert!(secret.status().closed);
+                assert_eq!(secret.view().unwrap_err(), Error::Closed);
+                assert_eq!(secret.close(), Ok(Closed::Closed));
+                assert_eq!(secret.status().at_rest, None);
+            }
+            assert_eq!(vault.status().secrets, 0);
+            assert_vault_usable(&vault);
+            hit
+        });
+    });
+}
+
+#[test]
+fn dropping() {
+    case("dropping").run(|| {
+        sweep_stores("dropping secrets", [&[], &[], &[Call::Mprotect]], |_, fault, vault| {
+            let secrets: Vec<_> = (0..3).map(|_| secret_in(&vault)).collect();
+            let large = vault.secret().random(3 * PAGE).unwrap();
+            let armed = fault.arm();
+            drop((secrets, large));
+            let hit = armed.disarm();
+            assert_vault_usable(&vault);
+            hit
+        });
+        let split: &[Call] = &[Call::Munmap, Call::Ftruncate, Call::Fstat, Call::Close, Call::Sigprocmask];
+        let guarded: &[Call] = &[Call::Munmap, Call::Mprotect];
+        sweep_stores("dropping a vault", [split, guarded, guarded], |_, fault, vault| {
+            let secret = secret_in(&vault);
+            let view = secret.owned_view().unwrap();
+            drop(secret);
+            let armed = fault.arm();
+            drop(vault);
+            drop(view);
+            armed.disarm()
+        });
+    });
+}
+
+#[test]
+fn sharing() {
+    case("sharing").run(|| {
+        let paged: &[Call] = &[Call::Mprotect, Call::Mmap, Call::Madvise, Call::Mlock];
+        sweep_stores("sharing", [&[Call::Pread], &[Call::Mprotect], paged], |sweep, fault, vault| {
+            let secret = secret_in(&vault);
+            let armed = fault.arm();
+            let owned = secret.owned_view();
+            let derived = secret.derive(24, |input, output| output.copy_from_slice(input));
+            let seen =
+                owned.as_ref().map_err(|error| *error).and_then(|view| Ok(view.with(|bytes| bytes == OLD)?));
+            let warmed = vault.warm_thread(6);
+            let hit = armed.disarm();
+            match seen {
+                Ok(right) => assert!(right),
+                Err(error) => sweep.expect(fault, &error),
+            }
+            match derived {
+                Ok(derived) => assert_usable(&derived, &OLD),
+                Err(error) => sweep.expect(fault, &error),
+            }
+            if let Err(error) = warmed {
+                sweep.expect(fault, &error);
+            }
+            drop(owned);
+            assert_usable(&secret, &OLD);
+            hit
+        });
+    });
+}
+
+#[test]
+fn asking() {
+    case("asking").run(|| {
+        sweep_stores("asking", [&[], &[], &[]], |_, fault, vault| {
+            let secret = secret_in(&vault);
+            let armed = fault.arm();
+            let status = secret.status();
+            let of_vault = vault.status();
+            let text = format!("{secret:?} {vault:?} {status:?} {of_vault:?}");
+            let hit = armed.disarm();
+            assert!(!text.is_empty());
+            assert_eq!((status.len, status.closed, status.open_views), (24, false, 0));
+            assert!(status.at_rest.is_some());
+            assert_eq!(of_vault.secrets, 1);
+            assert_usable(&secret, &OLD);
+            hit
+        });
+    });
+}
+
+// ---- pages that do not open or close ----
+
+/// The access of a mapping, as in /proc/self/maps.
+fn access_of(address: usize) -> String {
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let holds = |line: &&str| {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let parse = |text| usize::from_str_radix(text, 16).unwrap();
+        (parse(start)..parse(end)).contains(&address)
+    };
+    text.lines().find(holds).map_or_else(String::new, |line| line.split(' ').nth(1).unwrap().to_owned())
+}
+
+const NO_MEMORY: i32 = libc::ENOMEM;
+
+fn stuck() -> Error {
+    Error::StuckOpen(CallError { call: Call::Mprotect, errno: NO_MEMORY })
+}
+
+#[test]
+fn pages_that_do_not_open() {
+    case("pages_that_do_not_open").run(|| {
+        let vault = Vault::builder().store(Store::Paged).build().unwrap();
+        let secret = secret_in(&vault);
+        let at = secret.status().at_rest.unwrap().address;
+        let refused = Error::System(CallError { call: Call::Mprotect, errno: NO_MEMORY });
+        {
+            let _plan = inject::fail(Call::Mprotect, Plan::Always { errno: NO_MEMORY });
+            assert_eq!(secret.view().unwrap_err(), refused);
+            assert_eq!(refused.kind(), ErrorKind::Limit);
+            assert!(refused.hint().unwrap().to_string().contains("vm.max_map_count"));
+            assert_eq!(secret.with(|_| panic!("run")), Err(WithError::<()>::NotRun(refused)));
+            assert_eq!(secret.view_mut().unwrap_err(), refused);
+            assert_eq!(secret.owned_view().unwrap_err(), refused);
+            let status = secret.status();
+            assert_eq!((status.stuck_open, status.open_views, status.closed), (false, 0, false));
+            assert_eq!(access_of(at), "---p");
+        }
+        assert_usable(&secret, &OLD);
+    });
+}
+
+#[test]
+fn pages_that_do_not_close() {
+    case("pages_that_do_not_close").run(|| {
+        warm_up();
+        let before = Footprint::now();
+        let vault = Vault::builder().store(Store::Paged).build().unwrap();
+        let secret = secret_in(&vault);
+        let at = secret.status().at_rest.unwrap().address;
+        // A change needs pages for an image of what was there; now they are in the vault's pool.
+        drop(secret.view_mut().unwrap());
+        let fail = || inject::fail(Call::Mprotect, Plan::FromNth { n: 2, errno: NO_MEMORY });
+        let assert_stuck = |access| {
+            let status = secret.status();
+            assert!(status.stuck_open && status.open_views == 0 && !status.closed, "{status:?}");
+            assert_eq!(access_of(at), access);
+        };
+        let assert_shut = || {
+            // Any operation tries again; this one only asks.
+            assert!(!secret.status().stuck_open);
+            assert_eq!(access_of(at), "---p");
+        };
+        // A view.
+        let plan = fail();
+        assert_eq!(secret.view().unwrap().finish(), Err(stuck()));
+        assert_stuck("r--p");
+        // It can be read, still without being closed.
+        assert_eq!(secret.with(|bytes| bytes == OLD), Err(WithError::Ran { result: true, error: stuck() }));
+        drop(secret.view().unwrap());
+        assert_stuck("r--p");
+        drop(plan);
+        assert_shut();
+        // The next view closes it.
+        let plan = fail();
+        drop(secret.view().unwrap());
+        drop(plan);
+        assert_eq!(access_of(at), "r--p");
+        assert_eq!(secret.view().unwrap().finish(), Ok(()));
+        assert_eq!(access_of(at), "---p");
+        // A change is valid, and its pages stay open for writing.
+        let plan = fail();
+        let mut view = secret.view_mut().unwrap();
+        view.copy_from_slice(&NEW);
+        assert_eq!(view.commit(), Err(stuck()));
+        assert_stuck("rw-p");
+        assert_eq!(secret.with(|bytes| bytes == NEW), Err(WithError::Ran { result: true, error: stuck() }));
+        drop(plan);
+        assert_value(&secret, &NEW);
+        assert_shut();
+        assert_eq!(secret.status().version, 1);
+        // A discarded change is undone all the same.
+        let plan = fail();
+        let mut view = secret.view_mut().unwrap();
+        view.copy_from_slice(&OLD);
+        drop(view);
+        assert_stuck("rw-p");
+        // A writer finds the pages open.
+        let plan_for_none = inject::fail(Call::Mprotect, Plan::Always { errno: NO_MEMORY });
+        assert!(secret.view_mut().is_err());
+        assert_stuck("rw-p");
+        drop((plan, plan_for_none));
+        assert_value(&secret, &NEW);
+        assert_shut();
+        // A close of stuck pages.
+        let plan = fail();
+        drop(secret.view().unwrap());
+        assert_eq!(secret.close(), Err(stuck()));
+        assert!(secret.status().closed);
+        assert_eq!(secret.view().unwrap_err(), Error::Closed);
+        assert_eq!(secret.close(), Err(stuck()));
+        drop(plan);
+        assert_eq!(secret.close(), Ok(Closed::Closed));
+        assert_eq!(secret.status().at_rest, None);
+        drop(secret);
+        assert_vault_usable(&vault);
+        drop(vault);
+        before.assert_same("in the end");
+    });
+}
+
+#[test]
+fn pages_that_cannot_be_wiped_when_dropped() {
+    case("pages_that_cannot_be_wiped_when_dropped").run(|| {
+        warm_up();
+        let before = Footprint::now();
+        for len in [64usize, 3 * PAGE] {
+            let vault = Vault::builder().store(Store::Paged).build().unwrap();
+            let needle = Needle::new(len as u64, len);
+            let secret = vault.secret().init_with(len, |room| needle.write(room, 0)).unwrap();
+            let stuck_one = vault.secret().init_with(len, |room| needle.write(room, 0)).unwrap();
+            {
+                let _plan = inject::fail(Call::Mprotect, Plan::FromNth { n: 2, errno: NO_MEMORY });
+                drop(stuck_one.view().unwrap());
+                drop(secret);
+                drop(stuck_one);
+            }
+            // Others are made meanwhile, and none of them finds it.
+            for _ in 0..40 {
+                let other =
+                    vault.secret().init_with(len, |room| assert!(room.iter().all(|&b| b == 0))).unwrap();
+                assert_eq!(other.close(), Ok(Closed::Closed));
+            }
+            assert_vault_usable(&vault);
+            drop(vault);
+            assert_eq!(needle.find(), Vec::<String>::new());
+            before.assert_same(format_args!("after secrets of {len} bytes could not be wiped"));
+        }
+    });
+}
+
+/// What the system does not take back has been wiped.
+#[test]
+fn mappings_that_stay_hold_nothing() {
+    case("mappings_that_stay_hold_nothing").run(|| {
+        for (name, builder) in stores() {
+            let vault = builder.build().unwrap();
+            let needle = Needle::new(99, 256);
+            let make = || vault.secret().init_with(256, |room| needle.write(room, 0)).unwrap();
+            let secrets = [make(), make()];
+            let views = [secrets[0].owned_view().unwrap(), secrets[1].owned_view().unwrap()];
+            assert!(!needle.find().is_empty());
+            let _plan = inject::fail(Call::Munmap, Plan::Always { errno: NO_MEMORY });
+            drop((secrets, views, vault));
+            assert_eq!(needle.find(), Vec::<String>::new(), "{name}");
+        }
+    });
+}
+
+// ---- replicas of a share ----
+
+fn split() -> (Vault, Secret, Vec<i32>) {
+    let builder = Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require);
+    let before = common::share_files();
+    let vault = builder.build().unwrap();
+    let files: Vec<i32> = common::share_files().into_iter().filter(|file| !before.contains(file)).collect();
+    assert_eq!(files.len(), vault.status().replicas);
+    assert!(files.len() >= 2);
+    let secret = secret_in(&vault);
+    (vault, secret, files)
+}
+
+/// Nothing goes, nothing changes, and the source stays.
+fn assert_key_lost(vault: &Vault, secret: &Secret) {
+    assert_eq!(secret.view().unwrap_err(), Error::KeyLost);
+    assert_eq!(Error::KeyLost.kind(), ErrorKind::Damage);
+    assert_eq!(secret.owned_view().unwrap_err(), Error::KeyLost);
+    assert_eq!(secret.view_mut().unwrap_err(), Error::KeyLost);
+    let mut source = NEW;
+    assert_eq!(secret.replace(&mut source), Err(Error::KeyLost));
+    assert_eq!(vault.secret().from_bytes(&mut source).unwrap_err(), Error::KeyLost);
+    assert_eq!(source, NEW);
+    assert_eq!(secret.derive(3, |_, _| panic!("called")).unwrap_err(), Error::KeyLost);
+    assert_eq!(vault.status().secrets, 1);
+    assert_eq!(secret.status().open_views, 0);
+}
+
+#[test]
+fn replicas_that_cannot_be_read() {
+    case("replicas_that_cannot_be_read").run(|| {
+        warm_up();
+        let before = Footprint::now();
+        let (vault, secret, files) = split();
+        for plan in [Plan::Nth { n: 1, errno: libc::EIO }, Plan::ShortNth { n: 1 }] {
+            let plan = inject::fail(Call::Pread, plan);
+            assert_value(&secret, &OLD);
+            assert_eq!(plan.calls(), 2, "one fails, another serves");
+        }
+        {
+            let plan = inject::fail(Call::Pread, Plan::Always { errno: libc::EIO });
+            assert_eq!(secret.view().unwrap_err(), Error::KeyLost);
+            assert_eq!(plan.calls(), files.len() as u64, "all are tried");
+            assert_key_lost(&vault, &secret);
+        }
+        // A commit that finds the key lost: the old value is valid.
+        let mut change = secret.view_mut().unwrap();
+        change.copy_from_slice(&NEW);
+        let plan = inject::fail(Call::Pread, Plan::Always { errno: libc::EBADF });
+        assert_eq!(change.commit(), Err(Error::KeyLost));
+        drop(plan);
+        assert_usable(&secret, &OLD);
+        drop((secret, vault));
+        before.assert_same("in the end");
+    });
+}
+
+fn truncate(file: i32, len: i64) {
+    // SAFETY: changes a file by its number.
+    assert_eq!(unsafe { libc::ftruncate(file, len) }, 0);
+}
+
+fn share_in(file: i32) -> [u8; 64] {
+    let mut share = [0; 64];
+    // SAFETY: within the array.
+    assert_eq!(unsafe { libc::pread(file, share.as_mut_ptr().cast(), 64, 0) }, 64);
+    share
+}
+
+fn set_share(file: i32, share: &[u8; 64]) {
+    // SAFETY: within the array.
+    assert_eq!(unsafe { libc::pwrite(file, share.as_ptr().cast(), 64, 0) }, 64);
+}
+
+#[test]
+fn files_that_are_cut() {
+    case("files_that_are_cut").run(|| {
+        warm_up();
+        let before = Footprint::now();
+        for len in [0, 1, 32, 63] {
+            for lost in 0..2 {
+                let (vault, secret, files) = split();
+                truncate(files[lost], len);
+                // From threads that would begin with another replica as well.
+                common::in_threads(&[(); 2], |()| assert_value(&secret, &OLD));
+                assert_usable(&secret, &OLD);
+                assert_vault_usable(&vault);
+                drop((secret, vault));
+                before.assert_same(len);
+            }
+            let (vault, secret, files) = split();
+            let shares: Vec<_> = files.iter().map(|&file| share_in(file)).collect();
+            files.iter().for_each(|&file| truncate(file, len));
+            assert_key_lost(&vault, &secret);
+            // Of the right length again, but empty.
+            files.iter().for_each(|&file| truncate(file, 64));
+            assert_key_lost(&vault, &secret);
+            // A close needs no key.
+            let other = &secret;
+            files.iter().zip(&shares).for_each(|(&file, share)| set_share(file, share));
+            assert_usable(other, &OLD);
+            drop((secret, vault));
+            before.assert_same(len);
+        }
+        // Closed and dropped without a key.
+        let (vault, secret, files) = split();
+        files.iter().for_each(|&file| truncate(file, 0));
+        let second = vault.secret().random(3);
+        assert_eq!(second.unwrap_err(), Error::KeyLost);
+        assert_eq!(secret.close(), Ok(Closed::Closed));
+        drop((secret, vault));
+        before.assert_same("without a key");
+    });
+}
+
+/// A file of the host's, with a known content and position.
+struct Host {
+    file: i32,
+    content: [u8; 100],
+}
+
+impl Host {
+    fn new() -> Self {
+        let content = [0x5A; 100];
+        // SAFETY: makes a file, and writes from the array.
+        let file = unsafe {
+            let file = libc::memfd_create(c"the host's".as_ptr(), libc::MFD_CLOEXEC);
+            assert!(file >= 0);
+            assert_eq!(libc::write(file, content.as_ptr().cast(), 100), 100);
+            file
+        };
+        Self { file, content }
+    }
+
+    /// Puts the file under another number, as a stray dup2 does.
+    fn take_over(&self, number: i32) {
+        // SAFETY: what the number stood for is closed.
+        assert_eq!(unsafe { libc::dup2(self.file, number) }, number);
+    }
+
+    /// Under this number lies the host's file, as it was.
+    fn assert_untouched(&self, number: i32) {
+        let mut found = [0; 200];
+        // SAFETY: within the array; the structure lives over the call.
+        unsafe {
+            assert_eq!(libc::pread(number, found.as_mut_ptr().cast(), 200, 0), 100, "fd {number}");
+            assert_eq!(libc::lseek(number, 0, libc::SEEK_CUR), 100);
+            let mut stat: libc::stat = std::mem::zeroed();
+            assert_eq!(libc::fstat(number, &raw mut stat), 0);
+            assert_eq!(stat.st_mode & 0o777, 0o777, "its mode");
+        }
+        assert_eq!(found[..100], self.content);
+    }
+}
+
+#[test]
+fn descriptors_that_the_host_closes_or_takes() {
+    case("descriptors_that_the_host_closes_or_takes").run(|| {
+        warm_up();
+        let host = Host::new();
+        // SAFETY: closes a number.
+        let close = |number| assert_eq!(unsafe { libc::close(number) }, 0);
+        for lost in 0..2 {
+            // Closed.
+            let (vault, secret, files) = split();
+            close(files[lost]);
+            assert_usable(&secret, &OLD);
+            assert_vault_usable(&vault);
+            drop((secret, vault));
+            assert_eq!(common::share_files(), Vec::<i32>::new());
+            // Closed, and the number taken by another file.
+            let (vault, secret, files) = split();
+            host.take_over(files[lost]);
+            assert_value(&secret, &OLD);
+            let second = secret_in(&vault);
+            assert_usable(&secret, &OLD);
+            host.assert_untouched(files[lost]);
+            drop((secret, second, vault));
+            host.assert_untouched(files[lost]);
+            close(files[lost]);
+            assert_eq!(common::share_files(), Vec::<i32>::new());
+        }
+        // All of them.
+        let (vault, secret, files) = split();
+        files.iter().for_each(|&file| host.take_over(file));
+        assert_key_lost(&vault, &secret);
+        assert_eq!(secret.close(), Ok(Closed::Closed));
+        drop((secret, vault));
+        for &file in &files {
+            host.assert_untouched(file);
+            close(file);
+        }
+        // All closed.
+        let (vault, secret, files) = split();
+        files.iter().for_each(|&file| close(file));
+        assert_key_lost(&vault, &secret);
+        drop((secret, vault));
+        host.assert_untouched(host.file);
+        // A child that inherited host's numbers and ours ends without a trace in ours.
+        let (vault, secret, _) = split();
+        // SAFETY: the child only drops and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let gone = secret.view().map(drop) == Err(Error::Forked);
+            drop((secret, vault));
+            std::process::exit(if gone { 9 } else { 1 });
+        }
+        let mut status = 0;
+        // SAFETY: the number lives over the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 9);
+        assert_usable(&secret, &OLD);
+    });
+}
+
+#[test]
+fn shares_that_are_exchanged() {
+    case("shares_that_are_exchanged").run(|| {
+        let (vault, secret, files) = split();
+        let (stranger, strange_secret, strange_files) = split();
+        let shares: Vec<_> = files.iter().map(|&file| share_in(file)).collect();
+        assert_ne!(shares[0], shares[1], "each replica has a share of its own");
+        let restore = || files.iter().zip(&shares).for_each(|(&file, share)| set_share(file, share));
+        // The share of another vault, for one and for all replicas.
+        set_share(files[0], &share_in(strange_files[0]));
+        assert_value(&secret, &OLD);
+        files.iter().for_each(|&file| set_share(file, &share_in(strange_files[0])));
+        assert_key_lost(&vault, &secret);
+        restore();
+        // The share of another replica.
+        set_share(files[0], &shares[1]);
+        assert_value(&secret, &OLD);
+        set_share(files[1], &shares[0]);
+        if files.len() == 2 {
+            assert_key_lost(&vault, &secret);
+        }
+        restore();
+        // Each byte by itself: the right bytes or an error, and never other bytes.
+        for at in 0..64 {
+            let mut changed = shares.clone();
+            changed.iter_mut().for_each(|share| share[at] ^= 0x10);
+            files.iter().zip(&changed).for_each(|(&file, share)| set_share(file, share));
+            let read = secret.with(|bytes| assert_eq!(bytes, OLD));
+            match read {
+                Err(WithError::NotRun(Error::Tampered)) => assert!(at < 32),
+                Err(WithError::NotRun(Error::KeyLost)) => assert!(at >= 32),
+                other => panic!("{at}: {other:?}"),
+            }
+            restore();
+            assert_value(&secret, &OLD);
+        }
+        assert_usable(&secret, &OLD);
+        assert_usable(&strange_secret, &OLD);
+        drop((vault, stranger));
+    });
+}
+
+// ---- seals beside a wiper ----
+
+/// The page with the alive mark and the shares in memory, of the only vault.
+fn anchor() -> *mut u8 {
+    const ALIVE: u64 = 0x616c_6976_655f_736d;
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let pages = text.lines().filter(|line| line.contains(" rw-p 00000000 00:00 0 ")).filter_map(|line| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let parse = |text| usize::from_str_radix(text, 16).ok();
+        (parse(end)? - parse(start)? == PAGE).then_some(parse(start)?)
+    });
+    let mut found = pages.map(std::ptr::with_exposed_provenance_mut::<u8>).filter(|page| {
+        // SAFETY: a readable page, aligned.
+        unsafe { page.cast::<u64>().read_volatile() == ALIVE }
+    });
+    let page = found.next().expect("the page with the mark");
+    assert_eq!(found.next(), None, "one vault");
+    page
+}
+
+/// Wipes as the library does: the check halves, a fence, the key halves.
+fn wipe_shares(page: *mut u8, replicas: usize) {
+    for replica in 0..replicas {
+        // SAFETY: inside the page of a live vault.
+        unsafe {
+            let share = page.add(64 + replica * 64);
+            (32..64).for_each(|at| share.add(at).write_volatile(0));
+            fence(Ordering::SeqCst);
+            (0..32).for_each(|at| share.add(at).write_volatile(0));
+        }
+    }
+}
+
+fn pause(random: &mut u32) {
+    *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    for _ in 0..(*random >> 16) % 3000 {
+        std::hint::spin_loop();
+    }
+}
+
+/// What is published beside a wiper opens again when the shares are back: it was sealed under the right key.
+#[test]
+fn seals_beside_a_wiper_are_right_or_not_there() {
+    case("seals_beside_a_wiper_are_right_or_not_there").run(|| {
+        let (vault, kept, files) = split();
+        drop(kept);
+        let page = anchor();
+        let shares: Vec<_> = files.iter().map(|&file| share_in(file)).collect();
+        let mut b = vec![0u8; 64 * files.len()];
+        // SAFETY: inside the page.
+        unsafe { std::ptr::copy_nonoverlapping(page.add(64), b.as_mut_ptr(), b.len()) };
+        assert!(b.chunks(32).all(|half| half.iter().any(|&byte| byte != 0)), "the shares are where we think");
+        let changing = vault.secret().from_bytes(&mut 0u64.to_le_bytes()).unwrap();
+        let mut random = 12345;
+        let (mut published, mut lost) = (0usize, 0usize);
+        let started = std::time::Instant::now();
+        let mut round = 0;
+        while started.elapsed() < Duration::from_secs(4) {
+            round += 1;
+            let forked = round % 3 == 2;
+            let stop = AtomicBool::new(false);
+            let running = AtomicU32::new(0);
+            let seal = || {
+                running.fetch_add(1, Ordering::SeqCst);
+                let mut made = Vec::with_capacity(512);
+                let mut error = None;
+                while made.len() < 512 && !stop.load(Ordering::Relaxed) {
+                    match vault.secret().from_bytes(&mut OLD.clone()) {
+                        Ok(secret) => made.push(secret),
+                        Err(refused) => {
+                            error = Some(refused);
+                            break;
+                        }
+                    }
+                }
+                (made, error)
+            };
+            let commit = || {
+                let mut value = changing.with(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).unwrap();
+                running.fetch_add(1, Ordering::SeqCst);
+                while !stop.load(Ordering::Relaxed) {
+                    match changing.replace(&mut (value + 1).to_le_bytes()) {
+                        Ok(()) => value += 1,
+                        Err(error) => return (value, Some(error)),
+                    }
+                }
+                (value, None)
+            };
+            let (sealed, committed) = std::thread::scope(|scope| {
+                let sealer = scope.spawn(seal);
+                // A process whose mark is wiped is a child, in which a writer ends without a trace.
+                let committer = (!forked).then(|| scope.spawn(commit));
+                while running.load(Ordering::SeqCst) < 2 - u32::from(forked) {
+                    std::hint::spin_loop();
+                }
+                pause(&mut random);
+                match round % 3 {
+                    0 => wipe_shares(page, files.len()),
+                    1 => files.iter().for_each(|&file| truncate(file, 0)),
+                    // SAFETY: the mark, as a fork wipes it with all the rest.
+                    _ => unsafe {
+                        page.cast::<u64>().write_volatile(0);
+                        wipe_shares(page, files.len());
+                    },
+                }
+                pause(&mut random);
+                stop.store(true, Ordering::Relaxed);
+                (sealer.join().unwrap(), committer.map(|committer| committer.join().unwrap()))
+            });
+            // SAFETY: inside the page; nobody reads now.
+            unsafe {
+                std::ptr::copy_nonoverlapping(b.as_ptr(), page.add(64), b.len());
+                page.cast::<u64>().write_volatile(0x616c_6976_655f_736d);
+            }
+            files.iter().zip(&shares).for_each(|(&file, share)| set_share(file, share));
+            for error in [sealed.1, committed.and_then(|(_, error)| error)].into_iter().flatten() {
+                assert!(
+                    error == Error::KeyLost || (forked && error == Error::Forked),
+                    "in round {round}: {error:?}"
+                );
+                lost += 1;
+            }
+            for secret in &sealed.0 {
+                assert_eq!(secret.ct_eq_bytes(&OLD), Ok(true), "sealed under a wrong key in round {round}");
+            }
+            published += sealed.0.len();
+            let value = changing.with(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).unwrap();
+            assert!(
+                committed.is_none_or(|(last, _)| value == last),
+                "committed under a wrong key in round {round}"
+            );
+        }
+        eprintln!("{round} rounds, {published} published, {lost} refused");
+        assert!(round > 50 && published > 100 && lost > 50, "{round} {published} {lost}");
+        drop(changing);
+        assert_vault_usable(&vault);
+    });
+}
