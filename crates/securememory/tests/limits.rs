@@ -202,7 +202,7 @@ fn lockable_memory_of_64_kib() {
                 secrets.truncate(secrets.len() - 6);
                 use_fully(name, &vault);
             } else {
-                let secret = vault.secret().from_bytes(&mut *b"sixteen bytes ok".to_vec()).unwrap();
+                let secret = vault.secret().from_bytes(&mut b"sixteen bytes ok".to_vec()).unwrap();
                 let mut views: Vec<View<'_>> = Vec::new();
                 let refused = loop {
                     match secret.view() {
@@ -311,7 +311,7 @@ fn no_descriptor_is_free() {
         warm_up();
         let before = Footprint::now();
         let old = Vault::builder().hold(Hold::Split).hold_level(Level::Require).build().unwrap();
-        let kept = old.secret().from_bytes(&mut *b"made before".to_vec()).unwrap();
+        let kept = old.secret().from_bytes(&mut b"made before".to_vec()).unwrap();
         {
             let _hoard = Hoard::all_but(0);
             let cause = CallError { call: Call::MemfdCreate, errno: libc::EMFILE };
@@ -455,7 +455,7 @@ fn little_address_space() {
             for room in [0u64, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 65536] {
                 // Prepared with room, so that the pressure is on each step in turn.
                 let vault = builder.clone().views_max(100_000).build().unwrap();
-                let secret = vault.secret().from_bytes(&mut *b"made before".to_vec()).unwrap();
+                let secret = vault.secret().from_bytes(&mut b"made before".to_vec()).unwrap();
                 let mut source = vec![0xB7; 300_000];
                 let mut views = Vec::with_capacity(64);
                 common::soft_limit(libc::RLIMIT_AS, common::address_space() + room * 1024).unwrap();
@@ -473,7 +473,7 @@ fn little_address_space() {
                     }
                 }
                 let right = views.iter().all(|view| view.with(|bytes| bytes == b"made before").unwrap());
-                let changed = secret.replace(&mut *b"MADE BEFORE".to_vec());
+                let changed = secret.replace(&mut b"MADE BEFORE".to_vec());
                 common::soft_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY).unwrap();
                 assert!(right, "{name} {room}");
                 assert_eq!(large.is_err(), untouched, "{name} {room}");
@@ -555,7 +555,7 @@ fn no_heap_at_all() {
         let before = Footprint::now();
         for (name, builder) in builders() {
             let vault = builder.build().unwrap();
-            let secret = vault.secret().from_bytes(&mut *b"made before".to_vec()).unwrap();
+            let secret = vault.secret().from_bytes(&mut b"made before".to_vec()).unwrap();
             drop(secret.view().unwrap());
             let mut made: Vec<Secret> = Vec::with_capacity(2000);
             let mut sources = vec![[0xB7u8; 48]; 2000];
@@ -860,8 +860,8 @@ fn ten_thousand_views() {
         let before = Footprint::now();
         for (name, builder) in builders() {
             let vault = builder.build().unwrap();
-            let secret = vault.secret().from_bytes(&mut *b"seen by many".to_vec()).unwrap();
-            let other = vault.secret().from_bytes(&mut *b"another one".to_vec()).unwrap();
+            let secret = vault.secret().from_bytes(&mut b"seen by many".to_vec()).unwrap();
+            let other = vault.secret().from_bytes(&mut b"another one".to_vec()).unwrap();
             let started = Instant::now();
             let mut views: Vec<View<'_>> = Vec::new();
             for _ in 0..NESTED {
@@ -917,7 +917,7 @@ fn ten_thousand_owned_views() {
         let before = Footprint::now();
         for (name, builder) in builders() {
             let vault = builder.views_max(500).build().unwrap();
-            let secret = vault.secret().from_bytes(&mut *b"seen by many".to_vec()).unwrap();
+            let secret = vault.secret().from_bytes(&mut b"seen by many".to_vec()).unwrap();
             let mut views = Vec::new();
             let started = Instant::now();
             let mut refused = 0;
@@ -954,7 +954,8 @@ fn ten_thousand_owned_views() {
 
 #[test]
 fn views_of_64_kib_where_64_kib_are_lockable() {
-    case("views_of_64_kib_where_64_kib_are_lockable").run(|| {
+    // The limits here are those of the vault; the process may lock more.
+    case("views_of_64_kib_where_64_kib_are_lockable").limit(libc::RLIMIT_MEMLOCK, 8 << 20).run(|| {
         warm_up();
         let before = Footprint::now();
         let original: Vec<u8> = (0..64 * 1024usize).map(|n| (n * 31 + n / 256) as u8).collect();
@@ -1061,7 +1062,7 @@ fn no_mapping_is_left() {
         let (_, paged) = builders().into_iter().find(|(name, _)| *name == "paged").unwrap();
         let vault = paged.build().unwrap();
         let sealed = Vault::builder().store(Store::Sealed).views_max(100_000).build().unwrap();
-        let sealed_secret = sealed.secret().from_bytes(&mut *b"sealed".to_vec()).unwrap();
+        let sealed_secret = sealed.secret().from_bytes(&mut b"sealed".to_vec()).unwrap();
         let mut secrets: Vec<Secret> = Vec::with_capacity(4000);
         let mut views: Vec<OwnedView> = Vec::with_capacity(4000);
         let Some(crowd) = Crowd::all_but(1500) else {
@@ -1124,7 +1125,7 @@ fn no_mapping_is_left() {
         }
         let half = secrets.len() / 2;
         let again: Vec<Secret> =
-            (0..half).map(|_| vault.secret().from_bytes(&mut *b"once more".to_vec()).unwrap()).collect();
+            (0..half).map(|_| vault.secret().from_bytes(&mut b"once more".to_vec()).unwrap()).collect();
         assert!(again.iter().all(|secret| secret.ct_eq_bytes(b"once more").unwrap()));
         drop(again);
         drop(crowd);
@@ -1154,8 +1155,8 @@ fn few_mappings_are_left() {
         let mut seen = [0; 2];
         let take_all = |singles: &mut Vec<*mut libc::c_void>| {
             for access in [libc::PROT_READ, libc::PROT_WRITE].into_iter().cycle() {
-                // SAFETY: a new mapping; a neighbour has another access, or it merges and the next one does not.
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                // SAFETY: a new mapping; a neighbour has another access, or it merges and the next one does not.
                 let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, flags, -1, 0) };
                 if at == libc::MAP_FAILED || singles.len() == singles.capacity() {
                     return;
@@ -1177,11 +1178,11 @@ fn few_mappings_are_left() {
                     builder.build().map_err(|error| assert_out_of_mappings(&error)).and_then(|vault| {
                         let secret = vault
                             .secret()
-                            .from_bytes(&mut *b"few mappings".to_vec())
+                            .from_bytes(&mut b"few mappings".to_vec())
                             .map_err(|error| assert_out_of_mappings(&error))?;
                         secret.with(|bytes| assert_eq!(bytes, b"few mappings")).unwrap();
                         assert!(!secret.status().stuck_open);
-                        let replaced = secret.replace(&mut *b"FEW MAPPINGS".to_vec());
+                        let replaced = secret.replace(&mut b"FEW MAPPINGS".to_vec());
                         let now: &[u8] = match replaced {
                             Ok(()) => b"FEW MAPPINGS",
                             Err(error) => {

@@ -11,6 +11,7 @@ use crate::policy::{Level, Levels};
 use crate::region::bytes;
 use crate::region::geometry;
 use crate::region::{Secured, Slab, insist, secure, verify};
+use crate::status::Protections;
 
 /// Regions of one page mapped at a time.
 const SLAB_REGIONS: usize = 16;
@@ -48,6 +49,16 @@ impl Pages {
 
     pub(crate) fn secured(&self) -> &Secured {
         &self.secured
+    }
+
+    /// What the kernel's listing says is in force.
+    pub(crate) fn protections(&self) -> Protections {
+        verify(self.base, self.capacity, self.secured.protections)
+    }
+
+    /// Claims from now on what [`Self::protections`] finds.
+    pub(crate) fn check(&mut self) {
+        self.secured.protections = self.protections();
     }
 
     /// Changes who may touch the pages.

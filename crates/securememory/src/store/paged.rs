@@ -16,7 +16,7 @@ use crate::policy::Policy;
 use crate::region::bytes;
 use crate::region::geometry::{self, Place};
 use crate::region::pool::Pages;
-use crate::region::verify;
+use crate::region::scrub;
 use crate::registry::{self, READER, Slot, WRITER};
 use crate::status::Protections;
 use crate::store::machinery::Machinery;
@@ -70,6 +70,8 @@ impl Paged {
             unsafe { machinery.canary.check(base, capacity, place) }?;
         }
         draft.close()?;
+        // What the source's code has left of the bytes.
+        scrub::after_view();
         let at = taken.body.cast::<Pages>();
         if let Some(pages) = draft.pages.take() {
             // SAFETY: a fresh piece of the right size and alignment.
@@ -307,10 +309,8 @@ impl Paged {
     }
 
     pub(super) fn protections(&self, header: &Header) -> Protections {
-        let verified = self.inspect(header, |pages| {
-            NonNull::new(pages.base()).map(|base| verify(base, pages.capacity(), pages.secured().protections))
-        });
-        verified.flatten().unwrap_or_else(|| header.machinery.enclave.protections_at_creation())
+        let found = self.inspect(header, Pages::protections);
+        found.unwrap_or_else(|| header.machinery.enclave.protections_at_creation())
     }
 
     /// Overwrites the pages and gives them back. The caller has begun the end.

@@ -3,7 +3,6 @@
 //! Opened and closed like a paged secret, by the same gate; so a fetch costs two protection changes, and
 //! waits as a paged reader waits.
 
-use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use crate::os::{self, Access};
 use crate::policy::Levels;
 use crate::region::bytes;
 use crate::region::pool::{Pages, Pool};
-use crate::region::verify;
 use crate::status::Protections;
 
 /// Nobody holds the page open for longer than a copy of 64 bytes.
@@ -28,8 +26,6 @@ pub(crate) struct Guarded {
     pages: Option<Pages>,
     gate: Gate,
     check: [u64; CHECK / 8],
-    /// As found at creation.
-    protections: Protections,
 }
 
 impl Guarded {
@@ -38,9 +34,9 @@ impl Guarded {
     pub(crate) fn make(_anchor: &Anchor, levels: Levels) -> Result<Self, Error> {
         let mut pool = Pool::new();
         match Self::fill(&pool, levels) {
-            Ok((pages, check)) => {
-                let protections = checked(&pages, pages.secured().protections);
-                Ok(Self { pool, pages: Some(pages), gate: Gate::new(), check, protections })
+            Ok((mut pages, check)) => {
+                pages.check();
+                Ok(Self { pool, pages: Some(pages), gate: Gate::new(), check })
             }
             Err(error) => {
                 // SAFETY: nobody has been given pages of it; a key that was made was never used.
@@ -110,12 +106,10 @@ impl Guarded {
         !self.gate.is_closed() && unsafe { check_equals(head.add(CHECK_AT), &self.check) }
     }
 
-    /// What is in force on the key's page, `now` or at creation.
-    pub(crate) fn protections(&self, now: bool) -> Protections {
-        match &self.pages {
-            Some(pages) if now => checked(pages, self.protections),
-            _ => self.protections,
-        }
+    /// What is in force on the key's page, `now` or at creation; `None` once it is gone.
+    pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
+        let pages = self.pages.as_ref()?;
+        Some(if now { pages.protections() } else { pages.secured().protections })
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {
@@ -137,8 +131,4 @@ impl Guarded {
             self.pool.end();
         }
     }
-}
-
-fn checked(pages: &Pages, claimed: Protections) -> Protections {
-    NonNull::new(pages.base()).map_or(claimed, |base| verify(base, pages.capacity(), claimed))
 }

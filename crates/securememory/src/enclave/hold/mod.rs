@@ -108,7 +108,7 @@ impl KeyHold {
     pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
         match self {
             Self::Split(_) => None,
-            Self::Guarded(guarded) => Some(guarded.protections(now)),
+            Self::Guarded(guarded) => guarded.protections(now),
         }
     }
 
