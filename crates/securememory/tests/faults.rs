@@ -257,7 +257,8 @@ fn sweep_stores(what: &str, met: [&[Call]; 3], step: impl Fn(&Sweep, Fault, Vaul
 
 #[test]
 fn building() {
-    case("building").run(|| {
+    // Some of the vaults require locked memory.
+    case("building").limit(libc::RLIMIT_MEMLOCK, 64 * 1024).run(|| {
         warm_up();
         let holds = [
             ("auto", Vault::builder()),

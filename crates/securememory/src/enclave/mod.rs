@@ -11,7 +11,7 @@ use crate::error::{Error, Protection};
 use crate::os;
 use crate::policy::{Cipher, Hold, Level, Levels};
 use crate::region::both;
-use crate::region::scratch::Lease;
+use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Thread;
 use crate::status::Protections;

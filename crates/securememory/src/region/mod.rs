@@ -3,6 +3,7 @@
 pub(crate) mod bytes;
 pub(crate) mod canary;
 pub(crate) mod geometry;
+pub(crate) mod lease;
 pub(crate) mod pool;
 pub(crate) mod scratch;
 pub(crate) mod scrub;

@@ -8,7 +8,6 @@
 //!
 //! In each slot, from its start: [`HEAD`] bytes for a key and its check, room, canary, data.
 
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,11 +16,10 @@ use crate::gate::Deadline;
 use crate::locks::{Lock, Rank};
 use crate::os;
 use crate::policy::{Level, Levels};
-use crate::region::bytes;
-use crate::region::canary::Canary;
-use crate::region::geometry::{self, Place};
+use crate::region::geometry;
+use crate::region::lease::{Lease, end_use, wipe_slot};
 use crate::region::{Secured, Slab, secure, slots};
-use crate::registry::{self, BUSY, HELD, OWNED, REVOKED, Slot, Thread, WINDOW};
+use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, Thread, WINDOW};
 use crate::shutdown::fork;
 
 /// Bytes at the start of a slot for a key in use.
@@ -124,7 +122,7 @@ impl Scratch {
         let usable = !base.is_null() && (!lock || slot.locked.load(Ordering::Relaxed) != 0);
         match geometry::place(capacity, HEAD, len, align) {
             // SAFETY: the place was computed for this capacity.
-            Some(place) if usable => Some(Lease { slot, data: unsafe { base.add(place.data) }, len }),
+            Some(place) if usable => Some(Lease::new(slot, unsafe { base.add(place.data) }, len)),
             _ => {
                 slot.release();
                 None
@@ -226,7 +224,7 @@ impl Scratch {
         slot.state.store(WINDOW, Ordering::SeqCst);
         let base = slot.base.load(Ordering::Relaxed);
         // SAFETY: as in `try_slot`.
-        Ok(Lease { slot, data: unsafe { base.add(place.data) }, len })
+        Ok(Lease::new(slot, unsafe { base.add(place.data) }, len))
     }
 
     /// Takes a slot without memory: one that was unmapped, or the first that never had any.
@@ -396,201 +394,5 @@ impl Vacant {
 impl Drop for Vacant {
     fn drop(&mut self) {
         self.0.release();
-    }
-}
-
-/// Ends a use of an owned view. The last one after a revocation wipes, and only then gives up its count.
-fn end_use(slot: &Slot) {
-    let mut state = slot.state.load(Ordering::Acquire);
-    loop {
-        if state & REVOKED != 0 && state & (OWNED - 1) == 1 {
-            wipe_slot(slot);
-        }
-        match slot.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return,
-            Err(seen) => state = seen,
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-fn wipe_slot(slot: &Slot) {
-    let base = slot.base.load(Ordering::Relaxed);
-    // SAFETY: the slot is in a state in which its memory is mapped, and nobody reads it (see the callers).
-    unsafe { bytes::wipe(base, slot.capacity.load(Ordering::Relaxed)) };
-}
-
-/// A slot in use. Whoever has one keeps the vault's machinery alive, which the slot belongs to.
-pub(crate) struct Lease {
-    slot: &'static Slot,
-    data: *mut u8,
-    len: usize,
-}
-
-impl Lease {
-    /// Where the key in use goes: [`HEAD`] bytes.
-    #[inline]
-    pub(crate) fn head(&self) -> *mut u8 {
-        self.slot.base.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn capacity(&self) -> usize {
-        self.slot.capacity.load(Ordering::Relaxed)
-    }
-
-    /// Relative to the head.
-    #[inline]
-    fn place(&self) -> Place {
-        let data = self.data.addr() - self.head().addr();
-        Place { canary: data - geometry::CANARY, data, end: data + self.len }
-    }
-
-    #[inline]
-    pub(crate) fn data_start(&self) -> NonNull<u8> {
-        // The dangling default never comes up: a slot's memory does not lie at address zero.
-        NonNull::new(self.data).unwrap_or(NonNull::dangling())
-    }
-
-    /// Copies a secret of the same length into the slot.
-    pub(crate) fn fill(&mut self, from: &[u8]) {
-        bytes::copy_slice(self.bytes_mut(), from);
-    }
-
-    /// The key in the head, and the data.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn key_and_data(&mut self) -> (&[u8; 32], &mut [u8]) {
-        // SAFETY: the slot is ours, borrowed mutably; head and data do not overlap.
-        unsafe { (&*self.head().cast::<[u8; 32]>(), std::slice::from_raw_parts_mut(self.data, self.len)) }
-    }
-
-    /// The data.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the slot is ours, and its memory readable as long as we have it.
-        unsafe { std::slice::from_raw_parts(self.data, self.len) }
-    }
-
-    /// The data, to be changed.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `bytes`, borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.data, self.len) }
-    }
-
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn write_canary(&self, canary: &Canary) {
-        // SAFETY: the slot is ours; the place was computed for this capacity.
-        unsafe { canary.write(self.head(), self.capacity(), self.place()) };
-    }
-
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn check_canary(&self, canary: &Canary) -> Result<(), Error> {
-        // SAFETY: as for `write_canary`.
-        unsafe { canary.check(self.head(), self.capacity(), self.place()) }
-    }
-
-    /// Wipes the head, where a key was.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn wipe_head(&self) {
-        // SAFETY: the slot is ours and has at least HEAD bytes.
-        unsafe { bytes::wipe(self.head(), HEAD) };
-    }
-
-    /// The key is gone from memory, registers and stack: forks need not wait any more.
-    #[inline]
-    pub(crate) fn close_window(&self) {
-        self.slot.state.store(HELD, Ordering::Release);
-    }
-
-    /// Opens the window again, to seal what lies here.
-    pub(crate) fn open_window(&self, wait: Duration) -> Result<(), Error> {
-        loop {
-            self.slot.state.store(WINDOW, Ordering::SeqCst);
-            if !fork::pending() {
-                return Ok(());
-            }
-            self.close_window();
-            fork::wait_out(wait)?;
-        }
-    }
-
-    /// From canary to the end of the slack.
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(crate) fn wipe_data(&self) {
-        // SAFETY: the slot is ours; the canary lies inside it, and all from there to its end is wiped.
-        unsafe {
-            let canary = self.data.sub(geometry::CANARY);
-            bytes::wipe(canary, self.head().addr() + self.capacity() - canary.addr());
-        }
-    }
-
-    /// Wipes the data and gives the slot back.
-    #[inline]
-    pub(crate) fn release(self) {
-        self.wipe_data();
-        self.slot.release();
-    }
-
-    /// Gives a wiped slot back, for owners that are dropped by reference: the last thing they may do with it.
-    pub(crate) fn vacate(&self) {
-        self.slot.release();
-    }
-
-    /// Gives back a slot into which nothing was written.
-    pub(crate) fn abandon(self) {
-        self.slot.release();
-    }
-
-    /// Gives the slot up without touching its memory: in a child that has none.
-    pub(crate) fn forsake(self) {}
-
-    /// Notes that this is a writer's copy.
-    pub(crate) fn mark_writer(&self) {
-        self.slot.role.store(registry::WRITER, Ordering::Relaxed);
-    }
-
-    /// Becomes the place of an owned view.
-    pub(crate) fn own(&self) {
-        self.slot.state.store(OWNED, Ordering::Release);
-    }
-
-    /// Begins a use of an owned view's bytes.
-    pub(crate) fn begin_use(&self) -> Result<(), Error> {
-        let before = self.slot.state.fetch_add(1, Ordering::AcqRel);
-        if before & REVOKED == 0 {
-            return Ok(());
-        }
-        self.end_use();
-        Err(Error::Revoked)
-    }
-
-    /// Ends a use; the last one after a revocation wipes.
-    pub(crate) fn end_use(&self) {
-        end_use(self.slot);
-    }
-
-    /// Ends an owned view, whose uses have ended but for a revocation that may be wiping it right now.
-    pub(crate) fn disown(&self) {
-        let idle = |state: u32| (state & (OWNED - 1) == 0).then_some(BUSY);
-        while self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle).is_err() {
-            std::thread::yield_now();
-        }
-    }
-
-    pub(crate) fn is_revoked(&self) -> bool {
-        self.slot.state.load(Ordering::Acquire) & REVOKED != 0
     }
 }

@@ -73,13 +73,17 @@ pub(super) fn infallible(error: TryError<Infallible>) -> Error {
     }
 }
 
-impl SecretBuilder {
-    pub(crate) fn in_default_vault() -> Self {
-        Self { vault: None, spec: Spec::default() }
+// Here and not in `vault`, which knows nothing of secrets.
+impl Vault {
+    /// Begins a secret in this vault.
+    pub fn secret(&self) -> SecretBuilder {
+        SecretBuilder { vault: Some(self.clone()), spec: Spec::default() }
     }
+}
 
-    pub(crate) fn in_vault(vault: Vault) -> Self {
-        Self { vault: Some(vault), spec: Spec::default() }
+impl SecretBuilder {
+    pub(super) fn in_default_vault() -> Self {
+        Self { vault: None, spec: Spec::default() }
     }
 
     /// A name for people, at most 255 bytes. Not secret: it is shown in `Debug` and in diagnoses.

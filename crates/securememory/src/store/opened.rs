@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::error::Error;
-use crate::region::scratch::Lease;
+use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Slot;
 use crate::store::object::{Body, Header, Object};

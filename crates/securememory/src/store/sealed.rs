@@ -13,7 +13,7 @@ use crate::enclave::{Binding, Envelope};
 use crate::error::{Error, TryError};
 use crate::gate::{Deadline, Refusal};
 use crate::policy::{Level, Policy};
-use crate::region::scratch::Lease;
+use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};
 use crate::store::machinery::Machinery;
 use crate::store::object::{Header, Source};

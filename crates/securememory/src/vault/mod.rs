@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::error::Result;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
-use crate::secret::SecretBuilder;
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 
@@ -52,11 +51,6 @@ impl Vault {
         }
         let made = Self::builder().build()?;
         Ok(Self::of(GLOBAL.publish(made.0)))
-    }
-
-    /// Begins a secret in this vault.
-    pub fn secret(&self) -> SecretBuilder {
-        SecretBuilder::in_vault(self.clone())
     }
 
     /// What is true of the vault now. Reads the kernel's listing of mappings: a diagnosis, not for every read.

@@ -78,6 +78,7 @@ impl Case {
     /// Runs it: in the process of the test, the child and its judgement; in the child, the body.
     pub fn run(self, body: impl FnOnce()) {
         if std::env::var(VARIABLE).is_ok_and(|name| name == self.name) {
+            wait_for_other_threads();
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
             std::process::exit(if outcome.is_ok() { DONE } else { WRONG });
         }
@@ -158,6 +159,24 @@ fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
     std::process::exit(SKIPPED)
+}
+
+/// Waits until the test harness's own thread has gone to sleep, waiting for this one: what it allocates on the way must
+/// not come in the middle of a case.
+fn wait_for_other_threads() {
+    // SAFETY: asks for a number.
+    let own = unsafe { libc::gettid() }.to_string();
+    let asleep = || {
+        std::fs::read_dir("/proc/self/task").expect("/proc/self/task").flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            task.file_name().to_str() == Some(&own) || stat.contains(") S ")
+        })
+    };
+    let mut seen = 0;
+    while seen < 3 {
+        seen = if asleep() { seen + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Starts and ends two threads: the C library keeps their stacks for the next ones.

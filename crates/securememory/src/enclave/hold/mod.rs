@@ -14,7 +14,7 @@ mod split;
 use crate::enclave::cipher::KEY;
 use crate::error::Error;
 use crate::policy::{Hold, Level, Levels};
-use crate::region::scratch::Lease;
+use crate::region::lease::Lease;
 use crate::status::{HoldUsed, Protections};
 use anchor::Anchor;
 use guarded::Guarded;
