@@ -1132,7 +1132,9 @@ fn seals_beside_a_wiper_are_right_or_not_there() {
         let (mut published, mut lost) = (0usize, 0usize);
         let started = std::time::Instant::now();
         let mut round = 0;
-        while started.elapsed() < Duration::from_secs(4) {
+        // Longer where the machine is busy: what counts is how often the wiper met a sealer.
+        let enough = |round: u32, lost: usize| round > 50 && lost > 50;
+        while started.elapsed() < Duration::from_secs(if enough(round, lost) { 3 } else { 40 }) {
             round += 1;
             let forked = round % 3 == 2;
             let stop = AtomicBool::new(false);
@@ -1208,7 +1210,7 @@ fn seals_beside_a_wiper_are_right_or_not_there() {
             );
         }
         eprintln!("{round} rounds, {published} published, {lost} refused");
-        assert!(round > 50 && published > 100 && lost > 50, "{round} {published} {lost}");
+        assert!(enough(round, lost) && published > 100, "{round} {published} {lost}");
         drop(changing);
         assert_vault_usable(&vault);
     });

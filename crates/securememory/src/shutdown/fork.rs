@@ -20,7 +20,7 @@ use crate::registry::{self, Frozen};
 
 /// Forks in preparation or under way.
 static FORKING: AtomicU32 = AtomicU32::new(0);
-/// 0: not yet; 1: being installed; 2: installed; 3: refused.
+/// 0: not yet; 1: being installed; 2: installed.
 static HOOK: AtomicU32 = AtomicU32::new(0);
 
 /// How long a fork waits for windows to close. They last a fraction of a microsecond unless their thread is
@@ -60,7 +60,12 @@ pub(crate) fn wait_out(wait: Duration) -> Result<(), Error> {
             return Ok(());
         }
         let Some(left) = wait.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
-            return Err(Error::Timeout { waited: started.elapsed(), holders: Outstanding::default() });
+            let nobody = Outstanding::default();
+            return Err(if wait.is_zero() {
+                Error::Busy(nobody)
+            } else {
+                Error::Timeout { waited: started.elapsed(), holders: nobody }
+            });
         };
         os::wait_on(&FORKING, forks, Some(left));
     }

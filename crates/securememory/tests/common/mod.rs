@@ -53,7 +53,7 @@ pub struct Case {
 
 /// Begins a case.
 pub fn case(name: &'static str) -> Case {
-    Case { name, limits: Vec::new(), deadline: Duration::from_secs(50), ending: Ending::Done }
+    Case { name, limits: Vec::new(), deadline: Duration::from_secs(100), ending: Ending::Done }
 }
 
 impl Case {
