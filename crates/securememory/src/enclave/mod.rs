@@ -170,8 +170,11 @@ impl Enclave {
         let associated = binding.associated(self.cipher, ciphertext.len());
         let (key, data) = slot.key_and_data();
         data.copy_from_slice(ciphertext);
-        cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
-            .map_err(|cipher::Forged| Error::Tampered)
+        match cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag) {
+            Ok(()) => Ok(()),
+            // Unless it was the key that changed: wiped in the slot after the fetch, while the shares were, too.
+            Err(cipher::Forged) => Err(self.check_key(slot).err().unwrap_or(Error::Tampered)),
+        }
     }
 
     /// Encrypts what lies in a slot whose window is open, in place, and closes the window. On an error the data is
@@ -198,8 +201,14 @@ impl Enclave {
         })?;
         // The shares, or the key in the slot, may have been wiped after the fetch: by a fork, a purge, a dying
         // process. What was encrypted then may be readable for anybody.
+        self.check_key(slot).map(|()| Envelope { nonce, tag })
+    }
+
+    /// Was the key in the slot right until now?
+    #[inline]
+    fn check_key(&self, slot: &Lease) -> Result<(), Error> {
         if self.hold.is_intact(&self.anchor, slot) {
-            Ok(Envelope { nonce, tag })
+            Ok(())
         } else if self.is_alive() {
             Err(Error::KeyLost)
         } else {

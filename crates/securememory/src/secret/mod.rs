@@ -206,16 +206,21 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// [`Error::LengthMismatch`], and as [`Secret::view_mut`]. The source is untouched, the old value valid.
+    /// [`Error::LengthMismatch`], and as [`Secret::view_mut`]: the source is untouched, the old value valid.
+    /// [`Error::StuckOpen`]: the new value is valid and the source wiped, but the pages of a paged secret stay open
+    /// until the next operation.
     pub fn replace(&self, source: &mut [u8]) -> Result<()> {
         if source.len() != self.len() {
             return Err(Error::LengthMismatch { expected: self.len(), got: source.len() });
         }
         let mut view = self.0.open_mut()?;
         bytes::copy_slice(view.bytes_mut(), source);
-        view.commit()?;
-        source.zeroize();
-        Ok(())
+        let committed = view.commit();
+        // Also where only the pages could not be closed again: the new value is valid then.
+        if matches!(committed, Ok(()) | Err(Error::StuckOpen(_))) {
+            source.zeroize();
+        }
+        committed
     }
 
     /// Are both secrets equal? The time depends on the lengths only (crate `subtle`).
