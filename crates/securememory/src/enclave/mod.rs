@@ -109,9 +109,8 @@ impl Enclave {
 
     /// What is in force now on all that holds the key and its shares.
     pub(crate) fn protections(&self) -> Protections {
-        self.hold
-            .protections(true)
-            .map_or(self.anchor.protections(), |hold| both(self.anchor.protections(), hold))
+        let anchor = self.anchor.protections();
+        self.hold.protections(true).map_or(anchor, |hold| both(anchor, hold))
     }
 
     /// What was found in force there at creation.
