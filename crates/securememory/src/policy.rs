@@ -43,11 +43,15 @@ pub enum Store {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Hold {
-    /// The first of [`Hold::Split`], [`Hold::Guarded`] that works; what was taken is in the status.
+    /// The first of [`Hold::Pkey`], [`Hold::Split`], [`Hold::Guarded`] that works; what was taken is in the status.
     #[default]
     Auto,
+    /// A page that a memory protection key (pkeys(7)) denies to every thread but the one that is using the key.
+    Pkey,
     /// Two shares: one in an in-memory file that is never mapped, one in locked memory.
     Split,
+    /// Memory that the kernel itself does not keep mapped (memfd_secret(2)), closed at rest.
+    Secretmem,
     /// A page between guard pages that nothing may touch.
     Guarded,
 }

@@ -56,8 +56,12 @@ pub struct Protections {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HoldUsed {
+    /// A page that a memory protection key denies to every thread but the one that is using the key.
+    Pkey,
     /// Two shares, one in an in-memory file, one in locked memory.
     Split,
+    /// Memory that the kernel itself does not keep mapped, closed at rest.
+    Secretmem,
     /// A page that nothing may touch.
     Guarded,
 }

@@ -49,7 +49,9 @@ pub(super) fn feature(feature: Feature) -> String {
 
 pub(super) fn hold(hold: HoldUsed) -> &'static str {
     match hold {
+        HoldUsed::Pkey => "pkey",
         HoldUsed::Split => "split",
+        HoldUsed::Secretmem => "secretmem",
         HoldUsed::Guarded => "guarded",
         _ => "other",
     }

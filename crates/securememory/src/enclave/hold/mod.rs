@@ -43,6 +43,7 @@ impl KeyHold {
         levels: Levels,
     ) -> Result<(Self, Option<Error>), Error> {
         match wish {
+            Hold::Pkey | Hold::Secretmem => Err(Error::Unsupported("this key hold")),
             Hold::Guarded => Ok((Self::Guarded(Guarded::make(anchor, levels)?), None)),
             Hold::Split | Hold::Auto => match Split::make(anchor) {
                 Ok(split) => Ok((Self::Split(split), None)),
