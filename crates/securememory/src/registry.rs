@@ -59,6 +59,16 @@ impl Slot {
             && self.state.compare_exchange(FREE, state, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
+    /// Takes a free slot that no other thread ever takes: no exchange is needed.
+    #[inline]
+    pub(crate) fn take_own(&self, state: u32) -> bool {
+        let free = self.state.load(Ordering::Relaxed) == FREE;
+        if free {
+            self.state.store(state, Ordering::Relaxed);
+        }
+        free
+    }
+
     /// Writes down whose view this is.
     #[inline]
     pub(crate) fn assign(&self, thread: Thread, secret: u64) {
@@ -104,7 +114,7 @@ impl Thread {
     }
 }
 
-static NEXT_THREAD: AtomicU32 = AtomicU32::new(0);
+static NEXT_THREAD: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     // Const-initialised and without a destructor: no allocation, no registration, usable at any time.
@@ -122,7 +132,8 @@ pub(crate) fn thread() -> Thread {
 
 #[cold]
 fn name_thread() -> Thread {
-    let index = u64::from(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
+    // The first numbers are never given out again: their threads own tickets.
+    let index = NEXT_THREAD.fetch_add(1, Ordering::Relaxed).min(u64::from(u32::MAX));
     let word = index << 32 | (os::thread_id() & u64::from(u32::MAX));
     let _ = THREAD.try_with(|thread| thread.set(word));
     Thread(word)

@@ -17,10 +17,15 @@
 //! reader first adds itself and only then looks at what the word was. Nobody who decides on "no views" can have missed
 //! it, because both decide on the same word, and all changes of one word have one order. The last one out closes the
 //! pages; the danger is that its closing lands after a newcomer's opening. So closing is a state of its own:
-//! only who moves the word from (OPEN, no views) to SEALING by compare-and-swap may close. A newcomer that
+//! only who moves the word from (no views) to SEALING by compare-and-swap may close. A newcomer that
 //! finds SEALING keeps its count and waits for the end of that one protection change; one that finds the
-//! pages shut opens them itself, which is harmless when two do, and then sets OPEN. While its count stands
-//! nobody can begin to close.
+//! pages shut opens them itself, which is harmless when two do. While its count stands nobody can begin to close.
+//!
+//! Whether the pages are open is a flag beside the word, so that setting it is a store and not one more atomic
+//! change of the word. It is set by readers while their count stands, after they have opened the pages, and cleared in
+//! the state SEALING, which excludes readers. So a newcomer that finds neither SEALING nor a writer cannot read an
+//! old `true`: the last clearing came before SEALING ended, which its own count came after. If it reads an old
+//! `false`, it opens the pages once more.
 //!
 //! **Closing.** CLOSED turns away whoever comes later. Whoever then finds no views (a closer, or the last
 //! view to leave) takes SEALING by compare-and-swap, wipes, and sets FINAL. So there is one wiper, whoever
@@ -44,7 +49,7 @@
 pub(crate) mod wait;
 pub(crate) mod word;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::os::CallError;
@@ -65,15 +70,19 @@ pub(crate) enum Refusal {
 }
 
 /// The state of one secret.
-pub(crate) struct Gate(AtomicU64);
+pub(crate) struct Gate {
+    word: AtomicU64,
+    /// May the pages be accessible though nobody is inside?
+    open: AtomicBool,
+}
 
 impl Gate {
     pub(crate) const fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self { word: AtomicU64::new(0), open: AtomicBool::new(false) }
     }
 
     pub(crate) fn load(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.word.load(Ordering::Acquire)
     }
 
     pub(crate) fn views(&self) -> u32 {
@@ -83,27 +92,27 @@ impl Gate {
     /// Takes `what` back; who waits for the word to fall is woken.
     #[inline]
     fn undo(&self, what: u64) -> u64 {
-        let before = self.0.fetch_sub(what, Ordering::AcqRel);
-        wait::wake_after(&self.0, before);
+        let before = self.word.fetch_sub(what, Ordering::AcqRel);
+        wait::wake_after(&self.word, before);
         before - what
     }
 
     /// Clears flags that are set, sets flags that are not.
     fn change(&self, clear: u64, set: u64) {
-        let mut now = self.0.load(Ordering::Relaxed);
+        let mut now = self.word.load(Ordering::Relaxed);
         while let Err(seen) =
-            self.0.compare_exchange_weak(now, (now & !clear) | set, Ordering::AcqRel, Ordering::Relaxed)
+            self.word.compare_exchange_weak(now, (now & !clear) | set, Ordering::AcqRel, Ordering::Relaxed)
         {
             now = seen;
         }
-        wait::wake_after(&self.0, now);
+        wait::wake_after(&self.word, now);
     }
 
     /// Replaces the word by what `step` makes of it, as long as it makes something of it.
     fn attempt(&self, step: impl Fn(u64) -> Option<u64>) -> bool {
         let mut now = self.load();
         while let Some(next) = step(now) {
-            match self.0.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
+            match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(seen) => now = seen,
             }
@@ -123,7 +132,7 @@ impl Gate {
                 return Err(Refusal::Closed);
             }
             let free = |word: u64| word & word::WRITER == 0 || word & word::CLOSED != 0;
-            if !wait::wait_until(&self.0, deadline, free) {
+            if !wait::wait_until(&self.word, deadline, free) {
                 return Err(Refusal::Late);
             }
         }
@@ -138,7 +147,7 @@ impl Gate {
 
     /// Keeps the pages mapped, open or not, while `look` looks at them; not if the secret is closed.
     pub(crate) fn inspect<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
-        let before = self.0.fetch_add(word::VIEW, Ordering::AcqRel);
+        let before = self.word.fetch_add(word::VIEW, Ordering::AcqRel);
         let seen = (before & word::CLOSED == 0).then(look);
         self.undo(word::VIEW);
         seen
@@ -152,10 +161,9 @@ impl Gate {
         deadline: impl FnOnce() -> Deadline,
         open: impl FnOnce() -> Result<(), CallError>,
     ) -> Result<(), Refusal> {
-        let before = self.0.fetch_add(word::VIEW, Ordering::AcqRel);
+        let before = self.word.fetch_add(word::VIEW, Ordering::AcqRel);
         match word::paged_entry(before, false) {
-            Entry::In => Ok(()),
-            Entry::Shut => self.open_paged(open),
+            Entry::Free => self.open_paged(open),
             _ => {
                 let nested = nested();
                 self.enter_paged_slowly(word::paged_entry(before, nested), nested, deadline(), open)
@@ -163,10 +171,15 @@ impl Gate {
         }
     }
 
+    /// Counted in, with nobody closing or writing.
+    #[inline]
     fn open_paged(&self, open: impl FnOnce() -> Result<(), CallError>) -> Result<(), Refusal> {
+        if self.is_open() {
+            return Ok(());
+        }
         match open() {
             Ok(()) => {
-                self.0.fetch_or(word::OPEN, Ordering::AcqRel);
+                self.open.store(true, Ordering::Release);
                 Ok(())
             }
             Err(cause) => {
@@ -186,11 +199,10 @@ impl Gate {
     ) -> Result<(), Refusal> {
         loop {
             match entry {
-                Entry::In => return Ok(()),
-                Entry::Shut => return self.open_paged(open),
+                Entry::Free => return self.open_paged(open),
                 Entry::Sealing => {
                     // Our count stands, so this ends with the protection change in flight.
-                    if !wait::wait_until(&self.0, deadline, |word| word & word::SEALING == 0) {
+                    if !wait::wait_until(&self.word, deadline, |word| word & word::SEALING == 0) {
                         self.undo(word::VIEW);
                         return Err(Refusal::Late);
                     }
@@ -200,10 +212,10 @@ impl Gate {
                     self.undo(word::VIEW);
                     let free =
                         |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
-                    if !wait::wait_until(&self.0, deadline, free) {
+                    if !wait::wait_until(&self.word, deadline, free) {
                         return Err(Refusal::Late);
                     }
-                    entry = word::paged_entry(self.0.fetch_add(word::VIEW, Ordering::AcqRel), nested);
+                    entry = word::paged_entry(self.word.fetch_add(word::VIEW, Ordering::AcqRel), nested);
                 }
                 Entry::Closed => {
                     self.undo(word::VIEW);
@@ -230,7 +242,7 @@ impl Gate {
     /// A failed `shut` leaves the pages open and marked so: the next call tries again.
     #[inline]
     pub(crate) fn shut_if_idle(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
-        if self.attempt(word::begin_sealing) { self.seal(shut) } else { Ok(()) }
+        if self.is_open() && self.attempt(word::begin_sealing) { self.seal(shut) } else { Ok(()) }
     }
 
     /// A view of pages has ended; the last one closes them, as [`Self::shut_if_idle`] does.
@@ -254,9 +266,11 @@ impl Gate {
         // A second look saves two protection changes when someone has just come in.
         let newcomer = word::views(self.load()) != 0;
         let outcome = if newcomer { Ok(()) } else { shut() };
-        let closed = if newcomer || outcome.is_err() { 0 } else { word::OPEN };
-        let before = self.0.fetch_and(!(word::SEALING | closed), Ordering::AcqRel);
-        wait::wake_after(&self.0, before);
+        if !newcomer && outcome.is_ok() {
+            self.open.store(false, Ordering::Relaxed);
+        }
+        let before = self.word.fetch_and(!word::SEALING, Ordering::AcqRel);
+        wait::wake_after(&self.word, before);
         outcome
     }
 
@@ -274,7 +288,7 @@ impl Gate {
                 return Err(Refusal::Closed);
             }
             let free = |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
-            if !wait::wait_until(&self.0, deadline, free) {
+            if !wait::wait_until(&self.word, deadline, free) {
                 return Err(Refusal::Late);
             }
         }
@@ -285,7 +299,7 @@ impl Gate {
             let ready = |word: u64| word & word::CLOSED != 0 || word::begin_write_paged(word).is_some();
             let refusal = if self.load() & word::CLOSED != 0 {
                 Refusal::Closed
-            } else if wait::wait_until(&self.0, deadline, ready) {
+            } else if wait::wait_until(&self.word, deadline, ready) {
                 continue;
             } else {
                 Refusal::Late
@@ -297,16 +311,16 @@ impl Gate {
 
     /// The writer is done. `open`: are the pages still accessible?
     pub(crate) fn end_write_paged(&self, open: bool) {
-        let set = if open { word::OPEN } else { 0 };
-        self.change(word::WRITER | word::OPEN, set);
+        self.open.store(open, Ordering::Relaxed);
+        self.change(word::WRITER, 0);
     }
 
     // ---- the end ----
 
     /// Turns away whoever comes from now on.
     pub(crate) fn close(&self) {
-        let before = self.0.fetch_or(word::CLOSED, Ordering::SeqCst);
-        wait::wake_after(&self.0, before);
+        let before = self.word.fetch_or(word::CLOSED, Ordering::SeqCst);
+        wait::wake_after(&self.word, before);
     }
 
     pub(crate) fn revoke(&self) {
@@ -316,7 +330,7 @@ impl Gate {
     /// Sequentially consistent: see "Sealed" above.
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.load(Ordering::SeqCst) & word::CLOSED != 0
+        self.word.load(Ordering::SeqCst) & word::CLOSED != 0
     }
 
     pub(crate) fn is_revoked(&self) -> bool {
@@ -328,7 +342,7 @@ impl Gate {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.load() & word::OPEN != 0
+        self.open.load(Ordering::Acquire)
     }
 
     /// Takes the closed secret for the caller alone, who then wipes it and calls [`Self::end_final`]. True
@@ -339,7 +353,8 @@ impl Gate {
     }
 
     pub(crate) fn end_final(&self) {
-        self.change(word::SEALING | word::OPEN, word::FINAL);
+        self.open.store(false, Ordering::Relaxed);
+        self.change(word::SEALING, word::FINAL);
     }
 
     /// Wiping failed; the next one may try.
@@ -350,12 +365,12 @@ impl Gate {
     /// Sleeps until something about the secret may have changed: a millisecond at most, because the end of a sealed
     /// view looks for sleepers without a fence and may miss one.
     pub(crate) fn nap(&self, left: Duration) {
-        wait::sleep(&self.0, left.min(Duration::from_millis(1)));
+        wait::sleep(&self.word, left.min(Duration::from_millis(1)));
     }
 
     /// A view of a sealed secret has ended: wakes who waits for it.
     #[inline]
     pub(crate) fn notify(&self) {
-        wait::wake_after(&self.0, self.0.load(Ordering::Relaxed));
+        wait::wake_after(&self.word, self.word.load(Ordering::Relaxed));
     }
 }

@@ -4,11 +4,11 @@
 //! One layout serves both stores. From the lowest bit:
 //!
 //! ```text
-//! views 24 | spare | WRITER | PENDING | SEALING | OPEN | CLOSED | FINAL | REVOKED | WAITERS
+//! views 24 | spare | WRITER | PENDING | SEALING | CLOSED | FINAL | REVOKED | WAITERS
 //! ```
 //!
-//! `Paged` uses all of it; `Sealed` counts its views elsewhere and has no pages to open: it uses WRITER,
-//! SEALING and the last four.
+//! `Paged` uses all of it; `Sealed` counts its views elsewhere and has no pages to open: it uses all but the views and
+//! PENDING. Whether pages are open is not in the word: see [`super::Gate`].
 
 /// Views open: one is added by whoever enters, before anything else is looked at.
 pub(crate) const VIEW: u64 = 1;
@@ -22,16 +22,14 @@ pub(crate) const WRITER: u64 = 1 << FLAGS;
 pub(crate) const PENDING: u64 = 1 << (FLAGS + 1);
 /// Someone is closing the pages, or has the secret to itself in order to end it.
 pub(crate) const SEALING: u64 = 1 << (FLAGS + 2);
-/// The pages are readable.
-pub(crate) const OPEN: u64 = 1 << (FLAGS + 3);
 /// No reader and no writer is admitted any more.
-pub(crate) const CLOSED: u64 = 1 << (FLAGS + 4);
+pub(crate) const CLOSED: u64 = 1 << (FLAGS + 3);
 /// What was at rest has been wiped.
-pub(crate) const FINAL: u64 = 1 << (FLAGS + 5);
+pub(crate) const FINAL: u64 = 1 << (FLAGS + 4);
 /// A close gave up waiting under `OnClose::Revoke`.
-pub(crate) const REVOKED: u64 = 1 << (FLAGS + 6);
+pub(crate) const REVOKED: u64 = 1 << (FLAGS + 5);
 /// Someone sleeps until the word changes.
-pub(crate) const WAITERS: u64 = 1 << (FLAGS + 7);
+pub(crate) const WAITERS: u64 = 1 << (FLAGS + 6);
 
 /// Views of one secret at most. Far below what the field holds: those who find it passed take their count
 /// back, and until they have, their number is added to it.
@@ -44,8 +42,8 @@ pub(crate) const fn views(word: u64) -> u64 {
 /// What a reader of pages finds when it has added itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// It is in.
-    In,
+    /// Nothing is in its way but the pages, if they are shut: it opens them, keeping the count.
+    Free,
     /// The secret is closed: take the count back.
     Closed,
     /// More readers than can be counted: take the count back.
@@ -54,8 +52,6 @@ pub(crate) enum Entry {
     Writer,
     /// The pages are being closed: keep the count, wait for SEALING to clear, look again.
     Sealing,
-    /// The pages are closed: keep the count, open them, set OPEN.
-    Shut,
 }
 
 /// Decides for a reader of pages; `before` is the word as it was when the reader added itself. `nested`: its thread holds a view of this secret already, so
@@ -69,20 +65,15 @@ pub(crate) const fn paged_entry(before: u64, nested: bool) -> Entry {
         Entry::Writer
     } else if before & SEALING != 0 {
         Entry::Sealing
-    } else if before & OPEN == 0 {
-        Entry::Shut
     } else {
-        Entry::In
+        Entry::Free
     }
 }
 
-/// May the one who finds `word` begin to close the pages? Then the word to put in its place.
+/// May the one who finds `word` begin to close pages that are open? Then the word to put in its place.
 pub(crate) const fn begin_sealing(word: u64) -> Option<u64> {
-    if word & OPEN != 0 && word & (SEALING | WRITER) == 0 && views(word) == 0 {
-        Some(word | SEALING)
-    } else {
-        None
-    }
+    let idle = views(word) == 0 && word & (SEALING | WRITER) == 0;
+    if idle { Some(word | SEALING) } else { None }
 }
 
 /// May the one who finds `word` take the secret for itself, in order to wipe it? At most one succeeds: FINAL
@@ -109,7 +100,7 @@ mod tests {
 
     #[test]
     fn fields_do_not_overlap() {
-        let all = [VIEWS, WRITER, PENDING, SEALING, OPEN, CLOSED, FINAL, REVOKED, WAITERS];
+        let all = [VIEWS, WRITER, PENDING, SEALING, CLOSED, FINAL, REVOKED, WAITERS];
         let sum = all.iter().fold(0u128, |sum, &bits| sum + u128::from(bits));
         let union = all.iter().fold(0u64, |union, &bits| union | bits);
         assert_eq!(sum, u128::from(union));
@@ -117,24 +108,24 @@ mod tests {
 
     #[test]
     fn a_sealer_never_starts_over_a_reader_or_a_writer() {
-        assert_eq!(begin_sealing(OPEN), Some(OPEN | SEALING));
-        for busy in [OPEN | VIEW, OPEN | WRITER, OPEN | SEALING, 0] {
+        assert_eq!(begin_sealing(CLOSED), Some(CLOSED | SEALING));
+        for busy in [VIEW, WRITER, SEALING] {
             assert_eq!(begin_sealing(busy), None);
         }
     }
 
     #[test]
     fn the_end_comes_once_and_only_to_an_idle_closed_secret() {
-        assert_eq!(begin_final(CLOSED | OPEN), Some(CLOSED | OPEN | SEALING));
-        for word in [0, OPEN, CLOSED | VIEW, CLOSED | WRITER, CLOSED | SEALING, CLOSED | FINAL] {
+        assert_eq!(begin_final(CLOSED), Some(CLOSED | SEALING));
+        for word in [0, CLOSED | VIEW, CLOSED | WRITER, CLOSED | SEALING, CLOSED | FINAL] {
             assert_eq!(begin_final(word), None);
         }
     }
 
     #[test]
     fn a_nested_reader_passes_a_waiting_writer_but_no_other_does() {
-        assert_eq!(paged_entry(OPEN | PENDING | VIEW, true), Entry::In);
-        assert_eq!(paged_entry(OPEN | PENDING | VIEW, false), Entry::Writer);
+        assert_eq!(paged_entry(PENDING | VIEW, true), Entry::Free);
+        assert_eq!(paged_entry(PENDING | VIEW, false), Entry::Writer);
         assert_eq!(paged_entry(WRITER, true), Entry::Writer);
     }
 }

@@ -91,7 +91,9 @@ impl Scratch {
     ) -> Result<Lease, Error> {
         let made = self.made.load(Ordering::Acquire);
         if made != 0 {
-            let slot = &self.slots[thread.index() % made];
+            // Without a division for the first threads.
+            let near = if thread.index() < made { thread.index() } else { thread.index() % made };
+            let slot = &self.slots[near];
             if let Some(lease) = self.try_slot(slot, thread, secret, len, align, lock) {
                 if !fork::pending() {
                     return Ok(lease);

@@ -53,14 +53,14 @@ pub(crate) struct Machinery {
     pub(crate) scratch: Scratch,
     pub(crate) pool: Pool,
     pub(super) slabs: Slabs,
-    /// Who views which paged secret: slots without memory.
+    /// Who views which paged secret: slots without memory. The first [`HOMES`] belong to one thread each.
     tickets: &'static [Slot],
     /// Tickets that were ever taken lie below it.
     tickets_used: AtomicUsize,
 }
 
-/// Threads beyond these start their search for a ticket where another does.
-const NEAR: usize = 64;
+/// The first threads have a ticket of their own for a view that is not nested.
+const HOMES: usize = 64;
 
 static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
 
@@ -75,7 +75,7 @@ impl Machinery {
         }
         fork::install()?;
         let canary = Canary::new()?;
-        let tickets = Tickets::make(settings.views_max)?;
+        let tickets = Tickets::make(settings.views_max.saturating_add(HOMES))?;
         let mut enclave = Enclave::make(settings.hold, settings.hold_level, settings.cipher, levels)?;
         let scratch =
             match Scratch::new(settings.views_max, levels, settings.locked_max, enclave.locked_bytes()) {
@@ -105,21 +105,38 @@ impl Machinery {
     /// Notes a view of a paged secret.
     #[inline]
     pub(super) fn take_ticket(&self, thread: Thread, secret: u64) -> Result<&'static Slot, Error> {
-        let max = self.tickets.len();
+        let home = thread.index();
+        if home < HOMES
+            && let Some(slot) = self.tickets.get(home)
+            && slot.take_own(HELD)
+        {
+            self.note_ticket(home, slot, thread, secret);
+            return Ok(slot);
+        }
+        self.take_shared_ticket(thread, secret)
+    }
+
+    #[cold]
+    fn take_shared_ticket(&self, thread: Thread, secret: u64) -> Result<&'static Slot, Error> {
+        let shared = self.tickets.get(HOMES..).unwrap_or_default();
         // The first of them, so that what is looked at in search of views stays small.
-        let start = thread.index() % max.min(NEAR);
-        for step in 0..max {
-            let index = (start + step) % max;
-            let slot = &self.tickets[index];
+        let start = thread.index() % shared.len().clamp(1, HOMES);
+        let (before, after) = shared.split_at(start);
+        for (step, slot) in after.iter().chain(before).enumerate() {
             if slot.take(HELD) {
-                slot.assign(thread, secret);
-                if index >= self.tickets_used.load(Ordering::Relaxed) {
-                    self.tickets_used.fetch_max(index + 1, Ordering::SeqCst);
-                }
+                self.note_ticket(HOMES + (start + step) % shared.len(), slot, thread, secret);
                 return Ok(slot);
             }
         }
-        Err(Error::ScratchExhausted { limit: max })
+        Err(Error::ScratchExhausted { limit: shared.len() })
+    }
+
+    #[inline]
+    fn note_ticket(&self, index: usize, slot: &Slot, thread: Thread, secret: u64) {
+        slot.assign(thread, secret);
+        if index >= self.tickets_used.load(Ordering::Relaxed) {
+            self.tickets_used.fetch_max(index + 1, Ordering::SeqCst);
+        }
     }
 
     fn tickets(&self) -> &'static [Slot] {

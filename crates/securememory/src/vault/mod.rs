@@ -140,7 +140,8 @@ impl VaultBuilder {
         self
     }
 
-    /// Views open at the same time at most; 4096 by default. Their memory is kept until the vault ends.
+    /// Views open at the same time at most; 4096 by default. Their memory is kept until the vault ends. Of views of
+    /// paged secrets, one of each of the first 64 threads of the process is not counted.
     pub fn views_max(mut self, views: usize) -> Self {
         self.0.views_max = views;
         self
