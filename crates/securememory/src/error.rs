@@ -47,6 +47,16 @@ pub enum Error {
         /// The length given.
         got: usize,
     },
+    /// A range that does not lie inside the view.
+    #[error("{start}..{end} is not a range of {len} bytes")]
+    OutOfRange {
+        /// Its start.
+        start: usize,
+        /// Its end.
+        end: usize,
+        /// Bytes of the view.
+        len: usize,
+    },
     /// A required protection could not be had.
     #[error("required protection `{protection}` was refused: {cause}")]
     Refused {
@@ -180,6 +190,7 @@ impl Error {
             | Self::BadAlignment { .. }
             | Self::LabelTooLong { .. }
             | Self::LengthMismatch { .. }
+            | Self::OutOfRange { .. }
             | Self::Unsupported(_)
             | Self::WouldDeadlock => ErrorKind::Usage,
             Self::OutOfMemory { .. }

@@ -42,6 +42,10 @@ pub(crate) struct Slot {
     pub(crate) thread: AtomicU64,
     /// The secret it shows.
     pub(crate) secret: AtomicU64,
+    /// When it was taken, as [`os::coarse_now`] tells.
+    pub(crate) since: AtomicU64,
+    /// Handles of an owned view: the last one gives the slot back.
+    pub(crate) handles: AtomicU32,
     /// Its memory, or null.
     pub(crate) base: AtomicPtr<u8>,
     /// Bytes of it.
@@ -74,6 +78,7 @@ impl Slot {
     pub(crate) fn assign(&self, thread: Thread, secret: u64) {
         self.thread.store(thread.0, Ordering::Relaxed);
         self.secret.store(secret, Ordering::Relaxed);
+        self.since.store(os::coarse_now(), Ordering::Relaxed);
         self.role.store(READER, Ordering::Relaxed);
     }
 

@@ -112,6 +112,13 @@ pub(super) fn wake_all(word: &AtomicU32) {
 }
 
 #[inline]
+pub(super) fn coarse_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // Never negative: time since the start of the machine.
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+#[inline]
 pub(super) fn process_id() -> u32 {
     rustix::process::getpid().as_raw_pid().unsigned_abs()
 }

@@ -237,6 +237,13 @@ pub(crate) fn wake_all(word: &AtomicU32) {
     }
 }
 
+/// Nanoseconds on a clock that only rises, in steps of a few milliseconds: cheap enough for every view.
+/// clock_gettime(2), `CLOCK_MONOTONIC_COARSE`, without a system call. Hot.
+#[inline]
+pub(crate) fn coarse_now() -> u64 {
+    sys::coarse_now()
+}
+
 /// The number of this process, asked each time: a stored one would be wrong in a forked child. getpid(2).
 /// Dying.
 #[inline]

@@ -160,9 +160,21 @@ impl Lease {
         self.slot.role.store(registry::WRITER, Ordering::Relaxed);
     }
 
-    /// Becomes the place of an owned view.
+    /// Becomes the place of an owned view with one handle.
     pub(crate) fn own(&self) {
+        self.slot.handles.store(1, Ordering::Relaxed);
         self.slot.state.store(OWNED, Ordering::Release);
+    }
+
+    /// One more handle of an owned view. They are bounded by the references to the secret that each comes with.
+    pub(crate) fn share(&self) -> Self {
+        self.slot.handles.fetch_add(1, Ordering::Relaxed);
+        Self { slot: self.slot, data: self.data, len: self.len }
+    }
+
+    /// Gives one handle up; says whether it was the last.
+    pub(crate) fn unshare(&self) -> bool {
+        self.slot.handles.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Begins a use of an owned view's bytes.

@@ -289,7 +289,7 @@ impl Scratch {
         outcome
     }
 
-    fn used(&self) -> &'static [Slot] {
+    pub(crate) fn used(&self) -> &'static [Slot] {
         &self.slots[..self.made.load(Ordering::SeqCst)]
     }
 

@@ -186,7 +186,19 @@ impl Secret {
     /// As [`Secret::view`], [`Error::Timeout`] or [`Error::Busy`] while another writes, and
     /// [`Error::WouldDeadlock`] inside a view of the same thread that would have to end first.
     pub fn view_mut(&self) -> Result<ViewMut<'_>> {
-        self.0.open_mut().map(ViewMut::new)
+        self.try_view_mut_for(self.0.policy().wait)
+    }
+
+    /// As [`Secret::view_mut`], with a wait of its own instead of the policy's. Zero: do not wait.
+    ///
+    /// It bounds the wait for other writers and, of a paged secret, for readers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Secret::view_mut`]: [`Error::Busy`] where the wait is zero, [`Error::Timeout`] where it is over; both name
+    /// the threads that are in the way.
+    pub fn try_view_mut_for(&self, wait: Duration) -> Result<ViewMut<'_>> {
+        self.0.open_mut(wait).map(ViewMut::new)
     }
 
     /// Lends the bytes to a closure.
@@ -213,7 +225,7 @@ impl Secret {
         if source.len() != self.len() {
             return Err(Error::LengthMismatch { expected: self.len(), got: source.len() });
         }
-        let mut view = self.0.open_mut()?;
+        let mut view = self.0.open_mut(self.0.policy().wait)?;
         bytes::copy_slice(view.bytes_mut(), source);
         let committed = view.commit();
         // Also where only the pages could not be closed again: the new value is valid then.

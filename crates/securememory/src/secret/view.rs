@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::error::{Result, WithError};
@@ -118,16 +118,48 @@ impl OwnedView {
         }
     }
 
-    /// How many bytes it has.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.object().len()
+    /// A view of a part of the same copy: it can be kept, shared and sent by itself, and keeps the copy alive. No bytes
+    /// are copied. A close counts the copy as one view, whatever the number of its parts, and revokes all of them.
+    ///
+    /// ```
+    /// use securememory::{Error, Secret};
+    /// let pair = Secret::from_bytes(&mut *b"key:0123/mac:4567".to_vec())?.owned_view()?;
+    /// let (key, mac) = (pair.part(4..8)?, pair.part(13..)?);
+    /// drop(pair);
+    /// let worker = std::thread::spawn(move || mac.with(|bytes| bytes == b"4567"));
+    /// assert!(key.with(|bytes| bytes == b"0123")? && worker.join().unwrap()?);
+    /// assert!(matches!(key.part(2..5), Err(Error::OutOfRange { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange), [`Error::Revoked`](crate::Error::Revoked),
+    /// [`Error::Forked`](crate::Error::Forked), and [`Error::TooManyViews`](crate::Error::TooManyViews) at a billion.
+    pub fn part(&self, range: impl RangeBounds<usize>) -> Result<Self> {
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => self.len(),
+        };
+        self.0.part(start..end).map(Self)
     }
 
-    /// Never: a secret has at least one byte.
+    /// How many bytes it shows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Does it show none? Only a part can.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        false
+        self.len() == 0
     }
 
     /// The id of the secret it shows.

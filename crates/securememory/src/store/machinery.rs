@@ -143,6 +143,11 @@ impl Machinery {
         &self.tickets[..self.tickets_used.load(Ordering::SeqCst)]
     }
 
+    /// All places that views may be in.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &'static Slot> {
+        self.scratch.used().iter().chain(self.tickets())
+    }
+
     /// The views of a secret, wherever they are.
     #[cold]
     pub(super) fn holders(&self, secret: u64) -> Outstanding {

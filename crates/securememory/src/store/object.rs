@@ -301,11 +301,19 @@ impl Object {
     }
 }
 
-impl Clone for Object {
-    fn clone(&self) -> Self {
-        // As in Arc: a new reference needs no ordering, and there are fewer of them than views can be counted.
+/// References to one secret at most: far below what the count holds, so that a few too many in the moment of a check do
+/// no harm.
+const MAX_REFERENCES: u32 = 1 << 30;
+
+impl Object {
+    /// A clone, unless there are so many that the count could overflow.
+    pub(super) fn try_clone(&self) -> Result<Self, Error> {
+        if self.header().references.load(Ordering::Relaxed) >= MAX_REFERENCES {
+            return Err(Error::TooManyViews { limit: MAX_REFERENCES as usize });
+        }
+        // As in Arc: a new reference needs no ordering.
         self.header().references.fetch_add(1, Ordering::Relaxed);
-        Self(self.0)
+        Ok(Self(self.0))
     }
 }
 

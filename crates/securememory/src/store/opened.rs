@@ -1,6 +1,8 @@
 //! Secrets in use: the plaintext behind a view, and what must be done when the view ends.
 
+use std::ops::Range;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::region::lease::Lease;
@@ -40,16 +42,16 @@ impl Object {
         Ok(Opened { header, data, place: Some(place) })
     }
 
-    /// Opens a copy that may be changed, or the pages themselves.
-    pub(crate) fn open_mut(&self) -> Result<OpenedMut<'_>, Error> {
+    /// Opens a copy that may be changed, or the pages themselves, waiting as long as `wait` for whoever is in the way.
+    pub(crate) fn open_mut(&self, wait: Duration) -> Result<OpenedMut<'_>, Error> {
         let header = self.header();
         let (data, edit) = match &header.body {
             Body::Sealed(sealed) => {
-                let lease = sealed.open_mut(header)?;
+                let lease = sealed.open_mut(header, wait)?;
                 (lease.data_start(), Edit::Copy(lease))
             }
             Body::Paged(paged) => {
-                let (data, change) = paged.open_mut(header)?;
+                let (data, change) = paged.open_mut(header, wait)?;
                 (data, Edit::InPlace(change))
             }
         };
@@ -63,8 +65,16 @@ impl Object {
             Body::Sealed(sealed) => sealed.open(header)?,
             Body::Paged(_) => self.copy_pages()?,
         };
-        lease.own();
-        Ok(Owned { object: self.clone(), lease: Some(lease) })
+        match self.try_clone() {
+            Ok(object) => {
+                lease.own();
+                Ok(Owned { object, lease: Some(lease), range: 0..header.len })
+            }
+            Err(error) => {
+                lease.release();
+                Err(error)
+            }
+        }
     }
 
     /// A copy of a paged secret in scratch.
@@ -212,6 +222,8 @@ pub(crate) struct Owned {
     object: Object,
     /// `None` only while it is dropped.
     lease: Option<Lease>,
+    /// The bytes that this handle shows.
+    range: Range<usize>,
 }
 
 // SAFETY: the slot belongs to this view wherever it is; uses are counted in the slot's atomic state, reading in
@@ -237,6 +249,26 @@ impl Owned {
         &self.object
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Another handle of the same copy, that shows a part of what this one shows.
+    pub(crate) fn part(&self, part: Range<usize>) -> Result<Self, Error> {
+        let header = self.object.header();
+        header.check_alive()?;
+        if part.start > part.end || part.end > self.len() {
+            return Err(Error::OutOfRange { start: part.start, end: part.end, len: self.len() });
+        }
+        let lease = self.lease.as_ref().ok_or(Error::Closed)?;
+        if lease.is_revoked() {
+            return Err(Error::Revoked);
+        }
+        let object = self.object.try_clone()?;
+        let range = self.range.start + part.start..self.range.start + part.end;
+        Ok(Self { object, lease: Some(lease.share()), range })
+    }
+
     /// Lends the bytes; the second result says what went wrong meanwhile.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<(R, Result<(), Error>), Error> {
         let header = self.object.header();
@@ -244,7 +276,8 @@ impl Owned {
         let lease = self.lease.as_ref().ok_or(Error::Closed)?;
         lease.begin_use()?;
         let used = Use(lease);
-        let result = f(lease.bytes());
+        // Inside the bounds that `part` has checked.
+        let result = f(lease.bytes().get(self.range.clone()).unwrap_or_default());
         let outcome = if lease.is_revoked() {
             Err(Error::Revoked)
         } else {
@@ -261,6 +294,9 @@ impl Drop for Owned {
             let header = self.object.header();
             if header.check_alive().is_err() {
                 lease.forsake();
+                return;
+            }
+            if !lease.unshare() {
                 return;
             }
             // What went wrong was reported by `with`; nobody is left to tell here.

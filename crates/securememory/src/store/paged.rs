@@ -198,7 +198,7 @@ impl Paged {
 
     /// Becomes the writer: the pages are writable, and an image of them is kept.
     #[allow(unsafe_code)]
-    pub(super) fn open_mut(&self, header: &Header) -> Result<(NonNull<u8>, Change), Error> {
+    pub(super) fn open_mut(&self, header: &Header, wait: Duration) -> Result<(NonNull<u8>, Change), Error> {
         header.check_alive()?;
         let machinery = &*header.machinery;
         let thread = registry::thread();
@@ -218,7 +218,7 @@ impl Paged {
                 return Err(error);
             }
         };
-        let deadline = Deadline::after(header.policy().wait);
+        let deadline = Deadline::after(wait);
         if let Err(refusal) = header.gate.begin_write_paged(deadline) {
             ticket.release();
             give(image);

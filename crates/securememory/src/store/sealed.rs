@@ -119,9 +119,9 @@ impl Sealed {
     }
 
     /// Becomes the writer and opens a copy to be changed.
-    pub(super) fn open_mut(&self, header: &Header) -> Result<Lease, Error> {
+    pub(super) fn open_mut(&self, header: &Header, wait: Duration) -> Result<Lease, Error> {
         header.check_alive()?;
-        let deadline = Deadline::after(header.policy().wait);
+        let deadline = Deadline::after(wait);
         let thread = registry::thread();
         if header.machinery.holds(header.id, thread, &[WRITER]) {
             return Err(Error::WouldDeadlock);

@@ -1,5 +1,7 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
+mod diagnostics;
+
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use crate::error::Result;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
+pub use diagnostics::{Diagnostics, OpenView, ViewKind};
 
 /// An instance of the library: a key of its own, a policy, limits.
 ///
@@ -79,6 +82,10 @@ impl Vault {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.0.enclave.is_alive()
+    }
+
+    fn machinery(&self) -> &Machinery {
+        &self.0
     }
 
     pub(crate) fn into_machinery(self) -> Arc<Machinery> {
