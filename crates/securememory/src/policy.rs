@@ -93,6 +93,7 @@ pub struct Policy {
     pub(crate) wait: Duration,
     pub(crate) close_wait: Duration,
     pub(crate) on_close: OnClose,
+    pub(crate) linger: Duration,
 }
 
 /// One level for each protection.
@@ -121,6 +122,7 @@ impl Default for Policy {
             wait: Duration::from_secs(1),
             close_wait: Duration::from_secs(1),
             on_close: OnClose::Defer,
+            linger: Duration::ZERO,
         }
     }
 }
@@ -195,6 +197,19 @@ impl Policy {
     #[must_use]
     pub fn on_close(mut self, on_close: OnClose) -> Self {
         self.on_close = on_close;
+        self
+    }
+
+    /// How long the pages of a paged secret stay open after the last view, so that the next one costs no protection
+    /// changes; zero by default. Meanwhile a stray read in the process finds the secret.
+    ///
+    /// Pages whose time is over are closed by the next operation on a paged secret of the vault, by
+    /// [`Vault::tidy`](crate::Vault::tidy), or by a thread that [`VaultBuilder::janitor`](crate::VaultBuilder::janitor)
+    /// asks for; without any of these they stay open. At most 64 secrets of a vault linger at the same time; the
+    /// pages of others are closed at once.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
         self
     }
 

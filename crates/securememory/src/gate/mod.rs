@@ -238,6 +238,12 @@ impl Gate {
         now & word::CLOSED != 0 && word::views(now) == 0
     }
 
+    /// A view of pages has ended, which stay open. Says whether it was the last.
+    #[must_use]
+    pub(crate) fn leave_open(&self) -> bool {
+        word::views(self.undo(word::VIEW)) == 0
+    }
+
     /// Closes the pages if nobody is inside. `shut` is called by one thread at a time, never under a reader.
     /// A failed `shut` leaves the pages open and marked so: the next call tries again.
     #[inline]

@@ -53,6 +53,8 @@ pub enum Call {
     Getrlimit,
     /// sysconf(3): facts about the system.
     Sysconf,
+    /// pthread_create(3): a thread of the library's own.
+    ThreadCreate,
     /// pthread_atfork(3): what is run around a fork.
     Atfork,
 }
@@ -83,6 +85,7 @@ impl Call {
             Self::PkeyAlloc => "pkey_alloc",
             Self::Getrlimit => "getrlimit",
             Self::Sysconf => "sysconf",
+            Self::ThreadCreate => "pthread_create",
             Self::Atfork => "pthread_atfork",
         }
     }

@@ -128,6 +128,29 @@ pub(super) fn thread_id() -> u64 {
     rustix::thread::gettid().as_raw_pid().unsigned_abs().into()
 }
 
+/// Runs `run` with all signals blocked but those that are raised by what a thread itself does: a thread made in it
+/// begins like that.
+pub(super) fn with_signals_blocked<T>(run: impl FnOnce() -> CallResult<T>) -> CallResult<T> {
+    let mut wanted = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigfillset` writes the whole set, which then is changed and read in place; `before` is written by
+    // the call that succeeds.
+    unsafe {
+        libc::sigfillset(wanted.as_mut_ptr());
+        for own in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS] {
+            libc::sigdelset(wanted.as_mut_ptr(), own);
+        }
+        match libc::pthread_sigmask(libc::SIG_BLOCK, wanted.as_ptr(), before.as_mut_ptr()) {
+            0 => {}
+            errno => return Err(CallError::new(Call::Sigprocmask, errno)),
+        }
+    }
+    let result = run();
+    // SAFETY: the mask that was found above; restoring a valid mask cannot fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    result
+}
+
 pub(super) fn on_fork(
     prepare: extern "C" fn(),
     parent: extern "C" fn(),

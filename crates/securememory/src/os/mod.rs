@@ -257,6 +257,15 @@ pub(crate) fn thread_id() -> u64 {
     sys::thread_id()
 }
 
+/// Starts a thread that no signal of the host's is delivered to. pthread_create(3). It must not be waited for.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> CallResult<()> {
+    injected(Call::ThreadCreate)?;
+    sys::with_signals_blocked(|| {
+        let made = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        made.map(drop).map_err(|error| CallError::new(Call::ThreadCreate, error.raw_os_error().unwrap_or(0)))
+    })
+}
+
 /// Has functions run around each fork from now on: before it, and after it in the parent and in the child.
 /// pthread_atfork(3). It cannot be undone, so the library calls it once per process.
 pub(crate) fn on_fork(

@@ -14,6 +14,7 @@ use crate::region::slots;
 use crate::registry::{HELD, Slot, Thread};
 use crate::shutdown::fork;
 use crate::status::{Evidence, Protections, VaultStatus};
+use crate::store::linger::Lingering;
 use crate::store::slab::Slabs;
 
 /// What a vault is built from.
@@ -27,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) locked_max: usize,
     pub(crate) views_max: usize,
     pub(crate) cipher: Option<Cipher>,
+    pub(crate) janitor: bool,
 }
 
 impl Default for Settings {
@@ -40,6 +42,7 @@ impl Default for Settings {
             locked_max: 64 * 1024,
             views_max: 4096,
             cipher: None,
+            janitor: false,
         }
     }
 }
@@ -53,6 +56,7 @@ pub(crate) struct Machinery {
     pub(crate) scratch: Scratch,
     pub(crate) pool: Pool,
     pub(super) slabs: Slabs,
+    pub(crate) lingering: Lingering,
     /// Who views which paged secret: slots without memory. The first [`HOMES`] belong to one thread each.
     tickets: &'static [Slot],
     /// Tickets that were ever taken lie below it.
@@ -97,6 +101,7 @@ impl Machinery {
             scratch,
             pool: Pool::new(),
             slabs: Slabs::new(),
+            lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
         }))
@@ -235,6 +240,10 @@ impl Drop for Tickets {
 impl Drop for Machinery {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
+        if self.settings.janitor {
+            // So that it notices and ends.
+            self.lingering.wake_janitor();
+        }
         // A child leaves alone what it inherited: it is the parent's, or wiped.
         if !self.enclave.is_alive() {
             return;

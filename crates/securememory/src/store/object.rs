@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Outstanding, TryError};
@@ -11,6 +11,7 @@ use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, READER, WRITER};
 use crate::status::{AtRest, Status};
+use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::Sealed;
@@ -56,6 +57,8 @@ pub(super) enum Body {
 pub(super) struct Header {
     pub(super) gate: Gate,
     references: AtomicU32,
+    /// Is it in the vault's list of lingering secrets? See [`crate::store::linger`].
+    pub(super) lingers: AtomicU8,
     /// The alignment, as a power of two.
     align_bits: u8,
     pub(super) id: u64,
@@ -201,6 +204,7 @@ impl Object {
             header.write(Header {
                 gate: Gate::new(),
                 references: AtomicU32::new(1),
+                lingers: AtomicU8::new(linger::NEVER),
                 align_bits: align.trailing_zeros() as u8,
                 id: taken.id,
                 len,
@@ -332,6 +336,9 @@ impl Drop for Object {
         // A child leaves alone what it inherited.
         if !header.machinery.enclave.is_alive() {
             return;
+        }
+        if header.lingers.load(Ordering::Acquire) != linger::NEVER {
+            header.machinery.lingering.forget(self.0);
         }
         // A borrowed view that was forgotten may still be counted, but can no longer be used: it borrowed the secret
         // that is being dropped. So there is nobody whom the gate would have to keep out.

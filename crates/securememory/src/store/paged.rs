@@ -27,6 +27,8 @@ use crate::store::slab::Taken;
 pub(super) struct Paged {
     pages: AtomicPtr<Pages>,
     version: AtomicU64,
+    /// Until when open pages may stay open, as [`os::coarse_now`](crate::os::coarse_now) tells.
+    pub(super) open_until: AtomicU64,
 }
 
 const _: () = assert!(std::mem::align_of::<Pages>() <= crate::store::slab::ALIGN);
@@ -54,6 +56,7 @@ impl Paged {
         (len, align): (usize, usize),
         source: S,
     ) -> Result<Self, TryError<E>> {
+        machinery.lingering.poll();
         let pages = machinery.pool.take(len, align, policy.levels())?;
         let capacity = pages.capacity();
         let base = pages.base();
@@ -77,7 +80,11 @@ impl Paged {
             // SAFETY: a fresh piece of the right size and alignment.
             unsafe { at.write(pages) };
         }
-        Ok(Self { pages: AtomicPtr::new(at.as_ptr()), version: AtomicU64::new(0) })
+        Ok(Self {
+            pages: AtomicPtr::new(at.as_ptr()),
+            version: AtomicU64::new(0),
+            open_until: AtomicU64::new(0),
+        })
     }
 
     #[allow(unsafe_code)]
@@ -96,12 +103,15 @@ impl Paged {
     #[allow(unsafe_code)]
     pub(super) fn open(&self, header: &Header) -> Result<(NonNull<u8>, &'static Slot), Error> {
         header.check_alive()?;
+        header.machinery.lingering.poll();
         let thread = registry::thread();
         let ticket = header.machinery.take_ticket(thread, header.id)?;
         match self.enter(header, thread) {
             Ok(data) => Ok((data, ticket)),
             Err(error) => {
                 ticket.release();
+                // Another reader may have left meanwhile, taking us for one that will close the pages.
+                let _ = self.shut(header);
                 Err(error)
             }
         }
@@ -160,11 +170,25 @@ impl Paged {
         let intact = self.check(header);
         let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
         ticket.release();
-        let shut = header.gate.leave_paged(|| self.protect_none());
+        let shut = self.leave_pages(header);
         if header.gate.is_closed() {
             let _ = header.try_end(None);
         }
         intact.and(revoked).and(shut.map_err(Error::StuckOpen))
+    }
+
+    /// Leaves the gate; the last one closes the pages, or has them closed later.
+    #[inline]
+    fn leave_pages(&self, header: &Header) -> Result<(), CallError> {
+        let linger = header.policy().linger;
+        if linger.is_zero() {
+            return header.gate.leave_paged(|| self.protect_none());
+        }
+        let machinery = &header.machinery;
+        if !header.gate.leave_open() || machinery.lingering.list(header, linger, machinery.settings.janitor) {
+            return Ok(());
+        }
+        self.shut(header)
     }
 
     /// The last one to leave a closed secret wipes it.
@@ -182,7 +206,8 @@ impl Paged {
         unsafe { header.machinery.canary.check(pages.base(), pages.capacity(), place) }
     }
 
-    fn shut(&self, header: &Header) -> Result<(), CallError> {
+    /// Closes the pages if they are open and nobody is inside.
+    pub(super) fn shut(&self, header: &Header) -> Result<(), CallError> {
         header.gate.shut_if_idle(|| self.protect_none())
     }
 
@@ -201,6 +226,7 @@ impl Paged {
     pub(super) fn open_mut(&self, header: &Header, wait: Duration) -> Result<(NonNull<u8>, Change), Error> {
         header.check_alive()?;
         let machinery = &*header.machinery;
+        machinery.lingering.poll();
         let thread = registry::thread();
         if machinery.holds(header.id, thread, &[READER, WRITER]) {
             return Err(Error::WouldDeadlock);
@@ -305,7 +331,7 @@ impl Paged {
 
     /// Are the pages open though nobody is inside? Then one more attempt has just failed.
     pub(super) fn is_stuck(&self, header: &Header) -> bool {
-        header.gate.views() == 0 && header.gate.is_open()
+        header.policy().linger.is_zero() && header.gate.views() == 0 && header.gate.is_open()
     }
 
     pub(super) fn protections(&self, header: &Header) -> Protections {

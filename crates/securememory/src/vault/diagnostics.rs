@@ -118,6 +118,6 @@ impl Vault {
         let now = os::coarse_now();
         let mut views: Vec<_> = self.machinery().slots().filter_map(|slot| describe(slot, now)).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.age));
-        Diagnostics { views, lingering: 0 }
+        Diagnostics { views, lingering: self.machinery().lingering.count() }
     }
 }

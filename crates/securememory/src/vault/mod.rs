@@ -1,9 +1,11 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
 mod diagnostics;
+mod janitor;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(doc)]
 use crate::error::Error;
@@ -76,6 +78,12 @@ impl Vault {
     /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails.
     pub fn warm_thread(&self, views: usize) -> Result<()> {
         self.0.scratch.warm(views, self.0.settings.policy.wait)
+    }
+
+    /// Closes the pages of paged secrets whose [`Policy::linger`] is over. Returns how long it will be until the next
+    /// ones are due, `None` where nothing lingers: for programs with an event loop, that want no janitor.
+    pub fn tidy(&self) -> Option<Duration> {
+        if self.is_alive() { self.0.lingering.tidy() } else { None }
     }
 
     /// Was it made by this process? In a forked child a vault of the parent is of no use.
@@ -161,6 +169,13 @@ impl VaultBuilder {
         self
     }
 
+    /// Has a thread close the pages of paged secrets when their [`Policy::linger`] is over. It exists as long as the
+    /// vault and its secrets, sleeps unless something lingers, and receives no signals.
+    pub fn janitor(mut self) -> Self {
+        self.0.janitor = true;
+        self
+    }
+
     /// Makes the vault: its key, its locked page.
     ///
     /// # Errors
@@ -169,6 +184,11 @@ impl VaultBuilder {
     /// [`Error::HoldRefused`] where the required hold cannot, [`Error::System`] and [`Error::OutOfMemory`] where
     /// resources are short, [`Error::TooManyVaults`], [`Error::Unsupported`]. Nothing is left behind.
     pub fn build(self) -> Result<Vault> {
-        Machinery::make(self.0).map(Vault)
+        let wants_janitor = self.0.janitor;
+        let machinery = Machinery::make(self.0)?;
+        if wants_janitor {
+            janitor::start(&machinery)?;
+        }
+        Ok(Vault(machinery))
     }
 }

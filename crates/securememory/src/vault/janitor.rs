@@ -1,0 +1,24 @@
+//! The thread that closes lingering pages: only in vaults that ask for one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::Result;
+use crate::os;
+use crate::store::Machinery;
+
+/// Starts it. It ends by itself when the vault does, which it does not keep alive.
+pub(super) fn start(machinery: &Arc<Machinery>) -> Result<()> {
+    let vault = Arc::downgrade(machinery);
+    let event = Arc::clone(machinery.lingering.event());
+    let run = move || {
+        loop {
+            let seen = event.load(Ordering::Acquire);
+            let Some(machinery) = vault.upgrade() else { return };
+            let idle = machinery.lingering.tidy();
+            drop(machinery);
+            os::wait_on(&event, seen, idle);
+        }
+    };
+    Ok(os::spawn("securememory", run)?)
+}
