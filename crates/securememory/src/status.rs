@@ -116,6 +116,9 @@ pub struct VaultStatus {
     pub hold: HoldUsed,
     /// Why the hold before the one in use was not taken: the last refusal, where there were several.
     pub hold_stepped_down: Option<Error>,
+    /// The page with the key ([`HoldUsed::Guarded`], and [`HoldUsed::Secretmem`] without protection keys) could not be
+    /// closed after its last use: it is open until the next use or status closes it.
+    pub key_stuck_open: bool,
     /// In-memory files that each hold one replica of the key's first share.
     pub replicas: usize,
     /// The cipher in use.

@@ -192,6 +192,7 @@ impl Machinery {
             id: self.id,
             hold: self.enclave.hold().used(),
             hold_stepped_down: self.enclave.stepped_down(),
+            key_stuck_open: self.enclave.is_alive() && self.enclave.hold().is_stuck(),
             replicas: self.enclave.hold().replicas(),
             cipher: self.enclave.cipher(),
             // The scratch's count began with the enclave's.

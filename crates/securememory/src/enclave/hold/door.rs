@@ -104,6 +104,18 @@ impl Door {
         })
     }
 
+    /// Could the page not be shut by its last reader? Then one more attempt has just failed.
+    #[allow(unsafe_code)]
+    pub(crate) fn is_stuck(&self) -> bool {
+        match &self.lock {
+            Lock::Key(_) => false,
+            // SAFETY: the gate calls this when nobody is inside.
+            Lock::Gate(gate) => {
+                gate.shut_if_idle(|| unsafe { os::protect(self.at, self.len, Access::None) }).is_err()
+            }
+        }
+    }
+
     /// Has the page been given up? Then what was read may be what wiping left of it.
     #[inline]
     pub(crate) fn is_destroyed(&self) -> bool {

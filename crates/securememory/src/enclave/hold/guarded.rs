@@ -95,6 +95,10 @@ impl Guarded {
         Some(if now { pages.protections() } else { pages.secured().protections })
     }
 
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.pages.is_some() && self.door.is_stuck()
+    }
+
     pub(crate) fn locked_bytes(&self) -> usize {
         self.pool.locked_bytes()
     }

@@ -178,6 +178,10 @@ impl InPlace {
         Some(if now { self.protections_now() } else { self.secured.protections })
     }
 
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.slab.is_some() && self.door.is_stuck()
+    }
+
     pub(crate) fn locked_bytes(&self) -> usize {
         if self.secured.is_locked() { self.page } else { 0 }
     }

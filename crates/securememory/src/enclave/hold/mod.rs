@@ -145,6 +145,15 @@ impl KeyHold {
         }
     }
 
+    /// Is a page of its own open at rest, because it could not be shut? It has just been tried again.
+    pub(crate) fn is_stuck(&self) -> bool {
+        match self {
+            Self::Split(_) => false,
+            Self::Pkey(page) | Self::Secretmem(page) => page.is_stuck(),
+            Self::Guarded(guarded) => guarded.is_stuck(),
+        }
+    }
+
     pub(crate) fn locked_bytes(&self) -> usize {
         match self {
             Self::Split(_) => 0,
