@@ -10,9 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
-
-use super::measure::{Batch, Clock, Figures, SLICES, calibrate, per_call, time};
+use super::measure::{Batch, Clock, Figures, SLICES, calibrate, per_call, processor_time, time};
 use super::{Failure, Skipped};
 
 /// How long the other thread may take to begin.
@@ -160,12 +158,6 @@ fn compute(shared: &Shared) -> Share {
     }
     shared.runs.store(false, Ordering::Release);
     Share { wall: begin.elapsed(), processor: processor_time().saturating_sub(processor) }
-}
-
-/// Of this thread.
-fn processor_time() -> Duration {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
 impl Neighbour for Computing {

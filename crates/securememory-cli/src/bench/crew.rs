@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use super::measure::Clock;
+use super::measure::{Clock, processor_time};
 
 /// How long a slice takes: long against the moment by which one thread may begin after the other.
 const WINDOW: Duration = Duration::from_millis(6);
@@ -40,6 +40,8 @@ pub(super) enum What {
 pub(super) struct Slice {
     pub(super) calls: u64,
     pub(super) time: Duration,
+    /// The part of the time in which it had a processor.
+    pub(super) processor: Duration,
 }
 
 /// Runs slices on threads, which are numbered 0 and 1.
@@ -91,7 +93,7 @@ impl Worker {
                     What::Op => &mut part.op,
                     What::Floor => &mut part.floor,
                 };
-                let slice = start.wait().and_then(|()| count(&|| origin.elapsed(), work));
+                let slice = start.wait().and_then(|()| count(&|| origin.elapsed(), &processor_time, work));
                 if outbox.send(slice.map_err(|failure| failure.to_string())).is_err() {
                     return;
                 }
@@ -137,14 +139,15 @@ impl Start {
 }
 
 /// Counts calls until the window has passed.
-fn count(clock: Clock, work: &mut Work) -> Result<Slice, Failure> {
-    let begin = clock();
+fn count(clock: Clock, processor: Clock, work: &mut Work) -> Result<Slice, Failure> {
+    let (processor_begin, begin) = (processor(), clock());
     let mut slice = Slice::default();
     while slice.time < WINDOW {
         work(CALLS)?;
         slice.calls += CALLS;
         slice.time = clock().saturating_sub(begin);
     }
+    slice.processor = processor().saturating_sub(processor_begin);
     Ok(slice)
 }
 
@@ -165,7 +168,9 @@ mod tests {
             moved.fetch_add(calls * 500, Ordering::Relaxed);
             Ok(())
         });
-        let slice = count(&|| Duration::from_nanos(now.load(Ordering::Relaxed)), &mut work).unwrap();
+        let clock = || Duration::from_nanos(now.load(Ordering::Relaxed));
+        let slice = count(&clock, &|| clock() / 4, &mut work).unwrap();
+        assert_eq!(slice.processor, slice.time / 4);
         assert_eq!(slice.time, Duration::from_nanos(slice.calls * 500));
         assert!(slice.time >= WINDOW && slice.time < WINDOW + Duration::from_nanos(CALLS * 500), "{slice:?}");
     }

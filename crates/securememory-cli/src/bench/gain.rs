@@ -15,6 +15,9 @@ const SLICES: usize = 4;
 /// A floor that gains less says that there is no second processor for the second thread; beside it, anything
 /// would look good.
 const LEAST_FLOOR_GAIN: f64 = 1.2;
+/// Bare calls never sleep, so threads without a processor are waiting for other work on the machine. Two that
+/// seldom run at the same moment seldom get into each other's way, whatever they do.
+const LEAST_SHARE: f64 = 0.9;
 
 /// What came out.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,7 @@ impl Tally {
 fn add(sum: &mut Slice, slice: &Slice) {
     sum.calls += slice.calls;
     sum.time += slice.time;
+    sum.processor += slice.processor;
 }
 
 fn rate(slice: &Slice) -> f64 {
@@ -69,8 +73,19 @@ pub(super) fn in_turns(crew: &mut dyn Crew, rounds: u32) -> Result<Gains, Failur
     summary(&rounds)
 }
 
-/// The rates of the operation and of the floor in one round.
-type Round = [[f64; 2]; 2];
+/// How much of the time the two threads had a processor each.
+fn share(both: &[Slice; 2]) -> f64 {
+    let part = |slice: &Slice| slice.processor.as_secs_f64() / slice.time.as_secs_f64();
+    both.iter().map(part).sum::<f64>() / 2.0
+}
+
+/// One round.
+struct Round {
+    op: [f64; 2],
+    floor: [f64; 2],
+    /// Of the floor's two threads.
+    share: f64,
+}
 
 fn round(crew: &mut dyn Crew) -> Result<Round, Failure> {
     let (mut op, mut floor) = (Tally::default(), Tally::default());
@@ -91,7 +106,7 @@ fn round(crew: &mut dyn Crew) -> Result<Round, Failure> {
             }
         }
     }
-    Ok([op.rates(), floor.rates()])
+    Ok(Round { op: op.rates(), floor: floor.rates(), share: share(&floor.both) })
 }
 
 fn summary(rounds: &[Round]) -> Result<Gains, Failure> {
@@ -99,21 +114,26 @@ fn summary(rounds: &[Round]) -> Result<Gains, Failure> {
     let middle = |figure: &dyn Fn(&Round) -> f64| median(&mut each(figure));
     let gain = |[one, two]: [f64; 2]| two / one;
     let ns = |[_, two]: [f64; 2]| 2e9 / two;
-    let floor_gain = middle(&|round| gain(round[1]));
+    let share = middle(&|round| round.share);
+    if share < LEAST_SHARE {
+        let reason = format!("two threads had a processor each for only {:.0} % of the time", 100.0 * share);
+        return Err(Skipped(reason).into());
+    }
+    let floor_gain = middle(&|round| gain(round.floor));
     if floor_gain < LEAST_FLOOR_GAIN {
         let reason = format!("a second thread brings bare calls only {floor_gain:.2} times as far here");
         return Err(Skipped(reason).into());
     }
     Ok(Gains {
         figures: Figures::of(
-            &mut each(&|round| ns(round[0])),
-            &mut each(&|round| ns(round[1])),
-            &mut each(&|round| gain(round[0]) / gain(round[1])),
+            &mut each(&|round| ns(round.op)),
+            &mut each(&|round| ns(round.floor)),
+            &mut each(&|round| gain(round.op) / gain(round.floor)),
         ),
-        gain: middle(&|round| gain(round[0])),
+        gain: middle(&|round| gain(round.op)),
         floor_gain,
-        rates: [middle(&|round| round[0][0]), middle(&|round| round[0][1])],
-        floor_rates: [middle(&|round| round[1][0]), middle(&|round| round[1][1])],
+        rates: [middle(&|round| round.op[0]), middle(&|round| round.op[1])],
+        floor_rates: [middle(&|round| round.floor[0]), middle(&|round| round.floor[1])],
     })
 }
 
@@ -129,6 +149,8 @@ mod tests {
         op: [u64; 2],
         floor: [u64; 2],
         disturbed: bool,
+        /// How much of a processor each gets, in percent.
+        percent: u32,
         runs: u64,
     }
 
@@ -137,13 +159,17 @@ mod tests {
             self.runs += 1;
             let slow = if self.disturbed && self.runs % 100 < 9 { 10 } else { 1 };
             let cost = if what == What::Op { self.op } else { self.floor }[who.len() - 1];
-            let slice = Slice { calls: 1000, time: Duration::from_nanos(1000 * cost * slow) };
+            let time = Duration::from_nanos(1000 * cost * slow);
+            let slice = Slice { calls: 1000, time, processor: time * self.percent / 100 };
             Ok(vec![slice; who.len()])
         }
     }
 
     fn gains(op: [u64; 2], floor: [u64; 2], disturbed: bool) -> Result<Gains, Failure> {
-        let mut table = Table { op, floor, disturbed, runs: 0 };
+        of(Table { op, floor, disturbed, percent: 100, runs: 0 })
+    }
+
+    fn of(mut table: Table) -> Result<Gains, Failure> {
         // Without the warming up, which goes by the real clock.
         let rounds: Vec<Round> = (0..15).map(|_| round(&mut table).unwrap()).collect();
         summary(&rounds)
@@ -183,11 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_seldom_run_together_are_no_measure() {
+        let table = |percent| Table { op: [300, 310], floor: [100, 100], disturbed: false, percent, runs: 0 };
+        assert!(of(table(95)).is_ok());
+        assert!(of(table(80)).unwrap_err().is::<Skipped>());
+    }
+
+    #[test]
     fn a_thread_that_does_not_answer_is_an_error() {
         struct Lazy;
         impl Crew for Lazy {
             fn run(&mut self, _: What, _: &[usize]) -> Result<Vec<Slice>, Failure> {
-                Ok(vec![Slice { calls: 1, time: Duration::from_nanos(1) }])
+                Ok(vec![Slice { calls: 1, time: Duration::from_nanos(1), ..Slice::default() }])
             }
         }
         assert!(round(&mut Lazy).is_err());

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
 use super::Failure;
 
 /// Does the thing so many times.
@@ -101,6 +103,12 @@ pub(super) fn time(clock: Clock, batch: &mut Batch, count: u64) -> Result<Durati
 
 pub(super) fn per_call(time: Duration, count: u64) -> f64 {
     time.as_nanos() as f64 / count as f64 / f64::from(SLICES)
+}
+
+/// For how long the calling thread has had a processor.
+pub(super) fn processor_time() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
 /// The median; sorts what it is given. Of an even number, the upper of the two in the middle.
