@@ -1,8 +1,9 @@
 //! The floors: what an operation cannot do without, called with nothing around it.
 //!
 //! A floor is what the kernel and the cipher alone cost for the same bytes in the same memory layout:
-//! raw system calls without the C library, and the cipher straight on that memory. No gate, no check value, no canary, no associated data, no scrubbing. The distance from
-//! an operation to its floor is what this library adds.
+//! raw system calls without the C library, and the cipher straight on that memory. No gate, no check value,
+//! no canary, no associated data, no scrubbing. The distance from an operation to its floor is what this
+//! library adds.
 
 // Mapping, protecting and locking memory by hand is the whole purpose of this file; no other file of
 // the bench does.
@@ -58,7 +59,7 @@ impl Region {
 
     fn protect(&self, access: MprotectFlags) -> Result<()> {
         // SAFETY: the middle page is ours alone, and no reference into it lives at this time: those that `Cipher`
-        // makes borrow it whole, and it never closes its page.
+        // makes borrow it whole, and it never closes its page; `ClosedKey` makes none into its closed page.
         unsafe { rustix::mm::mprotect(self.middle(), self.page, access) }
     }
 
@@ -129,6 +130,11 @@ impl Cipher {
     /// The floor of a sealed read: fetch the key, open 32 bytes, look at them.
     pub(super) fn fetch_and_open(&mut self) -> Result<u64> {
         self.fetch()?;
+        self.open()
+    }
+
+    /// The floor of a sealed read whose key costs nothing to fetch: open 32 bytes, look at them.
+    pub(super) fn open(&mut self) -> Result<u64> {
         let (nonce, tag, text) = (self.nonce, self.tag, self.text);
         let (plain, key) = self.page();
         *plain = text;
@@ -148,6 +154,61 @@ impl Cipher {
         (self.nonce, self.tag, self.text) = (nonce, tag, text);
         Ok(())
     }
+
+    /// The floor of a sealed write: open what is there, change it, seal it under a fresh nonce; the key is
+    /// fetched for each of the two.
+    pub(super) fn rewrite(&mut self) -> Result<()> {
+        self.fetch_and_open()?;
+        let (plain, _) = self.page();
+        plain[0] = plain[0].wrapping_add(1);
+        self.fetch_and_seal()
+    }
+}
+
+/// The key in a page without access, the rest as in [`Cipher`].
+pub(super) struct ClosedKey {
+    cipher: Cipher,
+    page: Page,
+}
+
+impl ClosedKey {
+    pub(super) fn new() -> Result<Self> {
+        let mut cipher = Cipher::new()?;
+        let page = Page::holding(cipher.page().1)?;
+        Ok(Self { cipher, page })
+    }
+
+    /// The floor of a sealed read whose key lies in such a page: the pair of calls with a copy of the key
+    /// between them, open 32 bytes, look at them.
+    pub(super) fn fetch_and_open(&mut self) -> Result<u64> {
+        self.page.region.protect(MprotectFlags::READ)?;
+        let place = self.cipher.region.last(SHARE);
+        // SAFETY: 32 readable bytes of the page that was just opened, and 32 writable ones of another; no
+        // reference into either lives.
+        unsafe { std::ptr::copy_nonoverlapping(self.page.region.last(KEY), place, KEY) };
+        self.page.region.protect(MprotectFlags::empty())?;
+        self.cipher.open()
+    }
+}
+
+/// One bare `pread` of a key share, for a thread with a file of its own.
+#[repr(align(128))]
+pub(super) struct Share {
+    place: [u8; SHARE],
+    file: OwnedFd,
+}
+
+impl Share {
+    pub(super) fn new() -> Result<Self> {
+        let mut place = [0; SHARE];
+        random(&mut place)?;
+        Ok(Self { file: share_file(&place)?, place })
+    }
+
+    pub(super) fn fetch(&mut self) -> Result<u8> {
+        let got = rustix::io::pread(&self.file, self.place.as_mut_slice(), 0)?;
+        if got == SHARE { Ok(self.place[0]) } else { Err(Errno::IO) }
+    }
 }
 
 /// A locked page between two guard pages, without access between reads.
@@ -157,11 +218,15 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn new() -> Result<Self> {
+        Self::holding(&[0x5a; SECRET])
+    }
+
+    fn holding(bytes: &[u8; SECRET]) -> Result<Self> {
         let region = Region::reserve()?;
         region.protect(MprotectFlags::READ | MprotectFlags::WRITE)?;
         region.lock()?;
-        // SAFETY: the middle page was just opened for writing; 32 bytes of it.
-        unsafe { region.last(SECRET).write_bytes(0x5a, SECRET) };
+        // SAFETY: the middle page was just opened for writing; 32 bytes of it, apart from the source.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), region.last(SECRET), SECRET) };
         region.protect(MprotectFlags::empty())?;
         Ok(Self { region })
     }

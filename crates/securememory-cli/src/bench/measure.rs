@@ -7,17 +7,19 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
 use super::Failure;
 
 /// Does the thing so many times.
 pub(super) type Batch = Box<dyn FnMut(u64) -> Result<(), Failure>>;
 
 /// Slices of each in a round.
-const SLICES: u32 = 8;
+pub(super) const SLICES: u32 = 8;
 /// How long a slice should take.
 const SLICE: Duration = Duration::from_millis(2);
 /// How long each is run before anything counts.
-const WARM_UP: Duration = Duration::from_millis(40);
+pub(super) const WARM_UP: Duration = Duration::from_millis(40);
 
 /// What came out, times in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,20 @@ pub(super) struct Figures {
     pub(super) ratio_high: f64,
 }
 
+impl Figures {
+    /// From one figure of each kind a round; sorts them.
+    pub(super) fn of(ops: &mut [f64], floors: &mut [f64], ratios: &mut [f64]) -> Self {
+        let ratio = median(ratios);
+        Self {
+            ns: median(ops),
+            floor_ns: median(floors),
+            ratio,
+            ratio_low: ratios.first().copied().unwrap_or(ratio),
+            ratio_high: ratios.last().copied().unwrap_or(ratio),
+        }
+    }
+}
+
 /// Runs `rounds` rounds of both.
 pub(super) fn in_turns(op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result<Figures, Failure> {
     let origin = Instant::now();
@@ -36,7 +52,7 @@ pub(super) fn in_turns(op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result
 }
 
 /// Tells the time that has passed since a fixed moment.
-type Clock<'a> = &'a dyn Fn() -> Duration;
+pub(super) type Clock<'a> = &'a dyn Fn() -> Duration;
 
 fn in_turns_by(clock: Clock, op: &mut Batch, floor: &mut Batch, rounds: u32) -> Result<Figures, Failure> {
     let op_count = calibrate(clock, op)?;
@@ -60,18 +76,11 @@ fn in_turns_by(clock: Clock, op: &mut Batch, floor: &mut Batch, rounds: u32) -> 
         floors.push(floor_ns);
         ratios.push(op_ns / floor_ns);
     }
-    let ratio = median(&mut ratios);
-    Ok(Figures {
-        ns: median(&mut ops),
-        floor_ns: median(&mut floors),
-        ratio,
-        ratio_low: ratios.first().copied().unwrap_or(ratio),
-        ratio_high: ratios.last().copied().unwrap_or(ratio),
-    })
+    Ok(Figures::of(&mut ops, &mut floors, &mut ratios))
 }
 
 /// Warms up and finds how many calls fill a slice.
-fn calibrate(clock: Clock, batch: &mut Batch) -> Result<u64, Failure> {
+pub(super) fn calibrate(clock: Clock, batch: &mut Batch) -> Result<u64, Failure> {
     let begin = clock();
     let mut count = 1;
     loop {
@@ -86,18 +95,24 @@ fn calibrate(clock: Clock, batch: &mut Batch) -> Result<u64, Failure> {
     }
 }
 
-fn time(clock: Clock, batch: &mut Batch, count: u64) -> Result<Duration, Failure> {
+pub(super) fn time(clock: Clock, batch: &mut Batch, count: u64) -> Result<Duration, Failure> {
     let begin = clock();
     batch(count)?;
     Ok(clock().saturating_sub(begin))
 }
 
-fn per_call(time: Duration, count: u64) -> f64 {
+pub(super) fn per_call(time: Duration, count: u64) -> f64 {
     time.as_nanos() as f64 / count as f64 / f64::from(SLICES)
 }
 
+/// For how long the calling thread has had a processor.
+pub(super) fn processor_time() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(tv_sec.unsigned_abs(), u32::try_from(tv_nsec).unwrap_or(0))
+}
+
 /// The median; sorts what it is given. Of an even number, the upper of the two in the middle.
-fn median(values: &mut [f64]) -> f64 {
+pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

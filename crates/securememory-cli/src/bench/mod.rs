@@ -3,18 +3,34 @@
 //! Absolute times say little on a stranger's machine; a ratio to the bare system calls and the bare
 //! cipher, taken in the same run on the same memory layout, says what the library adds.
 
+mod busy;
+mod crew;
 mod floor;
+mod gain;
+mod line;
 mod measure;
 mod rows;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use rows::{ROWS, Row};
-use serde::Serialize;
+use line::Line;
+use rows::{Kind, ROWS, Row};
 
 /// Why a row could not be measured.
 type Failure = Box<dyn std::error::Error>;
+
+/// There is nothing here that could be measured, which is nobody's fault.
+#[derive(Debug)]
+struct Skipped(String);
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
 
 /// Options of `securememory bench`.
 #[derive(clap::Args, Debug)]
@@ -22,7 +38,7 @@ pub struct Args {
     /// One JSON object a line and a row, nothing else
     #[arg(long)]
     json: bool,
-    /// Only this operation, for example sealed.read.32 or sealed
+    /// Only this operation, for example sealed.read.32; or all that begin so, for example sealed
     #[arg(long, value_name = "OP")]
     only: Option<String>,
     /// Rounds of which the medians are taken
@@ -33,28 +49,13 @@ pub struct Args {
     count: Option<u64>,
 }
 
-/// A row as `--json` prints it.
-#[derive(Serialize)]
-struct Line {
-    op: &'static str,
-    ns: f64,
-    floor: &'static str,
-    floor_ns: f64,
-    ratio: f64,
-    ratio_low: f64,
-    ratio_high: f64,
-    target: f64,
-    met: bool,
-    rounds: u32,
-}
-
 /// Measures and prints. The exit code says whether all rows could be measured; it does not judge figures.
 pub fn run(args: Args) -> ExitCode {
     if securememory::HAS_INJECTOR {
         eprintln!("this build has the fault injector (feature `testing`): its figures would be of no use");
         return ExitCode::from(2);
     }
-    let chosen: Vec<&Row> = ROWS.iter().filter(|row| is_chosen(row.op, args.only.as_deref())).collect();
+    let chosen = chosen(args.only.as_deref());
     if chosen.is_empty() {
         let mut ops: Vec<&str> = ROWS.iter().map(|row| row.op).collect();
         ops.dedup();
@@ -82,16 +83,17 @@ fn measure_all(chosen: &[&Row], args: &Args) -> io::Result<ExitCode> {
         writeln!(
             out,
             "Each operation next to its floor: the same bytes through bare system calls and bare cipher.\n\
-             Medians of {} rounds, operation and floor in turns; nanoseconds a call.\n\n\
-             {:<18}{:>9}   {:<28}{:>9}{:>8}  {:<15}{:>7}",
-            args.rounds, "operation", "ns", "floor", "ns", "ratio", "low..high", "target"
+             Medians of {} rounds, operation and floor in turns; nanoseconds a call.\n\n{}",
+            args.rounds,
+            line::HEADING
         )?;
     }
     let mut code = ExitCode::SUCCESS;
     for row in chosen {
-        let line = measured(row, args.rounds)
-            .and_then(|line| if args.json { Ok(serde_json::to_string(&line)?) } else { Ok(text(&line)) });
-        match line {
+        match measured(row, args.rounds)
+            .or_else(|failure| skipped(row, failure))
+            .and_then(|line| Ok(if args.json { serde_json::to_string(&line)? } else { line.to_string() }))
+        {
             Ok(line) => writeln!(out, "{line}")?,
             Err(failure) => {
                 eprintln!("{} against {}: not measured: {failure}", row.op, row.floor);
@@ -102,69 +104,78 @@ fn measure_all(chosen: &[&Row], args: &Args) -> io::Result<ExitCode> {
     if !args.json {
         writeln!(
             out,
-            "\nA creation includes the drop; a read looks at all bytes. The six calls are mmap, mprotect, mlock,\n\
-             (32 bytes written), mprotect, munlock, munmap. Other work on the machine changes all figures."
+            "\nA creation includes the drop; a read looks at all bytes; a write opens, changes a byte and commits.\n\
+             The six calls are mmap, mprotect, mlock, (32 bytes written), mprotect, munlock, munmap.\n\
+             Two threads: nanoseconds of a call while both run; the ratio is that of the gains.\n\
+             Other work on the machine changes all figures."
         )?;
     }
     Ok(code)
 }
 
-/// A whole name, or the beginning of one up to a dot.
-fn is_chosen(op: &str, only: Option<&str>) -> bool {
-    only.is_none_or(|only| op.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+/// The rows of an operation, or else all whose names begin so, up to a dot.
+fn chosen(only: Option<&str>) -> Vec<&'static Row> {
+    let exact = ROWS.iter().any(|row| only == Some(row.op));
+    ROWS.iter().filter(|row| if exact { only == Some(row.op) } else { begins(row.op, only) }).collect()
 }
 
-/// The operations alone, each `count` times; the first row of an operation stands for it.
+fn begins(op: &str, only: Option<&str>) -> bool {
+    only.is_none_or(|only| op.strip_prefix(only).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// The operations alone, each `count` times; the first row of an operation stands for it. Those that need a
+/// second thread are left out: what a tracer counts could be of either.
 fn carry_out(chosen: &[&Row], count: u64) -> ExitCode {
-    let mut done = "";
-    for row in chosen {
-        if row.op == done {
-            continue;
-        }
-        done = row.op;
-        if let Err(failure) = (row.make)().and_then(|mut halves| (halves.op)(count)) {
-            eprintln!("{}: {failure}", row.op);
-            return ExitCode::FAILURE;
+    let (mut last, mut any) = ("", false);
+    for row in chosen.iter().filter(|row| std::mem::replace(&mut last, row.op) != row.op) {
+        let done = match row.kind {
+            Kind::Cost(make) => make().and_then(|mut halves| (halves.op)(count)),
+            Kind::Gain(_) | Kind::Busy(_) => Err(Skipped("it needs a second thread".into()).into()),
+        };
+        match done {
+            Ok(()) => any = true,
+            Err(failure) if failure.is::<Skipped>() => eprintln!("{}: skipped: {failure}", row.op),
+            Err(failure) => {
+                eprintln!("{}: {failure}", row.op);
+                return ExitCode::FAILURE;
+            }
         }
     }
-    ExitCode::SUCCESS
+    // Who counts must not take nothing for a count of zero.
+    if any { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }
 
 fn measured(row: &Row, rounds: u32) -> Result<Line, Failure> {
-    let mut halves = (row.make)()?;
-    let figures = measure::in_turns(&mut halves.op, &mut halves.floor, rounds)?;
-    Ok(Line {
-        op: row.op,
-        ns: round(figures.ns, 1),
-        floor: row.floor,
-        floor_ns: round(figures.floor_ns, 1),
-        ratio: round(figures.ratio, 3),
-        ratio_low: round(figures.ratio_low, 3),
-        ratio_high: round(figures.ratio_high, 3),
-        target: round(row.target, 3),
-        met: figures.ratio <= row.target,
-        rounds,
-    })
+    match row.kind {
+        Kind::Cost(make) => {
+            let mut halves = make()?;
+            let figures = measure::in_turns(&mut halves.op, &mut halves.floor, rounds)?;
+            Ok(Line::cost(row, &figures, rounds))
+        }
+        Kind::Gain(make) => {
+            needs_two_processors()?;
+            Ok(Line::gain(row, &gain::in_turns(&mut make()?, rounds)?, rounds))
+        }
+        Kind::Busy(make) => {
+            needs_two_processors()?;
+            let (mut halves, mut neighbour) = (make()?, busy::Computing::start()?);
+            let burden = busy::in_turns(&mut halves.op, &mut halves.floor, &mut neighbour, rounds)?;
+            Ok(Line::busy(row, &burden, rounds))
+        }
+    }
 }
 
-fn round(value: f64, digits: i32) -> f64 {
-    let unit = 10_f64.powi(digits);
-    (value * unit).round() / unit
+/// Two threads that take turns on one processor say nothing about two threads.
+fn needs_two_processors() -> Result<(), Failure> {
+    match std::thread::available_parallelism()?.get() {
+        1 => Err(Skipped("this process may use one processor only".into()).into()),
+        _ => Ok(()),
+    }
 }
 
-fn text(line: &Line) -> String {
-    let spread = format!("{:.2}..{:.2}", line.ratio_low, line.ratio_high);
-    format!(
-        "{:<18}{:>9.1}   {:<28}{:>9.1}{:>8.3}  {:<15}{:>7.3}  {}",
-        line.op,
-        line.ns,
-        line.floor,
-        line.floor_ns,
-        line.ratio,
-        spread,
-        line.target,
-        if line.met { "met" } else { "not met" }
-    )
+/// A line of its own for what cannot be measured here.
+fn skipped(row: &Row, failure: Failure) -> Result<Line, Failure> {
+    failure.downcast::<Skipped>().map(|reason| Line::skipped(row, reason.0))
 }
 
 /// What a reader does at the least: every byte passes through a register. The same for operation and floor.
@@ -180,21 +191,41 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn an_operation_is_chosen_by_name_or_by_its_beginning() {
-        assert!(is_chosen("sealed.read.32", None));
-        assert!(is_chosen("sealed.read.32", Some("sealed.read.32")));
-        assert!(is_chosen("sealed.read.32", Some("sealed")));
-        assert!(!is_chosen("sealed.read.32", Some("sealed.re")));
-        assert!(!is_chosen("sealed.read.32", Some("paged")));
+    fn ops(only: &str) -> Vec<&'static str> {
+        chosen(Some(only)).iter().map(|row| row.op).collect()
     }
 
     #[test]
-    fn every_row_can_be_made_and_run_once() {
+    fn an_operation_is_chosen_by_name_or_by_its_beginning() {
+        assert_eq!(chosen(None).len(), ROWS.len());
+        // Although others begin with it.
+        assert_eq!(ops("sealed.read.32"), ["sealed.read.32"]);
+        assert_eq!(ops("sealed.create.32"), ["sealed.create.32"; 2]);
+        let two = ["sealed.read.32.2threads.different", "sealed.read.32.2threads.same"];
+        assert_eq!(ops("sealed.read.32.2threads"), two);
+        assert_eq!(ops("paged"), ["paged.read.32", "paged.create.32"]);
+        assert!(ops("sealed.re").is_empty() && ops("sealed.").is_empty());
+    }
+
+    #[test]
+    fn every_row_can_be_made_and_run_once_or_says_why_not() {
         for row in ROWS {
-            let mut halves = (row.make)().unwrap();
-            (halves.op)(1).unwrap();
-            (halves.floor)(1).unwrap();
+            let made = match row.kind {
+                Kind::Cost(make) | Kind::Busy(make) => make().map(|mut halves| {
+                    (halves.op)(1).unwrap();
+                    (halves.floor)(1).unwrap();
+                }),
+                Kind::Gain(make) => make().map(|mut threads| {
+                    for what in [crew::What::Op, crew::What::Floor] {
+                        assert_eq!(crew::Crew::run(&mut threads, what, &[0, 1]).unwrap().len(), 2);
+                    }
+                }),
+            };
+            if let Err(failure) = made {
+                // Only these may be missing on a machine on which the tests run.
+                assert!(row.op.contains(".pkey.") || row.op.contains(".secretmem."), "{}: {failure}", row.op);
+                println!("{}: {}", row.op, skipped(row, failure).unwrap());
+            }
         }
     }
 

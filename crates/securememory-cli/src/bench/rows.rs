@@ -1,23 +1,37 @@
-//! The rows: each an operation, its floor and its target. A new row is an entry in [`ROWS`] and a
-//! function that makes its two halves.
+//! The rows: each an operation, its floor and its goal. A new row is an entry in [`ROWS`] and a function that
+//! makes what is timed.
 
-use securememory::{Hold, Level, Secret, Store, Vault};
+use std::sync::Arc;
 
-use super::Failure;
+use securememory::{Error, Hold, Level, Secret, Store, Vault};
+
+use super::crew::{Part, Threads, Work};
 use super::floor::{self, SECRET};
+use super::line::Goal::{self, AtLeast, AtMost};
 use super::look_at;
 use super::measure::Batch;
+use super::{Failure, Skipped};
 
 /// One comparison.
 pub(super) struct Row {
-    /// The operation: store, verb, bytes.
+    /// The operation: store, verb, bytes, and what is special.
     pub(super) op: &'static str,
     /// What it is held against.
     pub(super) floor: &'static str,
-    /// The ratio that it should not exceed.
-    pub(super) target: f64,
-    /// Prepares both; neither may do anything the first time that it does not do every time.
-    pub(super) make: fn() -> Result<Halves, Failure>,
+    /// What its ratio should be; `None` where no figure was ever promised.
+    pub(super) goal: Option<Goal>,
+    pub(super) kind: Kind,
+}
+
+/// How it is measured. What is prepared may do nothing the first time that it does not do every time.
+pub(super) enum Kind {
+    /// Operation and floor in turns, on one thread.
+    Cost(fn() -> Result<Halves, Failure>),
+    /// What a second thread brings to the operation, against what it brings to the floor.
+    Gain(fn() -> Result<Threads, Failure>),
+    /// The operation beside a thread that computes, against itself alone; its second half is the bare pair,
+    /// which is measured in the same way beside it.
+    Busy(fn() -> Result<Halves, Failure>),
 }
 
 /// The two things that are timed in turns.
@@ -26,18 +40,89 @@ pub(super) struct Halves {
     pub(super) floor: Batch,
 }
 
+use Kind::{Busy, Cost, Gain};
+
+const SIXTH: Option<Goal> = Some(AtMost(1.0 / 6.0));
+const THIRD: Option<Goal> = Some(AtMost(1.0 / 3.0));
+
 /// All rows, in the order in which they are run.
+#[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
-    Row { op: "sealed.read.32", floor: "pread.64+open.32", target: 1.45, make: sealed_read },
-    Row { op: "sealed.create.32", floor: "pread.64+random.32+seal.32", target: 1.5, make: sealed_create },
-    Row { op: "sealed.create.32", floor: "six-calls", target: 1.0 / 6.0, make: sealed_create_six },
-    Row { op: "paged.read.32", floor: "mprotect-pair", target: 1.15, make: paged_read },
-    Row { op: "paged.create.32", floor: "six-calls", target: 1.0 / 3.0, make: paged_create },
+    row("sealed.read.32", "pread.64+open.32", Some(AtMost(1.45)), Cost(sealed_read)),
+    row("sealed.read.32.2threads.different", "pread.64.2files", Some(AtLeast(0.9)), Gain(two_different)),
+    row("sealed.read.32.2threads.same", "pread.64.2files", Some(AtLeast(0.75)), Gain(two_same)),
+    row("sealed.read.32.busy", "itself-alone", Some(AtMost(1.3)), Busy(sealed_read_busy)),
+    row("sealed.pkey.read.32", "open.32", None, Cost(pkey_read)),
+    row("sealed.secretmem.read.32", "mprotect-pair+open.32", None, Cost(secretmem_read)),
+    row("sealed.guarded.read.32", "mprotect-pair+open.32", None, Cost(guarded_read)),
+    row("sealed.write.32", "2*pread.64+open.32+random.32+seal.32", None, Cost(sealed_write)),
+    row("sealed.create.32", "pread.64+random.32+seal.32", Some(AtMost(1.5)), Cost(sealed_create)),
+    row("sealed.create.32", "six-calls", SIXTH, Cost(sealed_create_six)),
+    row("paged.read.32", "mprotect-pair", Some(AtMost(1.15)), Cost(paged_read)),
+    row("paged.create.32", "six-calls", THIRD, Cost(paged_create)),
 ];
+
+const fn row(op: &'static str, floor: &'static str, goal: Option<Goal>, kind: Kind) -> Row {
+    Row { op, floor, goal, kind }
+}
 
 fn sealed_read() -> Result<Halves, Failure> {
     let mut cipher = floor::Cipher::new().map_err(no_floor)?;
     Ok(Halves { op: read(&split_vault()?)?, floor: each(move || Ok(cipher.fetch_and_open()?)) })
+}
+
+/// Two threads, two secrets of one vault.
+fn two_different() -> Result<Threads, Failure> {
+    let vault = split_vault()?;
+    Threads::start([reader(Arc::new(secret(&vault)?))?, reader(Arc::new(secret(&vault)?))?])
+}
+
+/// Two threads, one secret.
+fn two_same() -> Result<Threads, Failure> {
+    let secret = Arc::new(secret(&split_vault()?)?);
+    Threads::start([reader(Arc::clone(&secret))?, reader(secret)?])
+}
+
+/// A thread that reads the secret, or a file of its own.
+fn reader(secret: Arc<Secret>) -> Result<Part, Failure> {
+    let mut share = floor::Share::new().map_err(no_floor)?;
+    let op: Work = Box::new(again(move || Ok(secret.with(look_at)?)));
+    Ok(Part { op, floor: Box::new(again(move || Ok(share.fetch()?))) })
+}
+
+fn sealed_read_busy() -> Result<Halves, Failure> {
+    Ok(Halves { op: read(&split_vault()?)?, floor: pair()? })
+}
+
+fn pkey_read() -> Result<Halves, Failure> {
+    let mut cipher = floor::Cipher::new().map_err(no_floor)?;
+    Ok(Halves { op: read(&held_vault(Hold::Pkey)?)?, floor: each(move || Ok(cipher.open()?)) })
+}
+
+fn secretmem_read() -> Result<Halves, Failure> {
+    closed_key_read(Hold::Secretmem)
+}
+
+fn guarded_read() -> Result<Halves, Failure> {
+    closed_key_read(Hold::Guarded)
+}
+
+/// With a hold whose key lies in a page without access.
+fn closed_key_read(hold: Hold) -> Result<Halves, Failure> {
+    let op = read(&held_vault(hold)?)?;
+    let mut key = floor::ClosedKey::new().map_err(no_floor)?;
+    Ok(Halves { op, floor: each(move || Ok(key.fetch_and_open()?)) })
+}
+
+fn sealed_write() -> Result<Halves, Failure> {
+    let secret = secret(&split_vault()?)?;
+    let mut cipher = floor::Cipher::new().map_err(no_floor)?;
+    let write = move || {
+        let mut view = secret.view_mut()?;
+        view[0] = view[0].wrapping_add(1);
+        Ok(view.commit()?)
+    };
+    Ok(Halves { op: each(write), floor: each(move || Ok(cipher.rewrite()?)) })
 }
 
 fn sealed_create() -> Result<Halves, Failure> {
@@ -50,8 +135,7 @@ fn sealed_create_six() -> Result<Halves, Failure> {
 }
 
 fn paged_read() -> Result<Halves, Failure> {
-    let page = floor::Page::new().map_err(no_floor)?;
-    Ok(Halves { op: read(&paged_vault()?)?, floor: each(move || Ok(page.open_and_close()?)) })
+    Ok(Halves { op: read(&paged_vault()?)?, floor: pair()? })
 }
 
 fn paged_create() -> Result<Halves, Failure> {
@@ -60,7 +144,19 @@ fn paged_create() -> Result<Halves, Failure> {
 
 /// Rows that do not name a hold are about this one, and no other.
 fn split_vault() -> Result<Vault, Failure> {
-    Ok(Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build()?)
+    Ok(sealed_vault(Hold::Split)?)
+}
+
+/// A hold that cannot be had on every machine: without it there is nothing to be measured.
+fn held_vault(hold: Hold) -> Result<Vault, Failure> {
+    sealed_vault(hold).map_err(|error| match error {
+        Error::HoldRefused(_) | Error::Unsupported(_) => Skipped(error.to_string()).into(),
+        other => other.into(),
+    })
+}
+
+fn sealed_vault(hold: Hold) -> securememory::Result<Vault> {
+    Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require).build()
 }
 
 fn paged_vault() -> Result<Vault, Failure> {
@@ -71,10 +167,20 @@ fn no_floor(error: rustix::io::Errno) -> Failure {
     format!("the floor needs a page that is locked, and an in-memory file: {error}").into()
 }
 
+fn secret(vault: &Vault) -> Result<Secret, Failure> {
+    Ok(vault.secret().from_bytes(&mut [0x5a; SECRET])?)
+}
+
 /// Reads one secret again and again.
 fn read(vault: &Vault) -> Result<Batch, Failure> {
-    let secret: Secret = vault.secret().from_bytes(&mut [0x5a; SECRET])?;
+    let secret = secret(vault)?;
     Ok(each(move || Ok(secret.with(look_at)?)))
+}
+
+/// The bare pair of protection changes.
+fn pair() -> Result<Batch, Failure> {
+    let page = floor::Page::new().map_err(no_floor)?;
+    Ok(each(move || Ok(page.open_and_close()?)))
 }
 
 /// Makes a secret from bytes and drops it; `from_bytes` wipes its source, so it is filled each time.
@@ -86,12 +192,16 @@ fn six_calls() -> Batch {
     each(|| floor::six_calls(std::hint::black_box(&[0x5a; SECRET])).map_err(no_floor))
 }
 
+fn each<T: 'static>(once: impl FnMut() -> Result<T, Failure> + 'static) -> Batch {
+    Box::new(again(once))
+}
+
 /// Repeats; whatever comes out counts as used.
-fn each<T: 'static>(mut once: impl FnMut() -> Result<T, Failure> + 'static) -> Batch {
-    Box::new(move |count| {
+fn again<T>(mut once: impl FnMut() -> Result<T, Failure>) -> impl FnMut(u64) -> Result<(), Failure> {
+    move |count| {
         for _ in 0..count {
             std::hint::black_box(once()?);
         }
         Ok(())
-    })
+    }
 }
