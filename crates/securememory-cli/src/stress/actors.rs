@@ -468,7 +468,7 @@ impl<'a> Actor<'a> {
         }
         let others: Vec<Arc<Entry>> = (0..4).map(|_| self.scene.pick(&mut self.random)).collect();
         let view = if self.random.one_in(2) { Some(self.view(entry)?) } else { None };
-        child::fork(self.tally, &others, view.as_deref(), self.sabotage == Some(Sabotage::Child));
+        child::fork(self.tally, &others, view.as_deref(), false);
         match view {
             Some(view) => {
                 self.check(&entry.facts, &view, 0, "a view across a fork");

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use securememory::Store;
 
-use super::actors::{Actor, Outcome, Stop};
+use super::actors::{Actor, Outcome};
+use super::child;
 use super::order::Sabotage;
 use super::value;
 use crate::raw;
@@ -52,8 +53,7 @@ pub fn strike(actor: &mut Actor<'_>, sabotage: Sabotage) -> Outcome {
             }
             drop(secret.view().map_err(|error| actor.stop(&Default::default(), error, "view"))?);
         }
-        // In the child.
-        Sabotage::Child => return Err(Stop::Idle),
+        Sabotage::Child => child::fork(actor.tally, &[], None, true),
         Sabotage::Panic => std::panic::resume_unwind(Box::new(())),
     }
     Ok(())
