@@ -14,8 +14,8 @@ use super::random::Random;
 use super::tally::Reason;
 use super::value::{self, DISCARDED, LENGTHS, Wrong};
 
-/// How long a patient secret's calls wait.
-const WAIT: Duration = Duration::from_millis(200);
+/// How long a secret's calls wait: not at all, not always long enough, nearly always long enough.
+const WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(3), Duration::from_millis(200)];
 /// Where `auto` changes from one store to the other, so that there are both.
 const SEALED_MAX: usize = 1000;
 /// Places for views, for each thread: far more than it ever has, so that a lost place shows.
@@ -163,7 +163,7 @@ pub fn builder(order: &Order) -> VaultBuilder {
         .hold(hold)
         .hold_level(level)
         .views_max(VIEWS * order.threads + 64)
-        .policy(Policy::new().wait(WAIT))
+        .policy(Policy::new().wait(WAITS[2]))
 }
 
 impl Scene {
@@ -202,15 +202,13 @@ impl Scene {
         buffer: &mut Vec<u8>,
     ) -> (Arc<Facts>, Result<Entry, Error>) {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let (patient, revokes) = (random.one_in(2), random.one_in(2));
+        let (wait, revokes) = (random.of(&WAITS), random.one_in(2));
+        let patient = !wait.is_zero();
         let len = random.of(&LENGTHS);
         let sealed = len <= self.sealed_max;
         let facts = Arc::new(Facts { number, sealed, patient, revokes, ..Facts::default() });
-        let policy = Policy::new().wait(if patient { WAIT } else { Duration::ZERO }).on_close(if revokes {
-            OnClose::Revoke
-        } else {
-            OnClose::Defer
-        });
+        let policy =
+            Policy::new().wait(wait).on_close(if revokes { OnClose::Revoke } else { OnClose::Defer });
         let made = make(vault.secret().policy(policy), random.below(3), number, len, buffer);
         let entry = made.map(|secret| Entry { secret, facts: Arc::clone(&facts) });
         (facts, entry)
