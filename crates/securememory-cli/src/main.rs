@@ -1,10 +1,11 @@
 //! `securememory`: attacks its own secrets and shows which promises hold on this machine, says what the machine
-//! offers, and measures what protection costs.
+//! offers, measures what protection costs, and tries whether threads can get in each other's way.
 
 mod bench;
 mod doctor;
 mod info;
 mod raw;
+mod stress;
 
 use std::process::ExitCode;
 
@@ -26,12 +27,17 @@ enum Command {
     Info(info::Args),
     /// What the library's operations cost, next to what they cannot cost less than
     Bench(bench::Args),
+    /// Many threads do everything at once with shared secrets, and every byte and every error is judged
+    Stress(stress::Args),
     /// The process that carries out one attack (the doctor starts it)
     #[command(hide = true)]
     DoctorAttacker,
     /// The process that holds the secret under attack (the attacker starts it)
     #[command(hide = true)]
     DoctorVictim,
+    /// The process that does the work (`stress` starts it)
+    #[command(hide = true)]
+    StressWorker,
 }
 
 fn main() -> ExitCode {
@@ -41,5 +47,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::DoctorAttacker => doctor::attacker(),
         Command::DoctorVictim => doctor::victim(),
+        Command::Stress(args) => stress::run(args),
+        Command::StressWorker => stress::worker(),
     }
 }

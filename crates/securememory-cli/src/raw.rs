@@ -1,7 +1,7 @@
-//! The unsafe lines of the doctor: what an attacker does and safe Rust rightly forbids.
+//! The unsafe lines of doctor and stress: what an attacker does and safe Rust rightly forbids, and forks.
 //!
-//! Nothing here is called by the doctor itself, only by the victims that it starts: processes that exist to be
-//! attacked and that end afterwards.
+//! Nothing here is called by the doctor or the judge of a stress run themselves, only by the processes that they start,
+//! which exist to be damaged and end afterwards.
 #![allow(unsafe_code)] // An attack is a stray load, a stray store, or a fork at a bad moment; safe Rust has none.
 
 use std::io;
@@ -31,11 +31,12 @@ pub fn receive_into(pipe: BorrowedFd<'_>, address: usize, len: usize) -> io::Res
     usize::try_from(stored).map_err(|_| io::Error::last_os_error())
 }
 
-/// Flips all bits of the byte at an address, with a load and a store as an overflow would do it.
+/// Flips all bits of the byte at an address, with a load and a store as an overflow would do it: in a victim's child,
+/// or where a stress run is sabotaged.
 pub fn flip_byte(address: usize) {
     let byte: *mut u8 = ptr::with_exposed_provenance_mut(std::hint::black_box(address));
-    // SAFETY: not sound, and meant so: it stands for the bug that a guard page or a canary has to catch. It is
-    // called only in a forked child that leaves through `_exit` at once (`fork_alone`). Volatile, so that the
+    // SAFETY: not sound, and meant so: it stands for the bug that a guard page, a canary or a tag has to catch. It
+    // is called only in processes that exist to be damaged and that nobody believes afterwards. Volatile, so that the
     // compiler neither drops the store nor draws conclusions from it.
     unsafe { ptr::write_volatile(byte, !ptr::read_volatile(byte)) }
 }
@@ -64,6 +65,24 @@ pub fn fork_alone(child: impl FnOnce() -> u8) -> io::Result<u32> {
 pub fn leave(code: u8) -> ! {
     // SAFETY: _exit(2) is always sound.
     unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Forks at whatever the other threads are doing; the child runs `child` and exits with its result, at once and
+/// without clean-up. Returns the child's id.
+///
+/// `child` must neither allocate nor take a lock that another thread may hold at that moment: nobody would ever open
+/// it. It may look at secrets, which are made for that.
+pub fn fork_beside_threads(child: impl FnOnce() -> u8) -> io::Result<u32> {
+    // SAFETY: the child calls prctl(2) and _exit(2), which are async-signal-safe, and `child`, which keeps to the
+    // above; a panic there ends it as well. A child that does not keep to it hangs, and is seen to.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            die_with_parent();
+            leave(catch_unwind(AssertUnwindSafe(child)).unwrap_or(101))
+        }
+        child => Ok(child.unsigned_abs()),
+    }
 }
 
 /// Forks at whatever the other threads are doing; the child only waits to be searched and killed.
