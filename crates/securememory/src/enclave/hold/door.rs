@@ -107,12 +107,11 @@ impl Door {
     /// Could the page not be shut by its last reader? Then one more attempt has just failed.
     #[allow(unsafe_code)]
     pub(crate) fn is_stuck(&self) -> bool {
+        // SAFETY: the gate calls this when nobody is inside.
+        let shut = || unsafe { os::protect(self.at, self.len, Access::None) };
         match &self.lock {
             Lock::Key(_) => false,
-            // SAFETY: the gate calls this when nobody is inside.
-            Lock::Gate(gate) => {
-                gate.shut_if_idle(|| unsafe { os::protect(self.at, self.len, Access::None) }).is_err()
-            }
+            Lock::Gate(gate) => gate.shut_if_idle(shut).is_err(),
         }
     }
 
