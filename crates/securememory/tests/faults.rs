@@ -916,6 +916,8 @@ fn files_that_are_cut() {
             files.iter().for_each(|&file| truncate(file, len));
             assert_key_lost(&vault, &secret);
             // Of the right length again, but empty.
+            // (By way of zero, since one byte that is lost may have been zero before.)
+            files.iter().for_each(|&file| truncate(file, 0));
             files.iter().for_each(|&file| truncate(file, 64));
             assert_key_lost(&vault, &secret);
             // A close needs no key.
