@@ -329,8 +329,11 @@ impl Gate {
         wait::wake_after(&self.word, before);
     }
 
+    /// Sequentially consistent, as is [`Self::is_revoked`]: a close that revokes says so here and then looks for owned
+    /// views; an owned view in the making can first be found and then looks here.
     pub(crate) fn revoke(&self) {
-        self.change(0, word::REVOKED);
+        let before = self.word.fetch_or(word::REVOKED, Ordering::SeqCst);
+        wait::wake_after(&self.word, before);
     }
 
     /// Sequentially consistent: see "Sealed" above.
@@ -340,7 +343,7 @@ impl Gate {
     }
 
     pub(crate) fn is_revoked(&self) -> bool {
-        self.load() & word::REVOKED != 0
+        self.word.load(Ordering::SeqCst) & word::REVOKED != 0
     }
 
     pub(crate) fn is_final(&self) -> bool {

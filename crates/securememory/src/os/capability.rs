@@ -216,7 +216,7 @@ fn may_lock_all(capabilities: Option<CapabilitySet>) -> bool {
 }
 
 fn mappings() -> Option<u64> {
-    let text = std::io::read_to_string(super::proc::own("maps")?).ok()?;
+    let text = std::io::read_to_string(super::proc::own!("maps")?).ok()?;
     Some(text.lines().count() as u64)
 }
 

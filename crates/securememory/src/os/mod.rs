@@ -286,7 +286,7 @@ pub(crate) fn on_fork(
 }
 
 /// What a range really has, as the kernel lists it; `None` where there is no listing, or the range is not in
-/// it whole. proc_pid_smaps(5). Allocates, and takes time in proportion to the mappings of the process.
+/// it whole. proc_pid_smaps(5). Allocates nothing, and takes time in proportion to the mappings of the process.
 pub(crate) fn range_flags(addr: usize, len: usize) -> Option<RangeFlags> {
     sys::range_flags(addr, len)
 }

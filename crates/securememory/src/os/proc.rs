@@ -1,16 +1,69 @@
 //! What /proc tells. Every question has the answer "unknown".
 
 use std::fs;
-use std::path::Path;
+use std::io::{ErrorKind, Read};
 
-/// A file of this thread. The one of the process is that of its first thread, and empty once that has ended.
-pub(super) fn own(name: &str) -> Option<fs::File> {
-    ["/proc/thread-self", "/proc/self"].iter().find_map(|dir| fs::File::open(Path::new(dir).join(name)).ok())
+/// A file of this thread. The one of the process is that of its first thread, and empty once that has ended. Allocates
+/// nothing.
+macro_rules! own {
+    ($name:literal) => {
+        [concat!("/proc/thread-self/", $name), concat!("/proc/self/", $name)]
+            .iter()
+            .find_map(|path| std::fs::File::open(path).ok())
+    };
+}
+pub(super) use own;
+
+/// Lines of a listing, without allocation: it is read where there may be no memory.
+pub(super) struct Lines<R> {
+    source: R,
+    buffer: [u8; LINE],
+    /// What has been read and not given yet lies between these two.
+    start: usize,
+    end: usize,
+}
+
+/// Of longer lines, only the beginning is given: what is looked for stands there.
+const LINE: usize = 2048;
+
+impl<R: Read> Lines<R> {
+    pub(super) fn new(source: R) -> Self {
+        Self { source, buffer: [0; LINE], start: 0, end: 0 }
+    }
+
+    /// The next line; `None` at the end, or where reading fails.
+    pub(super) fn next_line(&mut self) -> Option<&str> {
+        loop {
+            let unread = &self.buffer[self.start..self.end];
+            if let Some(len) = unread.iter().position(|&byte| byte == b'\n') {
+                let line = self.start..self.start + len;
+                self.start += len + 1;
+                // Of a name that is not text only the part before it is of use.
+                let line = &self.buffer[line];
+                return Some(match std::str::from_utf8(line) {
+                    Ok(text) => text,
+                    Err(error) => std::str::from_utf8(&line[..error.valid_up_to()]).unwrap_or_default(),
+                });
+            }
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.end == LINE {
+                // Too long: its beginning stays, its end is skipped over.
+                self.end = LINE / 2;
+            }
+            match self.source.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return None,
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 /// The text of this thread's `status`. proc_pid_status(5).
 pub(super) fn status() -> Option<String> {
-    own("status").and_then(|file| std::io::read_to_string(file).ok())
+    own!("status").and_then(|file| std::io::read_to_string(file).ok())
 }
 
 /// What follows `name` and a colon in a text of such lines.
@@ -43,6 +96,35 @@ pub(super) fn mapping_limit() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Gives a few bytes at a time.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let (now, rest) = self.0.split_at(self.1.min(buffer.len()).min(self.0.len()));
+            buffer[..now.len()].copy_from_slice(now);
+            self.0 = rest;
+            Ok(now.len())
+        }
+    }
+
+    #[test]
+    fn lines_come_whole_and_the_beginnings_of_long_ones() {
+        let long = "x".repeat(3000);
+        let text = format!("first\n\n{long}\nlast\nwithout an end");
+        for step in [1, 7, 1023, 1024, 2047, 2048, 4096] {
+            let mut lines = Lines::new(Slow(text.as_bytes(), step));
+            assert_eq!(lines.next_line(), Some("first"));
+            assert_eq!(lines.next_line(), Some(""));
+            let start = lines.next_line();
+            assert!(start.is_some_and(|line| line.len() >= LINE / 2 && long.starts_with(line)), "{start:?}");
+            assert_eq!(lines.next_line(), Some("last"));
+            assert_eq!(lines.next_line(), None);
+        }
+        let mut lines = Lines::new(&b"a \xff b\n"[..]);
+        assert_eq!(lines.next_line(), Some("a "));
+    }
 
     #[test]
     fn fields_are_found_by_their_whole_name() {

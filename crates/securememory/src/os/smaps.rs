@@ -1,13 +1,14 @@
 //! The kernel's listing of mappings and their flags. proc_pid_smaps(5).
 
 use super::RangeFlags;
-use std::io::{BufRead, BufReader};
+use super::proc::Lines;
+use std::io::Read;
 
 pub(super) fn range_flags(addr: usize, len: usize) -> Option<RangeFlags> {
-    parse(BufReader::new(super::proc::own("smaps")?), addr, len)
+    parse(super::proc::own!("smaps")?, addr, len)
 }
 
-fn parse(mut listing: impl BufRead, addr: usize, len: usize) -> Option<RangeFlags> {
+fn parse(listing: impl Read, addr: usize, len: usize) -> Option<RangeFlags> {
     let end = addr.checked_add(len).filter(|_| len > 0)?;
     let mut found =
         RangeFlags { locked: true, dont_dump: true, wipe_on_fork: true, dont_fork: true, mergeable: false };
@@ -16,13 +17,10 @@ fn parse(mut listing: impl BufRead, addr: usize, len: usize) -> Option<RangeFlag
     let mut next = addr;
     let mut covering = None;
     let (mut resident, mut counted) = (0, 0);
-    let mut line = String::new();
+    let mut lines = Lines::new(listing);
     while next < end {
-        line.clear();
-        if listing.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        if let Some((start, stop)) = header(&line) {
+        let line = lines.next_line()?;
+        if let Some((start, stop)) = header(line) {
             if start > next {
                 return None;
             }

@@ -160,10 +160,10 @@ impl Lease {
         self.slot.role.store(registry::WRITER, Ordering::Relaxed);
     }
 
-    /// Becomes the place of an owned view with one handle.
+    /// Becomes the place of an owned view with one handle. Sequentially consistent: see `Object::open_owned`.
     pub(crate) fn own(&self) {
         self.slot.handles.store(1, Ordering::Relaxed);
-        self.slot.state.store(OWNED, Ordering::Release);
+        self.slot.state.store(OWNED, Ordering::SeqCst);
     }
 
     /// One more handle of an owned view. They are bounded by the references to the secret that each comes with.

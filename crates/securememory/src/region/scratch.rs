@@ -326,7 +326,7 @@ impl Scratch {
     /// wiped by their last user.
     pub(crate) fn revoke(&self, secret: u64) {
         for slot in self.used() {
-            let state = slot.state.load(Ordering::Acquire);
+            let state = slot.state.load(Ordering::SeqCst);
             if state & OWNED == 0 || slot.secret.load(Ordering::Relaxed) != secret {
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Outstanding, TryError};
@@ -59,6 +59,8 @@ pub(super) struct Header {
     references: AtomicU32,
     /// Is it in the vault's list of lingering secrets? See [`crate::store::linger`].
     pub(super) lingers: AtomicU8,
+    /// The last attempt to close the pages of a paged secret has failed.
+    pub(super) stuck: AtomicBool,
     /// The alignment, as a power of two.
     align_bits: u8,
     pub(super) id: u64,
@@ -207,6 +209,7 @@ impl Object {
                 gate: Gate::new(),
                 references: AtomicU32::new(1),
                 lingers: AtomicU8::new(linger::NEVER),
+                stuck: AtomicBool::new(false),
                 align_bits: align.trailing_zeros() as u8,
                 id: taken.id,
                 len,

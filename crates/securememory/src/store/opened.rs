@@ -65,16 +65,18 @@ impl Object {
             Body::Sealed(sealed) => sealed.open(header)?,
             Body::Paged(_) => self.copy_pages()?,
         };
-        match self.try_clone() {
-            Ok(object) => {
-                lease.own();
-                Ok(Owned { object, lease: Some(lease), range: 0..header.len })
-            }
+        let object = match self.try_clone() {
+            Ok(object) => object,
             Err(error) => {
                 lease.release();
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        // In this order: a close that revokes says so at the gate first and looks for owned views afterwards. Either it
+        // finds this one, or we see that it has been there.
+        lease.own();
+        let opened = Owned { object, lease: Some(lease), range: 0..header.len };
+        if header.gate.is_revoked() { Err(Error::Closed) } else { Ok(opened) }
     }
 
     /// A copy of a paged secret in scratch.

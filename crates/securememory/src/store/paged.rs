@@ -182,7 +182,7 @@ impl Paged {
     fn leave_pages(&self, header: &Header) -> Result<(), CallError> {
         let linger = header.policy().linger;
         if linger.is_zero() {
-            return header.gate.leave_paged(|| self.protect_none());
+            return header.gate.leave_paged(|| self.protect_none(header));
         }
         let machinery = &header.machinery;
         if !header.gate.leave_open() || machinery.lingering.list(header, linger, machinery.settings.janitor) {
@@ -208,17 +208,19 @@ impl Paged {
 
     /// Closes the pages if they are open and nobody is inside.
     pub(super) fn shut(&self, header: &Header) -> Result<(), CallError> {
-        header.gate.shut_if_idle(|| self.protect_none())
+        header.gate.shut_if_idle(|| self.protect_none(header))
     }
 
     /// To be called by the gate, when nobody is inside.
     #[allow(unsafe_code)]
-    fn protect_none(&self) -> Result<(), CallError> {
-        match self.pages() {
+    fn protect_none(&self, header: &Header) -> Result<(), CallError> {
+        let outcome = match self.pages() {
             // SAFETY: nobody is inside, so nobody has a reference into the pages.
             Some(pages) => unsafe { pages.protect(Access::None) },
             None => Ok(()),
-        }
+        };
+        header.stuck.store(outcome.is_err(), Ordering::Relaxed);
+        outcome
     }
 
     /// Becomes the writer: the pages are writable, and an image of them is kept.
@@ -299,6 +301,7 @@ impl Paged {
         if keep {
             self.version.fetch_add(1, Ordering::Relaxed);
         }
+        header.stuck.store(shut.is_err(), Ordering::Relaxed);
         let _ = header.machinery.pool.give(image);
         ticket.release();
         header.gate.end_write_paged(shut.is_err());
@@ -329,9 +332,10 @@ impl Paged {
         place.ok().map(|place| (base + place.data, header.len))
     }
 
-    /// Are the pages open though nobody is inside? Then one more attempt has just failed.
+    /// Are the pages open though nobody is inside, because closing them failed? Others come and go meanwhile, so "open"
+    /// and "nobody" alone say nothing.
     pub(super) fn is_stuck(&self, header: &Header) -> bool {
-        header.policy().linger.is_zero() && header.gate.views() == 0 && header.gate.is_open()
+        header.stuck.load(Ordering::Relaxed) && header.gate.views() == 0 && header.gate.is_open()
     }
 
     pub(super) fn protections(&self, header: &Header) -> Protections {
