@@ -207,8 +207,10 @@ impl Scene {
         let len = random.of(&LENGTHS);
         let sealed = len <= self.sealed_max;
         let facts = Arc::new(Facts { number, sealed, patient, revokes, ..Facts::default() });
-        let policy =
-            Policy::new().wait(wait).on_close(if revokes { OnClose::Revoke } else { OnClose::Defer });
+        let on_close = if revokes { OnClose::Revoke } else { OnClose::Defer };
+        // Of paged secrets, a third stays open for a while after each view.
+        let linger = if random.one_in(3) { Duration::from_millis(2) } else { Duration::ZERO };
+        let policy = Policy::new().wait(wait).on_close(on_close).linger(linger);
         let made = make(vault.secret().policy(policy), random.below(3), number, len, buffer);
         let entry = made.map(|secret| Entry { secret, facts: Arc::clone(&facts) });
         (facts, entry)
