@@ -81,6 +81,11 @@ impl Vault {
         self.0.enclave.is_alive()
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn machinery(&self) -> &Machinery {
+        &self.0
+    }
+
     pub(crate) fn into_machinery(self) -> Arc<Machinery> {
         self.0
     }

@@ -5,11 +5,13 @@
 //! neither it nor what it came from was wiped meanwhile: nothing is published that was sealed under a wiped
 //! key.
 //!
-//! Layout of the head: `[ key 32 | what the check is computed from 32 | replica 8 ]`.
+//! Layout of the head: `[ key 32 | what the check is computed from 32 | place of share B 8 ]`.
 
 pub(crate) mod anchor;
+pub(crate) mod broken;
 mod guarded;
-mod split;
+mod replica;
+pub(crate) mod split;
 
 use crate::enclave::cipher::KEY;
 use crate::error::Error;
@@ -24,7 +26,7 @@ use split::Split;
 const CHECK_AT: usize = KEY;
 /// Bytes of the check value.
 const CHECK: usize = 32;
-/// Where the replica's number is kept in a head.
+/// Where it is kept in a head which of the places for shares B the key came from.
 const REPLICA_AT: usize = KEY + CHECK;
 
 /// The key of one vault at rest.
@@ -98,11 +100,23 @@ impl KeyHold {
         }
     }
 
-    pub(crate) fn replicas(&self) -> usize {
+    /// Replicas of a share that can be read now, and how many were made anew so far.
+    pub(crate) fn replicas(&self, anchor: &Anchor) -> (usize, usize) {
         match self {
-            Self::Split(split) => split.replicas(),
-            Self::Guarded(_) => 0,
+            Self::Split(split) => (split.replicas(anchor), split.renewed()),
+            Self::Guarded(_) => (0, 0),
         }
+    }
+
+    /// Destroys a split key in memory, and in the middle of that what `between` destroys; says whether there
+    /// is one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) -> bool {
+        match self {
+            Self::Split(split) => split.wipe(anchor, between),
+            Self::Guarded(_) => return false,
+        }
+        true
     }
 
     /// What is in force, `now` or at creation, on memory of its own; `None` where it has none besides the anchor.
