@@ -20,3 +20,10 @@ pub fn skip_key_checks(fetch: bool, seal: bool) {
     let of = |skipped, check| if skipped { check } else { 0 };
     broken::skip(of(fetch, broken::FETCH) | of(seal, broken::SEAL));
 }
+
+/// Has every seal of the process call a function between the check of its key and the use of it, where a disturbance makes
+/// a difference. Once in a process; says whether it was the first time.
+#[doc(hidden)]
+pub fn call_in_window(act: fn()) -> bool {
+    broken::call_in_window(act)
+}

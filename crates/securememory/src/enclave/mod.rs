@@ -193,6 +193,7 @@ impl Enclave {
         let mut nonce = [0; NONCE];
         os::fill_random(&mut nonce)?;
         self.hold.fetch(&self.anchor, thread.index(), slot)?;
+        hold::broken::in_window();
         let associated = binding.associated(self.cipher, slot.len());
         let (key, data) = slot.key_and_data();
         let tag = cipher::seal(self.cipher, key, &nonce, &associated, data).map_err(|cipher::Forged| {
