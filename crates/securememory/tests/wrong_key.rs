@@ -162,7 +162,7 @@ impl Tally {
                         target.value = 0;
                         target.changing = target.vault.secret().from_bytes(&mut 0_u64.to_le_bytes()).unwrap();
                     }
-                } else if self.published % 2000 == 0 {
+                } else if self.published.is_multiple_of(2000) {
                     target.assert_only_ours(made.as_ref());
                     self.sampled += 1;
                 }
