@@ -119,8 +119,11 @@ pub struct VaultStatus {
     /// The page with the key ([`HoldUsed::Guarded`], and [`HoldUsed::Secretmem`] without protection keys) could not be
     /// closed after its last use: it is open until the next use or status closes it.
     pub key_stuck_open: bool,
-    /// In-memory files that each hold one replica of the key's first share.
+    /// In-memory files that each hold one replica of the key's first share, and can be read now: each is tried.
     pub replicas: usize,
+    /// How many such files were lost, and have been replaced by new ones. If it rises, something in this process
+    /// closes descriptors that are not its own; after some twenty of them, lost files stay lost.
+    pub replicas_renewed: usize,
     /// The cipher in use.
     pub cipher: Cipher,
     /// Bytes that the vault has locked.

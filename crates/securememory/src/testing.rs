@@ -1,3 +1,29 @@
 //! For tests of this library and of programs that use it: faults on demand. Feature `testing`.
 
+use crate::Vault;
+use crate::enclave::hold::broken;
+
 pub use crate::os::inject;
+
+/// Destroys a vault's split key in memory while the vault is in use, in the order in which a process that ends has to do
+/// it. Says whether the vault has such a key.
+#[doc(hidden)]
+#[must_use]
+pub fn wipe_key(vault: &Vault) -> bool {
+    vault.machinery().wipe_key()
+}
+
+/// Switches off the check of a fetched key, and the second look after encrypting, in the whole process: so that tests
+/// which show that these hold can be seen to fail without them.
+#[doc(hidden)]
+pub fn skip_key_checks(fetch: bool, seal: bool) {
+    let of = |skipped, check| if skipped { check } else { 0 };
+    broken::skip(of(fetch, broken::FETCH) | of(seal, broken::SEAL));
+}
+
+/// Has every seal of the process call a function between the check of its key and the use of it, where a disturbance makes
+/// a difference. Once in a process; says whether it was the first time.
+#[doc(hidden)]
+pub fn call_in_window(act: fn()) -> bool {
+    broken::call_in_window(act)
+}

@@ -225,11 +225,12 @@ impl Enclave {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    #![allow(unsafe_code, clippy::unwrap_used)]
+    #![allow(unsafe_code, clippy::unwrap_used, clippy::panic)]
 
     use std::time::Duration;
 
     use super::*;
+    use crate::enclave::hold::split::RENEWAL_STACK;
     use crate::registry;
     use crate::store::{Machinery, Settings};
 
@@ -260,6 +261,29 @@ mod tests {
         // SAFETY: still our own stack; this function's frames are near its upper end.
         let intact = (0..PAINT).take_while(|&at| unsafe { low.add(at).read_volatile() } == 0xA5).count();
         PAINT - intact
+    }
+
+    #[test]
+    fn renewals_stay_above_the_depth_that_is_scrubbed_after_them() {
+        let machinery = Machinery::make(Settings { hold: Hold::Split, ..Settings::default() }).unwrap();
+        let Enclave { anchor, hold: KeyHold::Split(split), .. } = &machinery.enclave else {
+            panic!("split is asked for")
+        };
+        let mut slot = machinery.scratch.take(registry::thread(), 1, 8, 8, false, Duration::ZERO).unwrap();
+        machinery.enclave.hold.fetch(anchor, 1, &mut slot).unwrap();
+        for measured in [false, true] {
+            assert!(split.lose_one());
+            let low = paint();
+            // SAFETY: the key was fetched into this head, by another replica than the one that was lost.
+            let tried = unsafe { split.renew_lost(anchor, slot.head()) };
+            let used = depth_used(low);
+            println!("{used} bytes to renew a replica");
+            assert!(tried && split.renewed() == 1 + usize::from(measured));
+            assert!(!measured || (100..=RENEWAL_STACK).contains(&used), "{used}");
+        }
+        slot.wipe_head();
+        slot.close_window();
+        slot.release();
     }
 
     #[test]

@@ -18,6 +18,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 /// How many numbers are tried for a descriptor. Every replica of every vault takes one from the same end.
 const NUMBERS_TRIED: usize = 64;
 
+/// Where in a share its check half begins.
+const CHECK_AT: usize = 32;
+
 /// A file in memory that holds a key share. Not closed by `Drop`: who drops it may be a forked child.
 #[derive(Debug)]
 pub(crate) struct ShareFile {
@@ -34,6 +37,12 @@ impl ShareFile {
     /// A new file of 64 zeroes. Half-made ones are closed. memfd_create(2), fcntl(2), fchmod(2),
     /// ftruncate(2), fstat(2).
     pub(crate) fn create() -> CallResult<Self> {
+        Self::create_but(None)
+    }
+
+    /// The same, but not under this number, if another can be had: a host that closed it by mistake may do so
+    /// again.
+    pub(crate) fn create_but(avoided: Option<RawFd>) -> CallResult<Self> {
         let fd = memfd()?;
         // First of all: until then any holder of the descriptor could seal the file against writing, and so
         // against wiping.
@@ -42,14 +51,25 @@ impl ShareFile {
         injected(Call::Fchmod)?;
         rustix::fs::fchmod(&fd, Mode::empty()).map_err(failed(Call::Fchmod))?;
         set_noatime(&fd);
-        let fd = renumber(fd)?;
+        let fd = renumber(fd, avoided)?;
         resize(fd.as_fd(), Self::LEN as u64)?;
         injected(Call::Fstat)?;
         let (dev, ino) = identity(fd.as_fd()).map_err(failed(Call::Fstat))?;
         Ok(Self { fd: fd.into_raw_fd(), dev, ino, owner: super::process_id() })
     }
 
-    /// The 64 bytes, to `dst`. A file that is too short is an error with number zero. pread64(2). Hot.
+    /// The file that was made in process `owner` and got this number, device and inode.
+    pub(crate) fn known(number: RawFd, (dev, ino): (u64, u64), owner: u32) -> Self {
+        Self { fd: number, dev, ino, owner }
+    }
+
+    /// Device and inode.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// The 64 bytes of the file with this number, to `dst`. A file that is too short is an error with number
+    /// zero. pread64(2). Hot.
     ///
     /// The number is not checked to be ours: the check value in the bytes does that.
     ///
@@ -58,19 +78,17 @@ impl ShareFile {
     /// 64 bytes from `dst` may be written, and nobody else uses them meanwhile. On an error some may have
     /// been.
     #[inline]
-    pub(crate) unsafe fn read(&self, dst: *mut u8) -> CallResult<()> {
-        let len = injected_len(Call::Pread, Self::LEN)?;
-        // SAFETY: the caller has exclusive use of these bytes, and `MaybeUninit` asks nothing of their
-        // contents.
-        let place = unsafe { std::slice::from_raw_parts_mut(dst.cast::<MaybeUninit<u8>>(), len) };
-        loop {
-            match rustix::io::pread(self.lend(), &mut *place, 0) {
-                Ok((read, _)) if read.len() == Self::LEN => return Ok(()),
-                Ok(_) => return Err(CallError::short(Call::Pread)),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(CallError::new(Call::Pread, errno.raw_os_error())),
-            }
-        }
+    pub(crate) unsafe fn read(number: RawFd, dst: *mut u8) -> CallResult<()> {
+        // SAFETY: the caller's promise.
+        unsafe { pread(number, dst, Self::LEN, 0) }
+    }
+
+    /// The check half of what [`Self::read`] reads, which is no part of a key. pread64(2).
+    pub(crate) fn read_check(number: RawFd) -> CallResult<[u64; (Self::LEN - CHECK_AT) / 8]> {
+        let mut check = [0_u64; (Self::LEN - CHECK_AT) / 8];
+        // SAFETY: a local array of that many bytes.
+        unsafe { pread(number, check.as_mut_ptr().cast(), size_of_val(&check), CHECK_AT as u64) }
+            .map(|()| check)
     }
 
     /// Does the number still stand for our file, in the process that made it? fstat(2), getpid(2). Dying.
@@ -123,7 +141,6 @@ impl ShareFile {
     }
 
     /// The number of the descriptor.
-    #[cfg(test)]
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.fd
     }
@@ -135,11 +152,33 @@ impl ShareFile {
         if ours { Ok(()) } else { Err(CallError::new(Call::Fstat, libc::EBADF)) }
     }
 
-    #[inline]
     fn lend(&self) -> BorrowedFd<'_> {
-        // SAFETY: never -1, and used for one system call. Should others have closed the number or pointed it
-        // elsewhere, then reads are caught by the check value in the bytes, and the rest by `check`.
-        unsafe { BorrowedFd::borrow_raw(self.fd) }
+        lend(self.fd)
+    }
+}
+
+#[inline]
+fn lend<'a>(number: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: never -1, and used for one system call. Should others have closed the number or pointed it
+    // elsewhere, then reads are caught by the check value in the bytes, and the rest by `check`.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// # Safety
+///
+/// `len` bytes from `dst` may be written, and nobody else uses them meanwhile.
+#[inline]
+unsafe fn pread(number: RawFd, dst: *mut u8, len: usize, offset: u64) -> CallResult<()> {
+    let asked = injected_len(Call::Pread, len)?;
+    // SAFETY: the caller has exclusive use of these bytes, and `MaybeUninit` asks nothing of their contents.
+    let place = unsafe { std::slice::from_raw_parts_mut(dst.cast::<MaybeUninit<u8>>(), asked) };
+    loop {
+        match rustix::io::pread(lend(number), &mut *place, offset) {
+            Ok((read, _)) if read.len() == len => return Ok(()),
+            Ok(_) => return Err(CallError::short(Call::Pread)),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(CallError::new(Call::Pread, errno.raw_os_error())),
+        }
     }
 }
 
@@ -170,13 +209,13 @@ fn set_noatime(fd: &OwnedFd) {
 ///
 /// It must not grow the table of descriptors, which blocks for milliseconds in a process with threads. How
 /// large the table is, is not known without /proc; that it holds the number just given is.
-fn renumber(fd: OwnedFd) -> CallResult<OwnedFd> {
+fn renumber(fd: OwnedFd, avoided: Option<RawFd>) -> CallResult<OwnedFd> {
     let now = fd.as_raw_fd();
     let limit = super::descriptor_limit().unwrap_or(u64::MAX).try_into().unwrap_or(usize::MAX);
     let top = table_size(now).min(limit);
     let high = (0..top).rev().take(NUMBERS_TRIED).filter_map(|number| RawFd::try_from(number).ok());
     for number in high.take_while(|&number| number > now.max(2)) {
-        if is_free(number) {
+        if avoided != Some(number) && is_free(number) {
             // Another thread may take the number first; then the next free one above it will do as well.
             match duplicate(&fd, number) {
                 Ok(moved) => return Ok(moved),

@@ -358,6 +358,22 @@ impl Scratch {
         })
     }
 
+    /// Wipes the keys in use under their users. What their checks are computed from stays: a user has to notice by
+    /// other means.
+    #[cfg(feature = "testing")]
+    #[allow(unsafe_code)]
+    pub(crate) fn wipe_keys(&self) {
+        const KEY: usize = 32;
+        for slot in self.used() {
+            let base = slot.base.load(Ordering::Relaxed).cast::<u64>();
+            for word in 0..if base.is_null() { 0 } else { KEY / 8 } {
+                // SAFETY: a slot with memory has a head, aligned as a page, that stays mapped while the vault lives.
+                // Its user reads what is written here meanwhile; that it must not publish then is what tests show.
+                unsafe { base.add(word).write_volatile(0) };
+            }
+        }
+    }
+
     /// Wipes and gives back everything.
     ///
     /// # Safety

@@ -188,12 +188,14 @@ impl Machinery {
 
     pub(crate) fn status(&self) -> VaultStatus {
         let (scratch_slots, scratch_unlocked) = self.scratch.counts();
+        let (replicas, replicas_renewed) = self.enclave.hold().replicas(self.enclave.anchor());
         VaultStatus {
             id: self.id,
             hold: self.enclave.hold().used(),
             hold_stepped_down: self.enclave.stepped_down(),
             key_stuck_open: self.enclave.is_alive() && self.enclave.hold().is_stuck(),
-            replicas: self.enclave.hold().replicas(),
+            replicas,
+            replicas_renewed,
             cipher: self.enclave.cipher(),
             // The scratch's count began with the enclave's.
             locked_bytes: self.scratch.locked_bytes() + self.pool.locked_bytes(),
@@ -202,6 +204,13 @@ impl Machinery {
             secrets: self.slabs.live(),
             protections: self.enclave.protections(),
         }
+    }
+
+    /// Destroys a split key as a process that ends has to: the check halves, keys in use, the key halves. Says
+    /// whether there is such a key.
+    #[cfg(feature = "testing")]
+    pub(crate) fn wipe_key(&self) -> bool {
+        self.enclave.hold().wipe(self.enclave.anchor(), || self.scratch.wipe_keys())
     }
 
     /// What is in force on the key and on the first scratch.

@@ -92,7 +92,7 @@ impl Vault {
         self.0.enclave.is_alive()
     }
 
-    fn machinery(&self) -> &Machinery {
+    pub(crate) fn machinery(&self) -> &Machinery {
         &self.0
     }
 

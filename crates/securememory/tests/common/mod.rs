@@ -12,6 +12,8 @@
     reason = "helpers for tests, which end by panics; each test binary uses some; limits are set by raw calls"
 )]
 
+pub mod shares;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{BufRead, Read};

@@ -17,10 +17,10 @@ use crate::status::Protections;
 
 /// Bytes of one share: half of a key, and half of its check value.
 pub(crate) const SHARE: usize = 64;
-/// Shares that have room.
-pub(crate) const MAX_SHARES: usize = 16;
 const SHARES_AT: usize = 64;
 const STAGING_AT: usize = 2048;
+/// Shares that have room. A place is never used again, so this bounds how many replicas a vault can have had.
+pub(crate) const MAX_SHARES: usize = (STAGING_AT - SHARES_AT) / SHARE;
 /// Bytes for material in the making.
 pub(crate) const STAGING: usize = 512;
 const SLOT_AT: usize = 4096;
@@ -90,7 +90,8 @@ impl Anchor {
         unsafe { self.at.as_ptr().add(SHARES_AT + index * SHARE) }
     }
 
-    /// Room for keys in the making; whoever uses it wipes it. Only while the vault is built.
+    /// Room for shares in the making; whoever uses it wipes it. For the builder of the vault, and then for one
+    /// thread at a time, the one that renews replicas.
     #[allow(unsafe_code)]
     pub(crate) fn staging(&self) -> *mut u8 {
         // SAFETY: inside the page.
@@ -99,7 +100,7 @@ impl Anchor {
 
     #[allow(unsafe_code)]
     pub(crate) fn wipe_staging(&self) {
-        // SAFETY: our own page; only the builder of the vault uses the staging area.
+        // SAFETY: our own page; the caller is the only one who uses the staging area.
         unsafe { bytes::wipe(self.staging(), STAGING) };
     }
 

@@ -8,20 +8,35 @@
 //! A share is 64 bytes: half of the key, then half of a check value. Whoever destroys shares destroys the check
 //! half first; whoever fetches reads the key half first. So a key whose check is right was read before the
 //! destruction began, and a file that came under our descriptor's number by a host's mistake is noticed.
+//!
+//! A replica whose file was lost is made anew by the fetch that met the loss, once it has the key from another:
+//! a new file, a new A, and a B in a place that was never used before (see [`super::replica`]). Of the old
+//! share B the key half is wiped and the check half stays: it tells those who fetched by it, and are still
+//! sealing, that the key was not wiped meanwhile.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
+use super::broken;
+use super::replica::{Entry, Replica};
 use super::{CHECK, CHECK_AT, REPLICA_AT};
 use crate::enclave::cipher::KEY;
 use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE};
 use crate::error::Error;
-use crate::os::{self, ShareFile};
-use crate::region::bytes;
+use crate::os::{self, CallResult, ShareFile};
+use crate::region::{bytes, scrub};
+use crate::shutdown::fork;
 
 /// Threads beyond these share files.
 const REPLICAS: usize = 8;
 
 const _: () = assert!(REPLICAS <= MAX_SHARES, "every replica has a place for its share B");
+
+/// After a renewal was refused, so many fetches that meet a lost replica do without.
+const PAUSE: u32 = 1000;
+
+/// Bytes of stack that making a replica takes at most; measured by the test
+/// `renewals_stay_above_the_depth_that_is_scrubbed_after_them`.
+pub(crate) const RENEWAL_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
 
 /// What is read and written at once. The cipher loads the key in parts of 16 bytes, which is slow when they
 /// were stored in smaller ones.
@@ -44,69 +59,114 @@ fn xor(a: Part, b: Part) -> Part {
 }
 
 pub(crate) struct Split {
-    files: Vec<ShareFile>,
-    /// A.check ^ B.check of every replica.
+    replicas: [Replica; REPLICAS],
+    /// How many of them were made.
+    count: usize,
+    /// A.check ^ B.check of every replica. Not secret.
     check: [u64; CHECK / 8],
+    /// The process that made the files.
+    owner: u32,
+    /// Held while replicas are renewed. Nobody waits for it.
+    renewing: AtomicBool,
+    /// Places for shares B from here on were never used. Changed by the renewer only, as the next one.
+    next_place: AtomicUsize,
+    /// Fetches that will do without a renewal.
+    pause: AtomicU32,
+    /// Renewals so far.
+    renewed: AtomicUsize,
 }
 
 impl Split {
     /// Makes a fresh key and its shares.
-    #[allow(unsafe_code)]
     pub(crate) fn make(anchor: &Anchor) -> Result<Self, Error> {
+        let outcome = Self::make_files(anchor);
+        anchor.wipe_staging();
+        scrub::after_window(scrub::depth(RENEWAL_STACK));
+        outcome
+    }
+
+    #[inline(never)]
+    #[allow(unsafe_code)]
+    fn make_files(anchor: &Anchor) -> Result<Self, Error> {
         let wanted = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, REPLICAS);
-        let mut split = Self { files: Vec::new(), check: [0; CHECK / 8] };
-        split.files.try_reserve_exact(wanted).map_err(|_| Error::OutOfMemory { bytes: wanted })?;
-        let staging = anchor.staging();
+        let whole = anchor.staging();
         // SAFETY: the staging area is ours while the vault is built, and larger than two shares. The check
         // value is not secret.
-        let outcome = unsafe {
-            os::random(staging, KEY + CHECK).map_err(Error::from).and_then(|()| {
-                split.check = staging.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read_unaligned();
-                (0..wanted).try_for_each(|index| split.add_replica(anchor, index, staging))
-            })
+        let check = unsafe {
+            os::random(whole, KEY + CHECK)?;
+            whole.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read_unaligned()
         };
-        anchor.wipe_staging();
-        match outcome {
-            Ok(()) => Ok(split),
-            // One file is enough to work with; more are for speed.
-            Err(_) if !split.files.is_empty() => Ok(split),
-            Err(error) => {
-                split.destroy(anchor);
-                Err(error)
+        let mut split = Self {
+            replicas: std::array::from_fn(|_| Replica::default()),
+            count: 0,
+            check,
+            owner: os::process_id(),
+            renewing: AtomicBool::new(false),
+            next_place: AtomicUsize::new(0),
+            pause: AtomicU32::new(0),
+            renewed: AtomicUsize::new(0),
+        };
+        for place in 0..wanted {
+            // SAFETY: as above; nobody knows the places of the shares yet.
+            let made =
+                unsafe { Self::make_file(anchor, None).inspect(|_| split.write_b(anchor, whole, place)) };
+            match made {
+                Ok(file) => split.replicas[place].publish(&file, place),
+                // One file is enough to work with; more are for speed.
+                Err(_) if place > 0 => break,
+                Err(error) => return Err(error.into()),
+            }
+            split.count = place + 1;
+            *split.next_place.get_mut() = place + 1;
+        }
+        Ok(split)
+    }
+
+    /// A new file with a fresh share A, which is in the staging area as well.
+    ///
+    /// # Safety
+    ///
+    /// The caller has the staging area to itself.
+    #[allow(unsafe_code)]
+    unsafe fn make_file(anchor: &Anchor, lost: Option<Entry>) -> CallResult<ShareFile> {
+        let file = ShareFile::create_but(lost.map(Entry::number))?;
+        let a = Self::staged_a(anchor);
+        // SAFETY: inside the staging area, as the caller vouches.
+        match unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) } {
+            Ok(()) => Ok(file),
+            Err(cause) => {
+                let _ = file.close();
+                Err(cause)
             }
         }
     }
 
-    /// Splits what lies at `whole` (key and check value) into fresh shares.
+    #[allow(unsafe_code)]
+    fn staged_a(anchor: &Anchor) -> *mut u8 {
+        // SAFETY: the staging area has room for a key with its check value, and a share.
+        unsafe { anchor.staging().add(SHARE) }
+    }
+
+    /// Writes share B to a place: the staged A, exclusive or `key`. A leaf, so that no part of the key gets
+    /// further down the stack.
     ///
     /// # Safety
     ///
-    /// `whole` points to the staging area, whose first [`SHARE`] bytes are filled.
+    /// The caller has the staging area to itself; `key` is readable for [`KEY`] bytes, aligned as a page or a
+    /// scratch head; the place is not in use.
+    #[inline(never)]
     #[allow(unsafe_code)]
-    unsafe fn add_replica(&mut self, anchor: &Anchor, index: usize, whole: *mut u8) -> Result<(), Error> {
-        let file = ShareFile::create()?;
-        let b = anchor.share(index);
-        // SAFETY: staging and share areas are inside the anchor's page and do not overlap.
-        let written = unsafe {
-            let a = whole.add(SHARE);
-            os::random(a, SHARE).and_then(|()| {
-                for word in 0..SHARE / 8 {
-                    let share = a.cast::<u64>().add(word).read() ^ whole.cast::<u64>().add(word).read();
-                    b.cast::<u64>().add(word).write_volatile(share);
-                }
-                file.write(a)
-            })
-        };
-        match written {
-            Ok(()) => {
-                self.files.push(file);
-                Ok(())
+    unsafe fn write_b(&self, anchor: &Anchor, key: *const u8, place: usize) {
+        let (a, b) = (Self::staged_a(anchor), anchor.share(place));
+        // SAFETY: all are readable or writable for as much, and aligned to 16.
+        unsafe {
+            for part in 0..KEY / size_of::<Part>() {
+                let key = key.cast::<Part>().add(part).read_volatile();
+                b.cast::<Part>().add(part).write_volatile(xor(a.cast::<Part>().add(part).read(), key));
             }
-            Err(cause) => {
-                // SAFETY: this share is not in use yet.
-                unsafe { bytes::wipe(b, SHARE) };
-                let _ = file.close();
-                Err(cause.into())
+            for (word, check) in self.check.iter().enumerate() {
+                let a = a.add(CHECK_AT).cast::<u64>().add(word).read();
+                b.add(CHECK_AT).cast::<u64>().add(word).write_volatile(a ^ check);
             }
         }
     }
@@ -119,7 +179,7 @@ impl Split {
     #[inline]
     #[allow(unsafe_code)]
     pub(crate) unsafe fn fetch(&self, anchor: &Anchor, thread: usize, head: *mut u8) -> Result<(), Error> {
-        let first = thread % self.files.len().max(1);
+        let first = thread % self.count.max(1);
         // SAFETY: as the caller vouches.
         if unsafe { self.fetch_replica(anchor, first, head) } {
             return Ok(());
@@ -131,31 +191,36 @@ impl Split {
     #[inline]
     #[allow(unsafe_code)]
     unsafe fn fetch_replica(&self, anchor: &Anchor, index: usize, head: *mut u8) -> bool {
-        let Some(file) = self.files.get(index) else { return false };
-        let b = anchor.share(index);
-        // SAFETY: head has room for a share and more; all addresses are aligned to 8.
+        let Some((replica, entry)) =
+            self.replicas.get(index).and_then(|replica| Some((replica, replica.entry()?)))
+        else {
+            return false;
+        };
+        let b = anchor.share(entry.place());
+        // SAFETY: head has room for a share and more; all addresses are aligned to 16.
         unsafe {
-            if file.read(head).is_err() {
+            if ShareFile::read(entry.number(), head).is_err() {
                 return false;
             }
             for part in 0..KEY / size_of::<Part>() {
                 let at = head.cast::<Part>().add(part);
                 at.write(xor(at.read(), b.cast::<Part>().add(part).read_volatile()));
             }
-            // The key half was read before the check half, see above.
+            // The key half was read before the check half, and before the entry is looked at again, see above.
             fence(Ordering::Acquire);
-            head.add(REPLICA_AT).cast::<u64>().write(index as u64);
-            self.check_of(anchor, head, index)
+            head.add(REPLICA_AT).cast::<u64>().write(entry.place() as u64);
+            replica.is_still(entry)
+                && (self.check_of(anchor, head, entry.place()) || broken::skips(broken::FETCH))
         }
     }
 
     #[inline]
     #[allow(unsafe_code)]
-    unsafe fn check_of(&self, anchor: &Anchor, head: *const u8, index: usize) -> bool {
+    unsafe fn check_of(&self, anchor: &Anchor, head: *const u8, place: usize) -> bool {
         // SAFETY: both are 32 readable bytes, aligned to 8.
         unsafe {
             let a = head.add(CHECK_AT).cast::<u64>();
-            let b = anchor.share(index).add(CHECK_AT).cast::<u64>();
+            let b = anchor.share(place).add(CHECK_AT).cast::<u64>();
             let mut difference = 0;
             for (word, value) in self.check.iter().enumerate() {
                 difference |= a.add(word).read_volatile() ^ b.add(word).read_volatile() ^ value;
@@ -165,15 +230,30 @@ impl Split {
     }
 
     #[cold]
+    #[inline(never)]
     #[allow(unsafe_code)]
     unsafe fn fetch_another(&self, anchor: &Anchor, failed: usize, head: *mut u8) -> Result<(), Error> {
-        for step in 1..self.files.len() {
-            // SAFETY: as the caller vouches.
-            if unsafe { self.fetch_replica(anchor, (failed + step) % self.files.len(), head) } {
-                return Ok(());
+        // A replica may have been renewed just after we found it lost: then once more from the start. At most as
+        // often as there are places.
+        let (mut from, mut renewed) = (1, 0);
+        loop {
+            for step in from..self.count {
+                // SAFETY: as the caller vouches.
+                if unsafe { self.fetch_replica(anchor, (failed + step) % self.count, head) } {
+                    // SAFETY: the key has just been put there.
+                    if unsafe { self.renew_lost(anchor, head) } {
+                        // Deeper than the window's own scrub reaches.
+                        scrub::after_window(scrub::depth(RENEWAL_STACK));
+                    }
+                    return Ok(());
+                }
             }
+            let now = self.renewed.load(Ordering::Acquire);
+            if now == renewed {
+                return Err(if anchor.is_alive() { Error::KeyLost } else { Error::Forked });
+            }
+            (from, renewed) = (0, now);
         }
-        Err(if anchor.is_alive() { Error::KeyLost } else { Error::Forked })
     }
 
     /// See [`super::KeyHold::is_intact`].
@@ -181,35 +261,170 @@ impl Split {
     /// # Safety
     ///
     /// As there.
+    #[inline]
     #[allow(unsafe_code)]
     pub(crate) unsafe fn is_intact(&self, anchor: &Anchor, head: *const u8) -> bool {
-        // SAFETY: as the caller vouches; a replica number that was overwritten is out of bounds or fails the check.
+        // SAFETY: as the caller vouches; a number that was overwritten is out of bounds or fails the check.
         unsafe {
-            let index = head.add(REPLICA_AT).cast::<u64>().read_volatile() as usize;
-            index < self.files.len() && self.check_of(anchor, head, index)
+            let place = head.add(REPLICA_AT).cast::<u64>().read_volatile() as usize;
+            place < MAX_SHARES && self.check_of(anchor, head, place)
         }
     }
 
-    pub(crate) fn replicas(&self) -> usize {
-        self.files.len()
+    /// Makes lost replicas anew, unless another thread is at it. Says whether it tried. What is refused here
+    /// is tried again much later: the key has been fetched, and the loss costs one failed call in each fetch.
+    ///
+    /// # Safety
+    ///
+    /// The head holds what a fetch put there, and belongs to the caller.
+    #[inline(never)]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn renew_lost(&self, anchor: &Anchor, head: *const u8) -> bool {
+        // A fork waits for our window, and a child must not find us at it; it would keep the flag besides.
+        if self.next_place.load(Ordering::Relaxed) >= MAX_SHARES
+            || fork::pending()
+            || self.renewing.swap(true, Ordering::Acquire)
+        {
+            return false;
+        }
+        let pause = self.pause.load(Ordering::Relaxed);
+        if pause > 0 {
+            self.pause.store(pause - 1, Ordering::Relaxed);
+        } else if self.is_owner(anchor) {
+            for replica in &self.replicas[..self.count] {
+                let Some(entry) = replica.entry().filter(|&entry| !self.is_living(anchor, entry)) else {
+                    continue;
+                };
+                // SAFETY: we have the flag, and so the staging area; the rest as the caller vouches.
+                let renewed = unsafe { self.renew(anchor, replica, entry, head) };
+                anchor.wipe_staging();
+                if !renewed {
+                    self.pause.store(PAUSE, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+        self.renewing.store(false, Ordering::Release);
+        pause == 0
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::renew_lost`]; and the caller is the only one who renews.
+    #[allow(unsafe_code)]
+    unsafe fn renew(&self, anchor: &Anchor, replica: &Replica, lost: Entry, head: *const u8) -> bool {
+        let place = self.next_place.load(Ordering::Relaxed);
+        if place >= MAX_SHARES {
+            return false;
+        }
+        // SAFETY: as the caller vouches.
+        let Ok(file) = (unsafe { Self::make_file(anchor, Some(lost)) }) else { return false };
+        // Whatever comes, this place is used.
+        self.next_place.store(place + 1, Ordering::Relaxed);
+        // SAFETY: as the caller vouches; a place that nobody reads or has read, since no entry names it.
+        unsafe { self.write_b(anchor, head, place) };
+        // Against a wiper, which wipes all check halves, then all key halves, this place's included. Between the two it
+        // has a fence like this one. So if we see no check half wiped, it will come past what we have written;
+        // otherwise we take it back ourselves.
+        fence(Ordering::SeqCst);
+        // SAFETY: as the caller vouches.
+        let unharmed = self.is_owner(anchor) && unsafe { self.is_intact(anchor, head) };
+        if !unharmed {
+            Self::wipe_share(anchor, place);
+            let _ = file.truncate();
+            let _ = file.close();
+            return false;
+        }
+        let old = replica.file(lost, self.owner);
+        replica.publish(&file, place);
+        self.renewed.fetch_add(1, Ordering::Release);
+        // Who finds the key half wiped finds the entry changed.
+        fence(Ordering::Release);
+        // SAFETY: our own page; readers of this half look at the entry afterwards.
+        unsafe { bytes::wipe(anchor.share(lost.place()), KEY) };
+        // Only if the number still stands for our file, which then was cut or overwritten.
+        let _ = old.truncate();
+        let _ = old.close();
+        true
+    }
+
+    /// Are we in the process that made the files? In its signal handlers too; a child that shares our memory is
+    /// told by its number.
+    fn is_owner(&self, anchor: &Anchor) -> bool {
+        anchor.is_alive() && os::process_id() == self.owner
+    }
+
+    /// Does the file still hold its share, as far as its check half tells?
+    #[allow(unsafe_code)]
+    fn is_living(&self, anchor: &Anchor, entry: Entry) -> bool {
+        let Ok(a) = ShareFile::read_check(entry.number()) else { return false };
+        let b = anchor.share(entry.place());
+        a.iter().zip(self.check).enumerate().all(|(word, (a, value))| {
+            // SAFETY: 32 readable bytes of our page, aligned to 8.
+            let b = unsafe { b.add(CHECK_AT).cast::<u64>().add(word).read_volatile() };
+            a ^ b == value
+        })
+    }
+
+    /// Replicas that can be read now. One `pread` for each.
+    pub(crate) fn replicas(&self, anchor: &Anchor) -> usize {
+        if !anchor.is_alive() {
+            return 0;
+        }
+        let entries = self.replicas[..self.count].iter().filter_map(Replica::entry);
+        entries.filter(|&entry| self.is_living(anchor, entry)).count()
+    }
+
+    /// Cuts the file of one replica, as a stray hand would.
+    #[cfg(test)]
+    pub(crate) fn lose_one(&self) -> bool {
+        let [replica, ..] = &self.replicas;
+        replica.entry().is_some_and(|entry| replica.file(entry, self.owner).truncate().is_ok())
+    }
+
+    /// How many lost replicas were made anew so far.
+    pub(crate) fn renewed(&self) -> usize {
+        self.renewed.load(Ordering::Relaxed)
+    }
+
+    #[allow(unsafe_code)]
+    fn wipe_share(anchor: &Anchor, place: usize) {
+        let b = anchor.share(place);
+        // SAFETY: our own page. Check halves before key halves, see above.
+        unsafe {
+            bytes::wipe(b.add(CHECK_AT), CHECK);
+            fence(Ordering::SeqCst);
+            bytes::wipe(b, KEY);
+        }
+    }
+
+    /// Destroys the key in memory: the check halves of all shares B, then what `between` destroys, then the key
+    /// halves. No system call.
+    #[allow(unsafe_code)]
+    pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) {
+        // All places, also those of replicas that are just being renewed, see `renew`.
+        for place in 0..MAX_SHARES {
+            // SAFETY: our own page; readers notice.
+            unsafe { bytes::wipe(anchor.share(place).add(CHECK_AT), CHECK) };
+        }
+        fence(Ordering::SeqCst);
+        between();
+        for place in 0..MAX_SHARES {
+            // SAFETY: as above.
+            unsafe { bytes::wipe(anchor.share(place), KEY) };
+        }
     }
 
     /// Destroys share B first, which needs no system call, then the files.
-    #[allow(unsafe_code)]
     pub(crate) fn destroy(&mut self, anchor: &Anchor) {
-        if !anchor.is_alive() {
+        if !self.is_owner(anchor) {
             return;
         }
-        for index in 0..self.files.len() {
-            let b = anchor.share(index);
-            // SAFETY: our own page. Check halves before key halves, see above.
-            unsafe {
-                bytes::wipe(b.add(CHECK_AT), CHECK);
-                fence(Ordering::Release);
-                bytes::wipe(b, KEY);
-            }
-        }
-        for file in self.files.drain(..) {
+        self.wipe(anchor, || ());
+        for replica in &self.replicas {
+            let Some(entry) = replica.entry() else { continue };
+            let file = replica.file(entry, self.owner);
+            replica.clear();
             // The pages of a closed file are freed, but not at once overwritten.
             let _ = file.truncate();
             let _ = file.close();

@@ -9,7 +9,7 @@ use std::process::Command;
 fn read(file: &ShareFile) -> CallResult<[u8; ShareFile::LEN]> {
     let mut bytes = [0; ShareFile::LEN];
     // SAFETY: an array of that many bytes.
-    unsafe { file.read(bytes.as_mut_ptr()).map(|()| bytes) }
+    unsafe { ShareFile::read(file.raw_fd(), bytes.as_mut_ptr()).map(|()| bytes) }
 }
 
 fn write(file: &ShareFile, bytes: &[u8; ShareFile::LEN]) -> CallResult<()> {
@@ -63,8 +63,11 @@ fn what_is_written_is_read_until_the_file_is_truncated() {
     let bytes = std::array::from_fn(|at| at as u8 + 1);
     write(&file, &bytes).unwrap();
     assert_eq!(read(&file), Ok(bytes));
+    let check = ShareFile::read_check(file.raw_fd()).unwrap();
+    assert_eq!(check.map(u64::to_ne_bytes).as_flattened(), &bytes[32..]);
     file.truncate().unwrap();
     assert_eq!(read(&file), Err(CallError::short(Call::Pread)));
+    assert_eq!(ShareFile::read_check(file.raw_fd()), Err(CallError::short(Call::Pread)));
     write(&file, &bytes).unwrap();
     assert_eq!(read(&file), Ok(bytes));
     file.close().unwrap();
@@ -181,6 +184,8 @@ fn replicas_take_the_numbers_below_the_end_of_the_table() {
     let end = table_size(3) as RawFd;
     assert_eq!(files.each_ref().map(ShareFile::raw_fd), [end - 1, end - 2, end - 3, end - 4]);
     assert_eq!(size(), before);
+    let other = ShareFile::create_but(Some(end - 5)).unwrap();
+    assert_eq!(other.raw_fd(), end - 6);
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(40), maximum }).unwrap();
     assert_eq!(ShareFile::create().unwrap().raw_fd(), 39);
