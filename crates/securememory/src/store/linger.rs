@@ -41,14 +41,15 @@ impl Place {
     }
 }
 
-/// The list of one vault.
+/// The list of one vault. In this order: see [`Machinery`](crate::store::Machinery).
+#[repr(C)]
 pub(crate) struct Lingering {
-    places: [Place; PLACES],
     /// The earliest end of a linger, as [`os::coarse_now`] tells; the maximum where nothing lingers.
     next: AtomicU64,
     sweeping: AtomicBool,
     /// Counted up when something new lingers, and when the vault ends: what a janitor sleeps on.
     event: Arc<AtomicU32>,
+    places: [Place; PLACES],
 }
 
 impl Lingering {

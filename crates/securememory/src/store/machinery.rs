@@ -47,20 +47,21 @@ impl Default for Settings {
     }
 }
 
-/// The machinery of one vault.
+/// The machinery of one vault. In this order, since what every read touches shares few cache lines so.
+#[repr(C, align(64))]
 pub(crate) struct Machinery {
     pub(crate) id: u64,
-    pub(crate) settings: Settings,
-    pub(crate) enclave: Enclave,
-    pub(crate) canary: Canary,
-    pub(crate) scratch: Scratch,
-    pub(crate) pool: Pool,
-    pub(super) slabs: Slabs,
-    pub(crate) lingering: Lingering,
     /// Who views which paged secret: slots without memory. The first [`HOMES`] belong to one thread each.
     tickets: &'static [Slot],
     /// Tickets that were ever taken lie below it.
     tickets_used: AtomicUsize,
+    pub(crate) canary: Canary,
+    pub(crate) enclave: Enclave,
+    pub(crate) lingering: Lingering,
+    pub(crate) settings: Settings,
+    pub(crate) scratch: Scratch,
+    pub(crate) pool: Pool,
+    pub(super) slabs: Slabs,
 }
 
 /// The first threads have a ticket of their own for a view that is not nested.

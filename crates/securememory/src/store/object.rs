@@ -59,6 +59,8 @@ pub(super) struct Header {
     references: AtomicU32,
     /// Is it in the vault's list of lingering secrets? See [`crate::store::linger`].
     pub(super) lingers: AtomicU8,
+    /// Has its policy a linger?
+    pub(super) may_linger: bool,
     /// The last attempt to close the pages of a paged secret has failed.
     pub(super) stuck: AtomicBool,
     /// The alignment, as a power of two.
@@ -171,6 +173,7 @@ impl Object {
         let align = spec.align.unwrap_or(geometry::DEFAULT_ALIGN);
         geometry::check_align(align, page)?;
         let policy = spec.policy.as_ref().unwrap_or(&machinery.settings.policy);
+        let may_linger = !policy.linger.is_zero();
         let levels = policy.levels();
         if levels.fork == crate::policy::Level::Off {
             return Err(Error::Unsupported("a secret that a forked child inherits").into());
@@ -209,6 +212,7 @@ impl Object {
                 gate: Gate::new(),
                 references: AtomicU32::new(1),
                 lingers: AtomicU8::new(linger::NEVER),
+                may_linger,
                 stuck: AtomicBool::new(false),
                 align_bits: align.trailing_zeros() as u8,
                 id: taken.id,

@@ -121,7 +121,7 @@ impl Paged {
     #[allow(unsafe_code)]
     fn enter(&self, header: &Header, thread: registry::Thread) -> Result<NonNull<u8>, Error> {
         let machinery = &*header.machinery;
-        let wait = header.policy().wait;
+        let wait = || header.policy().wait;
         let deadline = Cell::new(None);
         let writing = Cell::new(false);
         // Called with the count in the gate, so the pages are there if it has not been closed.
@@ -136,7 +136,7 @@ impl Paged {
         };
         let patience = || {
             // Where the writer is this thread, waiting would be for ever.
-            let end = Deadline::after(if writing.get() { Duration::ZERO } else { wait });
+            let end = Deadline::after(if writing.get() { Duration::ZERO } else { wait() });
             deadline.set(Some(end));
             end
         };
@@ -144,7 +144,7 @@ impl Paged {
             Ok(()) => {}
             Err(Refusal::Late) if writing.get() => return Err(Error::WouldDeadlock),
             Err(refusal) => {
-                let deadline = deadline.get().unwrap_or_else(|| Deadline::after(wait));
+                let deadline = deadline.get().unwrap_or_else(|| Deadline::after(wait()));
                 return Err(machinery.explain(refusal, header.id, deadline));
             }
         }
@@ -180,11 +180,11 @@ impl Paged {
     /// Leaves the gate; the last one closes the pages, or has them closed later.
     #[inline]
     fn leave_pages(&self, header: &Header) -> Result<(), CallError> {
-        let linger = header.policy().linger;
-        if linger.is_zero() {
+        if !header.may_linger {
             return header.gate.leave_paged(|| self.protect_none(header));
         }
         let machinery = &header.machinery;
+        let linger = header.policy().linger;
         if !header.gate.leave_open() || machinery.lingering.list(header, linger, machinery.settings.janitor) {
             return Ok(());
         }
