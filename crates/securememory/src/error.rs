@@ -55,8 +55,9 @@ pub enum Error {
         /// Who refused, and why.
         cause: CallError,
     },
-    /// A required protection was granted by the call, but a check found that it is not there.
-    #[error("required protection `{0}` was granted, but is not in force")]
+    /// A required protection is not in force: it was granted by the call, but a check found that it is not there; or
+    /// the vault was made without it.
+    #[error("required protection `{0}` is not in force")]
     NotInForce(Protection),
     /// The hold that was required cannot be had here.
     #[error("the required key hold is not to be had: {0}")]
@@ -207,6 +208,8 @@ impl Error {
             }
             Self::HoldRefused(cause) => Hint::of_call(cause),
             Self::ScratchExhausted { .. } => Some(Hint::Views),
+            // No call has claimed it: vault and secret ask for different things.
+            Self::NotInForce(Protection::Secretmem) => None,
             Self::NotInForce(_) => Some(Hint::Emulation),
             _ => None,
         }
@@ -331,6 +334,8 @@ pub enum Protection {
     Dump,
     /// Wiped in a forked child.
     Fork,
+    /// The key in memory that the kernel itself does not keep mapped.
+    Secretmem,
 }
 
 impl fmt::Display for Protection {
@@ -340,6 +345,7 @@ impl fmt::Display for Protection {
             Self::Lock => "lock",
             Self::Dump => "dump",
             Self::Fork => "fork",
+            Self::Secretmem => "secretmem",
         })
     }
 }

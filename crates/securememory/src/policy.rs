@@ -22,8 +22,11 @@ pub enum Profile {
     /// `guard` and `fork` are required, `lock` and `dump` preferred.
     #[default]
     Default,
-    /// All four are required.
+    /// These four are required.
     Strict,
+    /// As `Strict`, and the key of sealed secrets must lie in memory that the kernel itself does not keep mapped: see
+    /// [`Policy::secretmem`] for what that costs.
+    Hardened,
 }
 
 /// How a secret is kept at rest.
@@ -43,14 +46,24 @@ pub enum Store {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Hold {
-    /// The first of [`Hold::Pkey`], [`Hold::Split`], [`Hold::Guarded`] that works; what was taken is in the status.
+    /// The first of [`Hold::Pkey`], [`Hold::Split`], [`Hold::Guarded`] that works; what was taken is in the status. On
+    /// most machines there are no protection keys: taking `Split` for that reason is recorded like every step down,
+    /// but not told through `tracing`. [`Level::Require`] forbids the step to `Guarded`. A policy that wants
+    /// [`secretmem`](Policy::secretmem) puts [`Hold::Secretmem`] first.
     #[default]
     Auto,
-    /// A page that a memory protection key (pkeys(7)) denies to every thread but the one that is using the key.
+    /// A page that a memory protection key (pkeys(7)) denies to every thread but the one that is using the key. x86-64
+    /// Linux, where processor and kernel have such keys. The key is used where it lies.
+    ///
+    /// One protection key serves all vaults of the process. It is the highest that was free when the first of them was
+    /// made, and is never given back. Should the program have used that very number before and freed it, then threads
+    /// of that time may still have it open; this cannot be found out.
     Pkey,
     /// Two shares: one in an in-memory file that is never mapped, one in locked memory.
     Split,
-    /// Memory that the kernel itself does not keep mapped (memfd_secret(2)), closed at rest.
+    /// Memory that the kernel itself does not keep mapped (memfd_secret(2)), closed at rest by a protection key where
+    /// there are such keys, else by page protection. The key is used where it lies. The machine cannot hibernate while
+    /// such a vault lives, and its page counts against the limit on locked memory.
     Secretmem,
     /// A page between guard pages that nothing may touch.
     Guarded,
@@ -107,6 +120,8 @@ pub struct Levels {
     pub dump: Level,
     /// A forked child finds zeros where the parent has keys or plaintext.
     pub fork: Level,
+    /// The key of sealed secrets lies in memory that the kernel itself does not keep mapped.
+    pub secretmem: Level,
 }
 
 impl Default for Policy {
@@ -117,6 +132,7 @@ impl Default for Policy {
                 lock: Level::Prefer,
                 dump: Level::Prefer,
                 fork: Level::Require,
+                secretmem: Level::Off,
             },
             wait: Duration::from_secs(1),
             close_wait: Duration::from_secs(1),
@@ -139,6 +155,7 @@ impl Policy {
         match profile {
             Profile::Default => policy,
             Profile::Strict => policy.lock(Level::Require).dump(Level::Require),
+            Profile::Hardened => Self::profile(Profile::Strict).secretmem(Level::Require),
         }
     }
 
@@ -146,6 +163,12 @@ impl Policy {
     #[must_use]
     pub fn strict() -> Self {
         Self::profile(Profile::Strict)
+    }
+
+    /// Short for [`Profile::Hardened`].
+    #[must_use]
+    pub fn hardened() -> Self {
+        Self::profile(Profile::Hardened)
     }
 
     /// Sets how badly guard pages are wanted. With `Off` they are still there: they cost nothing.
@@ -174,6 +197,22 @@ impl Policy {
     #[must_use]
     pub fn fork(mut self, level: Level) -> Self {
         self.levels.fork = level;
+        self
+    }
+
+    /// Sets how badly it is wanted that the key of sealed secrets lies in memory that the kernel itself does not keep
+    /// mapped (memfd_secret(2)).
+    ///
+    /// In the policy of a vault whose hold is [`Hold::Auto`], `Require` means [`Hold::Secretmem`] and nothing else, and
+    /// `Prefer` means that it is tried first. With another hold named, `Require` is an error. In the policy of a
+    /// secret, `Require` is an error unless its vault has that hold, and for a paged secret, whose plaintext lies in
+    /// ordinary pages: so also for one that [`Store::Auto`] would make paged.
+    ///
+    /// The price: the machine cannot hibernate while such a vault lives, and its page counts against the limit on
+    /// locked memory (RLIMIT_MEMLOCK).
+    #[must_use]
+    pub fn secretmem(mut self, level: Level) -> Self {
+        self.levels.secretmem = level;
         self
     }
 

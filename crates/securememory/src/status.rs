@@ -114,7 +114,7 @@ pub struct VaultStatus {
     pub id: u64,
     /// The key hold in use.
     pub hold: HoldUsed,
-    /// Why the first choice of hold was not taken.
+    /// Why the hold before the one in use was not taken: the last refusal, where there were several.
     pub hold_stepped_down: Option<Error>,
     /// In-memory files that each hold one replica of the key's first share.
     pub replicas: usize,

@@ -1,6 +1,6 @@
 //! The machinery of sealed secrets: the cipher, and the key that is lent for the moment of its use.
 //!
-//! Between the fetch of the key and the end of the scrub a thread is in its *window*. All that works with the
+//! From before the key is lent to the end of the scrub a thread is in its *window*. All that works with the
 //! key runs below a call that is not inlined, so that when it has returned, everything it put on the stack
 //! lies below the frame of the one who scrubs.
 
@@ -16,8 +16,8 @@ use crate::region::scrub;
 use crate::registry::Thread;
 use crate::status::Protections;
 use cipher::{ASSOCIATED, NONCE, TAG};
-use hold::KeyHold;
 use hold::anchor::Anchor;
+use hold::{Check, KeyHold};
 
 /// What a ciphertext is bound to.
 #[derive(Clone, Copy)]
@@ -135,6 +135,10 @@ impl Enclave {
                 });
             }
         }
+        let in_secretmem = matches!(self.hold, KeyHold::Secretmem(_));
+        if levels.secretmem == Level::Require && !in_secretmem {
+            return Err(Error::NotInForce(Protection::Secretmem));
+        }
         Ok(())
     }
 
@@ -165,15 +169,14 @@ impl Enclave {
         envelope: &Envelope,
         ciphertext: &[u8],
     ) -> Result<(), Error> {
-        self.hold.fetch(&self.anchor, thread.index(), slot)?;
         let associated = binding.associated(self.cipher, ciphertext.len());
-        let (key, data) = slot.key_and_data();
-        data.copy_from_slice(ciphertext);
-        match cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag) {
-            Ok(()) => Ok(()),
-            // Unless it was the key that changed: wiped in the slot after the fetch, while the shares were, too.
-            Err(cipher::Forged) => Err(self.check_key(slot).err().unwrap_or(Error::Tampered)),
-        }
+        slot.bytes_mut().copy_from_slice(ciphertext);
+        // Where it was the key that changed, it is not the data that was tampered with.
+        self.hold
+            .lend(&self.anchor, thread.index(), slot, Check::Forged, |key, data| {
+                cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
+            })?
+            .map_err(|cipher::Forged| Error::Tampered)
     }
 
     /// Encrypts what lies in a slot whose window is open, in place, and closes the window. On an error the data is
@@ -192,26 +195,13 @@ impl Enclave {
     fn seal_in_window(&self, thread: Thread, slot: &mut Lease, binding: Binding) -> Result<Envelope, Error> {
         let mut nonce = [0; NONCE];
         os::fill_random(&mut nonce)?;
-        self.hold.fetch(&self.anchor, thread.index(), slot)?;
         let associated = binding.associated(self.cipher, slot.len());
-        let (key, data) = slot.key_and_data();
-        let tag = cipher::seal(self.cipher, key, &nonce, &associated, data).map_err(|cipher::Forged| {
-            Error::TooLarge { len: associated.len(), limit: isize::MAX as usize }
+        let sealed = self.hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
+            cipher::seal(self.cipher, key, &nonce, &associated, data)
         })?;
-        // The shares, or the key in the slot, may have been wiped after the fetch: by a fork, a purge, a dying
-        // process. What was encrypted then may be readable for anybody.
-        self.check_key(slot).map(|()| Envelope { nonce, tag })
-    }
-
-    /// Was the key in the slot right until now?
-    #[inline]
-    fn check_key(&self, slot: &Lease) -> Result<(), Error> {
-        if self.hold.is_intact(&self.anchor, slot) {
-            Ok(())
-        } else if self.is_alive() {
-            Err(Error::KeyLost)
-        } else {
-            Err(Error::Forked)
+        match sealed {
+            Ok(tag) => Ok(Envelope { nonce, tag }),
+            Err(cipher::Forged) => Err(Error::TooLarge { len: associated.len(), limit: isize::MAX as usize }),
         }
     }
 
@@ -274,13 +264,19 @@ mod tests {
 
     #[test]
     fn the_cipher_path_stays_above_the_scrubbed_depth() {
-        for (hold, cipher) in [
-            (Hold::Split, Cipher::Aegis256),
-            (Hold::Guarded, Cipher::Aegis256),
-            (Hold::Split, Cipher::XChaCha20Poly1305),
-        ] {
-            let settings = Settings { hold, cipher: Some(cipher), ..Settings::default() };
-            let machinery = Machinery::make(settings).unwrap();
+        let aegis =
+            [Hold::Pkey, Hold::Split, Hold::Secretmem, Hold::Guarded].map(|hold| (hold, Cipher::Aegis256));
+        let others = [Hold::Pkey, Hold::Split, Hold::Secretmem].map(|hold| (hold, Cipher::XChaCha20Poly1305));
+        for (hold, cipher) in aegis.into_iter().chain(others) {
+            let settings =
+                Settings { hold, hold_level: Level::Require, cipher: Some(cipher), ..Settings::default() };
+            let machinery = match Machinery::make(settings) {
+                Err(Error::HoldRefused(cause)) if matches!(hold, Hold::Pkey | Hold::Secretmem) => {
+                    eprintln!("skipped: {hold:?} is not to be had here: {cause}");
+                    continue;
+                }
+                made => made.unwrap(),
+            };
             let thread = registry::thread();
             let binding = Binding { vault: machinery.id, secret: 1, version: 0 };
             let mut slot = machinery.scratch.take(thread, 1, 100, 16, false, Duration::ZERO).unwrap();

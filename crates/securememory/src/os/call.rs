@@ -49,6 +49,10 @@ pub enum Call {
     Sigprocmask,
     /// pkey_alloc(2): a memory protection key.
     PkeyAlloc,
+    /// pkey_free(2), in pkey_alloc(2): give it back.
+    PkeyFree,
+    /// pkey_mprotect(2), in mprotect(2): put pages under it.
+    PkeyMprotect,
     /// getrlimit(2): what a process may use.
     Getrlimit,
     /// sysconf(3): facts about the system.
@@ -81,6 +85,8 @@ impl Call {
             Self::Futex => "futex",
             Self::Sigprocmask => "sigprocmask",
             Self::PkeyAlloc => "pkey_alloc",
+            Self::PkeyFree => "pkey_free",
+            Self::PkeyMprotect => "pkey_mprotect",
             Self::Getrlimit => "getrlimit",
             Self::Sysconf => "sysconf",
             Self::Atfork => "pthread_atfork",

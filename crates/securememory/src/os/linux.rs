@@ -11,7 +11,6 @@ use rustix::rand::GetRandomFlags;
 use rustix::thread::futex;
 use std::ffi::{c_int, c_long};
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -164,57 +163,6 @@ pub(super) fn keeping_errno(make: impl FnOnce() -> c_long) -> Result<c_long, i32
     // SAFETY: see above.
     let reason = unsafe { errno.replace(before) };
     Err(reason)
-}
-
-/// Makes memory that the kernel does not map, and gives it back. memfd_secret(2), mmap(2).
-pub(super) fn try_secretmem() -> CallResult<()> {
-    super::injected(Call::MemfdSecret)?;
-    let failed = |errno| CallError::new(Call::MemfdSecret, errno);
-    // The number is the same wherever the kernel has the call; the libc crate does not know it everywhere.
-    let has_call = cfg!(all(
-        target_pointer_width = "64",
-        any(
-            target_arch = "x86_64",
-            target_arch = "aarch64",
-            target_arch = "riscv64",
-            target_arch = "loongarch64"
-        )
-    ));
-    let number: c_long = if has_call { 447 } else { return Err(failed(libc::ENOSYS)) };
-    // SAFETY: the call takes one number, and makes a descriptor.
-    let made = keeping_errno(|| unsafe { libc::syscall(number, libc::O_CLOEXEC) }).map_err(failed)?;
-    let made = std::os::fd::RawFd::try_from(made).map_err(|_| failed(libc::EBADF))?;
-    // SAFETY: just made, and nobody else's.
-    let fd = unsafe { OwnedFd::from_raw_fd(made) };
-    let len = page_size();
-    rustix::fs::ftruncate(&fd, len as u64).map_err(|errno| failed(errno.raw_os_error()))?;
-    // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory; given back at
-    // once.
-    unsafe {
-        let null = std::ptr::null_mut();
-        mm::mmap(null, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)
-            .and_then(|page| mm::munmap(page, len))
-    }
-    .map_err(|errno| failed(errno.raw_os_error()))
-}
-
-/// Takes a protection key and gives it back. pkey_alloc(2), pkey_free(2).
-pub(super) fn try_protection_key() -> CallResult<()> {
-    super::injected(Call::PkeyAlloc)?;
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    {
-        /// Neither reading nor writing: the rights stay in this thread's register when the key is given back.
-        const DENY: c_long = 3;
-        let failed = |errno| CallError::new(Call::PkeyAlloc, errno);
-        // SAFETY: the call takes two numbers; nobody has pages under the new key.
-        let key = keeping_errno(|| unsafe { libc::syscall(libc::SYS_pkey_alloc, 0 as c_long, DENY) });
-        let key = key.map_err(failed)?;
-        // SAFETY: as above.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_pkey_free, key) }).map_err(failed)?;
-        Ok(())
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    Err(CallError::new(Call::PkeyAlloc, libc::ENOSYS))
 }
 
 /// Makes pages guards. madvise(2), `MADV_GUARD_INSTALL`.

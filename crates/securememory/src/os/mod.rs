@@ -29,11 +29,19 @@ use linux as sys;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+mod protection_key;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod secretmem;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod share_file;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod sigxfsz;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod smaps;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use protection_key::ProtectionKey;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use secretmem::SecretFile;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use share_file::ShareFile;
 

@@ -93,7 +93,12 @@ impl Secured {
     }
 }
 
-fn settle(protection: Protection, asked: Level, outcome: Result<(), CallError>) -> Result<Achieved, Error> {
+/// What became of a call that asked for a protection: an error where it is required.
+pub(crate) fn settle(
+    protection: Protection,
+    asked: Level,
+    outcome: Result<(), CallError>,
+) -> Result<Achieved, Error> {
     match outcome {
         Ok(()) => Ok(Achieved { asked, got: true, evidence: Evidence::Unverified, refused: None }),
         Err(cause) if asked == Level::Require => Err(Error::Refused { protection, cause }),

@@ -42,6 +42,10 @@ impl Pages {
         self.base.as_ptr()
     }
 
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.base
+    }
+
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
         self.capacity

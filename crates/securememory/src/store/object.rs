@@ -191,6 +191,8 @@ impl Object {
         let body = if sealed {
             machinery.enclave.satisfies(levels)?;
             Body::Sealed(Sealed::make(&machinery, &taken, policy, (len, align), source)?)
+        } else if levels.secretmem == crate::policy::Level::Require {
+            return Err(Error::NotInForce(crate::error::Protection::Secretmem).into());
         } else {
             Body::Paged(Paged::make(&machinery, &taken, policy, (len, align), source)?)
         };

@@ -1,23 +1,26 @@
-//! Key holds: how a vault's key is at rest, and how it comes into scratch for the moment of its use.
+//! Key holds: how a vault's key is at rest, and how it is lent for the moment of its use.
 //!
-//! The contract: [`KeyHold::fetch`] puts the key into a scratch head and vouches for it by a check value that
-//! is kept beside the key and wiped before it. [`KeyHold::is_intact`] says, after the key was used, that
-//! neither it nor what it came from was wiped meanwhile: nothing is published that was sealed under a wiped
-//! key.
+//! The contract: [`KeyHold::lend`] calls the work with the key, and vouches for it by a check value that is kept
+//! beside the key and wiped before it. After the work it is looked at again: an error says that the key, or what it
+//! came from, was wiped meanwhile. So nothing is published that was sealed under a wiped key.
 //!
-//! Layout of the head: `[ key 32 | what the check is computed from 32 | replica 8 ]`.
+//! `Pkey` and `Secretmem` lend the key where it lies, see [`in_place`]. `Split` and `Guarded` put it into a scratch
+//! head first. Layout of the head: `[ key 32 | what the check is computed from 32 | replica 8 ]`.
 
 pub(crate) mod anchor;
+mod choice;
+mod door;
 mod guarded;
+mod in_place;
 mod split;
 
-use crate::enclave::cipher::KEY;
+use crate::enclave::cipher::{Forged, KEY};
 use crate::error::Error;
-use crate::policy::{Hold, Level, Levels};
 use crate::region::lease::Lease;
 use crate::status::{HoldUsed, Protections};
 use anchor::Anchor;
 use guarded::Guarded;
+use in_place::InPlace;
 use split::Split;
 
 /// Offset of the check half in a head, and in a share.
@@ -29,40 +32,63 @@ const REPLICA_AT: usize = KEY + CHECK;
 
 /// The key of one vault at rest.
 pub(crate) enum KeyHold {
+    Pkey(InPlace),
     Split(Split),
+    Secretmem(InPlace),
     Guarded(Guarded),
 }
 
+/// When it is looked after the work whether the key was right until then.
+#[derive(Clone, Copy)]
+pub(crate) enum Check {
+    /// Always: what was made would be published.
+    Always,
+    /// When the work found its data forged: what it vouches for was made under the right key.
+    Forged,
+}
+
+impl Check {
+    #[inline]
+    fn applies<R>(self, outcome: &Result<R, Forged>) -> bool {
+        matches!(self, Self::Always) || outcome.is_err()
+    }
+}
+
 impl KeyHold {
-    /// Makes a fresh key in the hold that is asked for. With `Auto`, or when the wish is only preferred, the
-    /// next hold is taken where the first cannot be had; then the reason comes with it.
-    pub(crate) fn make(
-        wish: Hold,
-        level: Level,
+    /// Does `work` with the key and the data of a slot whose window is open. `when` says whether the key is checked
+    /// afterwards. On an error the work has not been done, or must be thrown away.
+    ///
+    /// The work may neither panic nor call code of the user's. What it leaves of the key on the stack is the caller's
+    /// to scrub; what is left in the slot's head, too.
+    #[inline]
+    pub(crate) fn lend<R>(
+        &self,
         anchor: &Anchor,
-        levels: Levels,
-    ) -> Result<(Self, Option<Error>), Error> {
-        match wish {
-            Hold::Pkey | Hold::Secretmem => Err(Error::Unsupported("this key hold")),
-            Hold::Guarded => Ok((Self::Guarded(Guarded::make(anchor, levels)?), None)),
-            Hold::Split | Hold::Auto => match Split::make(anchor) {
-                Ok(split) => Ok((Self::Split(split), None)),
-                Err(cause) if level == Level::Require => match cause {
-                    Error::System(call) => Err(Error::HoldRefused(call)),
-                    other => Err(other),
-                },
-                Err(cause) => {
-                    tracing::warn!(%cause, "the key cannot be split here; it is kept in a guarded page");
-                    Ok((Self::Guarded(Guarded::make(anchor, levels)?), Some(cause)))
+        thread: usize,
+        slot: &mut Lease,
+        when: Check,
+        work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
+    ) -> Result<Result<R, Forged>, Error> {
+        match self {
+            Self::Pkey(page) | Self::Secretmem(page) => page.lend(anchor, slot.bytes_mut(), when, work),
+            Self::Split(_) | Self::Guarded(_) => {
+                self.fetch(anchor, thread, slot)?;
+                let (key, data) = slot.key_and_data();
+                let outcome = work(key, data);
+                // The shares, or the key in the slot, may have been wiped after the fetch: by a fork, a purge, a dying
+                // process. What was sealed then may be readable for anybody.
+                if when.applies(&outcome) && !self.is_intact(anchor, slot) {
+                    return Err(lost(anchor));
                 }
-            },
+                Ok(outcome)
+            }
         }
     }
 
     /// Puts the key into the head of a slot. On an error the head has been wiped.
     #[inline]
     #[allow(unsafe_code)]
-    pub(crate) fn fetch(&self, anchor: &Anchor, thread: usize, slot: &mut Lease) -> Result<(), Error> {
+    fn fetch(&self, anchor: &Anchor, thread: usize, slot: &mut Lease) -> Result<(), Error> {
         let head = slot.head();
         let outcome = match self {
             // SAFETY: the head of a slot that is ours has HEAD bytes.
@@ -71,6 +97,8 @@ impl KeyHold {
             Self::Guarded(_) if !anchor.is_alive() => Err(Error::Forked),
             // SAFETY: as above.
             Self::Guarded(guarded) => unsafe { guarded.fetch(head) },
+            // Lent where it lies.
+            Self::Pkey(_) | Self::Secretmem(_) => Err(Error::KeyLost),
         };
         if outcome.is_err() {
             slot.wipe_head();
@@ -81,19 +109,22 @@ impl KeyHold {
     /// Is the key in the head of a slot, where [`Self::fetch`] put it, still the vault's key?
     #[inline]
     #[allow(unsafe_code)]
-    pub(crate) fn is_intact(&self, anchor: &Anchor, slot: &Lease) -> bool {
+    fn is_intact(&self, anchor: &Anchor, slot: &Lease) -> bool {
         anchor.is_alive()
             && match self {
                 // SAFETY: the head of a slot that is ours has HEAD bytes.
                 Self::Split(split) => unsafe { split.is_intact(anchor, slot.head()) },
                 // SAFETY: as above.
                 Self::Guarded(guarded) => unsafe { guarded.is_intact(slot.head()) },
+                Self::Pkey(_) | Self::Secretmem(_) => false,
             }
     }
 
     pub(crate) fn used(&self) -> HoldUsed {
         match self {
+            Self::Pkey(_) => HoldUsed::Pkey,
             Self::Split(_) => HoldUsed::Split,
+            Self::Secretmem(_) => HoldUsed::Secretmem,
             Self::Guarded(_) => HoldUsed::Guarded,
         }
     }
@@ -101,7 +132,7 @@ impl KeyHold {
     pub(crate) fn replicas(&self) -> usize {
         match self {
             Self::Split(split) => split.replicas(),
-            Self::Guarded(_) => 0,
+            Self::Pkey(_) | Self::Secretmem(_) | Self::Guarded(_) => 0,
         }
     }
 
@@ -109,6 +140,7 @@ impl KeyHold {
     pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
         match self {
             Self::Split(_) => None,
+            Self::Pkey(page) | Self::Secretmem(page) => page.protections(now),
             Self::Guarded(guarded) => guarded.protections(now),
         }
     }
@@ -116,6 +148,7 @@ impl KeyHold {
     pub(crate) fn locked_bytes(&self) -> usize {
         match self {
             Self::Split(_) => 0,
+            Self::Pkey(page) | Self::Secretmem(page) => page.locked_bytes(),
             Self::Guarded(guarded) => guarded.locked_bytes(),
         }
     }
@@ -124,10 +157,17 @@ impl KeyHold {
     pub(crate) fn destroy(&mut self, anchor: &Anchor) {
         match self {
             Self::Split(split) => split.destroy(anchor),
-            Self::Guarded(guarded) if anchor.is_alive() => guarded.destroy(),
-            Self::Guarded(_) => {}
+            _ if !anchor.is_alive() => {}
+            Self::Pkey(page) | Self::Secretmem(page) => page.destroy(),
+            Self::Guarded(guarded) => guarded.destroy(),
         }
     }
+}
+
+/// Why the key is not right.
+#[cold]
+fn lost(anchor: &Anchor) -> Error {
+    if anchor.is_alive() { Error::KeyLost } else { Error::Forked }
 }
 
 /// Compares 32 bytes at any address with a value, reading each byte that is compared.
