@@ -1,4 +1,5 @@
-//! What a read of a sealed secret costs: one system call, `pread64`, and no allocation.
+//! What a read of a sealed secret costs: one system call, `pread64`, and no allocation; with a protection key, no
+//! system call at all.
 #![cfg(target_os = "linux")]
 // A filter, a tracer and a counting allocator cannot be had without.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
@@ -8,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use securememory::{Hold, Level, Secret, Store, Vault};
+use securememory::{Error, Hold, Level, Secret, Store, Vault};
 
 struct Counting;
 
@@ -35,11 +36,15 @@ const CASE: &str = "SECUREMEMORY_READ_PATH_CASE";
 const READS: u64 = 200;
 
 fn warm_secret() -> Secret {
-    let vault = Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build();
-    let secret = vault.unwrap().secret().from_bytes(&mut [7; 32]).unwrap();
+    warm_secret_in(Hold::Split).unwrap()
+}
+
+fn warm_secret_in(hold: Hold) -> Result<Secret, Error> {
+    let vault = Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require).build()?;
+    let secret = vault.secret().from_bytes(&mut [7; 32])?;
     // The thread's first read may map scratch.
     read(&secret);
-    secret
+    Ok(secret)
 }
 
 fn read(secret: &Secret) {
@@ -86,6 +91,23 @@ fn a_read_makes_no_system_call_but_pread64() {
     }
     let secret = warm_secret();
     allow_only(&[libc::SYS_pread64, libc::SYS_exit_group]);
+    (0..READS).for_each(|_| read(&secret));
+    // SAFETY: ends the process; nothing else is allowed.
+    unsafe { libc::_exit(0) };
+}
+
+#[test]
+fn a_read_with_a_protection_key_makes_no_system_call() {
+    if let Err(Error::HoldRefused(cause)) = warm_secret_in(Hold::Pkey) {
+        eprintln!("SKIPPED a_read_with_a_protection_key_makes_no_system_call: {cause}");
+        return;
+    }
+    if let Some(mut child) = in_child("a_read_with_a_protection_key_makes_no_system_call") {
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        return;
+    }
+    let secret = warm_secret_in(Hold::Pkey).unwrap();
+    allow_only(&[libc::SYS_exit_group]);
     (0..READS).for_each(|_| read(&secret));
     // SAFETY: ends the process; nothing else is allowed.
     unsafe { libc::_exit(0) };
@@ -165,11 +187,19 @@ fn a_read_allocates_nothing() {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         return;
     }
-    let secret = warm_secret();
+    for hold in [Hold::Split, Hold::Pkey, Hold::Secretmem, Hold::Guarded] {
+        let secret = match warm_secret_in(hold) {
+            Err(Error::HoldRefused(cause)) if hold != Hold::Split => {
+                eprintln!("SKIPPED {hold:?}: {cause}");
+                continue;
+            }
+            made => made.unwrap(),
+        };
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        (0..READS).for_each(|_| read(&secret));
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{hold:?}");
+    }
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    (0..READS).for_each(|_| read(&secret));
-    let after = ALLOCATIONS.load(Ordering::Relaxed);
-    assert_eq!(after, before);
     drop(vec![0u8; 100]);
     assert_ne!(ALLOCATIONS.load(Ordering::Relaxed), before, "the counter counts");
 }

@@ -20,6 +20,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use securememory::Call;
+use securememory::testing::inject::{self, Injection, Plan};
+
 /// What a limit of getrlimit(2) is named by.
 pub type Resource = libc::__rlimit_resource_t;
 
@@ -262,6 +265,20 @@ pub fn become_ordinary_user() {
     };
     if !became || !status_line("CapEff").trim_start_matches('0').is_empty() {
         skip("needs root, to become a user without capabilities, or such a user");
+    }
+}
+
+/// While it lives, this thread's vaults are made as on a host without protection keys.
+pub struct NoKeys {
+    // The process may have its key already; then it is of no use.
+    _plans: [Injection; 2],
+}
+
+impl NoKeys {
+    /// Until it is dropped.
+    pub fn from_now() -> Self {
+        let plan = Plan::Always { errno: libc::ENOSPC };
+        Self { _plans: [Call::PkeyAlloc, Call::PkeyMprotect].map(|call| inject::fail(call, plan)) }
     }
 }
 
