@@ -46,11 +46,12 @@ class Recipe:
     about: str
     machine: Machine
     jobs: tuple
-    processor: str = "max"
+    # QEMU 7.2 gets the flags of cmpxchg16b wrong now and then, and the kernel crashes: it has to do without.
+    processor: str = "max,-cx16"
     command_line: str = ""  # of the kernel, besides the console
     memory: int = 768  # MiB
     processors: int = 2
-    seconds: int = 300  # then the machine is stopped
+    seconds: int = 420  # then the machine is stopped
     part: str = "change"  # `change`: in every run of .ci/run; other names: only when asked for
 
 
@@ -59,8 +60,7 @@ TRIXIE_CLOUD = Kernel("trixie", "linux-image-cloud-amd64", "amd64")
 X86_64 = Machine(
     qemu="qemu-system-x86_64",
     package="qemu-system-x86",
-    # One host thread for all processors: with one for each, QEMU 7.2 crashed this kernel in 3 of 24 starts.
-    options=("-accel", "tcg,thread=single", "-nodefaults"),
+    options=("-accel", "tcg", "-nodefaults"),
     console="ttyS0",
     kernel=TRIXIE_CLOUD,
     target="x86_64-unknown-linux-gnu",
@@ -69,6 +69,10 @@ X86_64 = Machine(
 # A test that finds nothing to do passes; here that counts as a failure.
 RAN = (r"test result: ok\. [1-9]",)
 TEST = ("--nocapture", "--test-threads=2")
+# In this machine every key hold is to be had.
+HELD = (r"skipped: (Pkey|Secretmem|no protection keys)",)
+# Attacks on secretmem that a protection key makes different from what any host of today can try by itself.
+BESIDE_KEYS = "stray-read,read-instant,fork-child,residue"
 
 RECIPES = {
     "x86_64-pkeys": Recipe(
@@ -76,9 +80,42 @@ RECIPES = {
         machine=X86_64,
         command_line="secretmem.enable=1",
         jobs=(
+            Job("holds", "holds", TEST, says=RAN, never=HELD, seconds=150),
             Job("basics", "basics", TEST, says=RAN),
             Job("closing", "closing", TEST, says=RAN),
             Job("stress", "stress", TEST, says=RAN),
+            Job("info", "tool", ("info",), shows="^Key holds|^  (pkey|split|secretmem|guarded) "),
+            Job("doctor", "tool", ("doctor", "--strict", "--store", "plain,sealed-pkey"), seconds=180, shows="."),
+            Job(
+                "doctor-secretmem",
+                "tool",
+                ("doctor", "--strict", "--store", "sealed-secretmem", "--only", BESIDE_KEYS),
+                shows=".",
+            ),
+            Job("bench", "tool", ("bench", "--only", "sealed.pkey.read.32", "--rounds", "7"), shows=".", judged=False),
+        ),
+    ),
+    "x86_64-nokeys": Recipe(
+        about="x86-64 without protection keys, AES instructions and memfd_secret: what is refused there",
+        machine=X86_64,
+        processor="Nehalem,-cx16",
+        command_line="secretmem.enable=0",
+        jobs=(
+            Job(
+                "holds",
+                "holds",
+                (*TEST, "pkey_denies_its_maker", "secretmem_is_closed_at_rest", "auto_takes_the_first"),
+                says=(*RAN, r"skipped: Pkey .*pkey_alloc", r"skipped: Secretmem .*memfd_secret"),
+            ),
+            Job("basics", "basics", TEST, says=RAN),
+            Job(
+                "doctor",
+                "tool",
+                ("doctor", "--only", "stray-read", "--store", "plain,sealed-pkey,sealed-secretmem,sealed-split"),
+                says=(r"sealed-pkey: .*pkey_alloc", r"sealed-secretmem: .*memfd_secret", "could be checked hold here"),
+                seconds=120,
+                shows=".",
+            ),
         ),
     ),
 }
