@@ -95,6 +95,20 @@ RECIPES = {
             Job("bench", "tool", ("bench", "--only", "sealed.pkey.read.32", "--rounds", "7"), shows=".", judged=False),
         ),
     ),
+    "x86_64-pkeys-long": Recipe(
+        about="the rest of the tests with memory protection keys, and a longer stress",
+        machine=X86_64,
+        part="long",
+        command_line="secretmem.enable=1",
+        seconds=1200,
+        jobs=(
+            Job("fork", "fork", TEST, says=RAN, seconds=120),
+            Job("read_path", "read_path", TEST, says=RAN, seconds=180),
+            Job("faults", "faults", TEST, says=RAN, seconds=300),
+            Job("limits", "limits", TEST, says=RAN, seconds=300),
+            Job("stress", "stress", TEST, (("SECUREMEMORY_STRESS_SECONDS", "60"),), says=RAN, seconds=240),
+        ),
+    ),
     "x86_64-nokeys": Recipe(
         about="x86-64 without protection keys, AES instructions and memfd_secret: what is refused there",
         machine=X86_64,
