@@ -605,6 +605,65 @@ fn pkey_is_wiped_before_its_page_is_given_back() {
     });
 }
 
+/// Overwrites what lies at an address, past all page protection.
+fn poke(at: usize, bytes: &[u8]) {
+    let memory = File::options().write(true).open("/proc/self/mem").unwrap();
+    memory.write_all_at(bytes, at as u64).unwrap();
+}
+
+/// The key is wiped beside threads that seal, as a dying process wipes it: whatever was sealed opens under the key.
+#[test]
+fn nothing_is_sealed_under_a_wiped_key() {
+    const SEALERS: usize = 2;
+    const ROUNDS: usize = 300;
+    case("nothing_is_sealed_under_a_wiped_key").run(|| {
+        let vault = vault(Hold::Pkey);
+        let (page, _) = keyed_page();
+        let kept = peek(page, 64).unwrap();
+        let (key, check) = kept.split_at(32);
+        let stop = AtomicBool::new(false);
+        // Refusals that each sealer has met.
+        let refused = [const { AtomicUsize::new(0) }; SEALERS];
+        let value = vec![0x5a; 4000];
+        let seal = |refused: &AtomicUsize| {
+            let mut sealed = Vec::new();
+            while !stop.load(Ordering::SeqCst) {
+                match vault.secret().from_bytes(&mut value.clone()) {
+                    Ok(secret) => sealed.push(secret),
+                    Err(error) => {
+                        assert_eq!(error, Error::KeyLost);
+                        refused.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+            sealed
+        };
+        let sealed: Vec<Secret> = std::thread::scope(|scope| {
+            let sealers: Vec<_> = refused.iter().map(|refused| scope.spawn(|| seal(refused))).collect();
+            for round in 0..ROUNDS {
+                std::thread::sleep(Duration::from_micros(300 + 7 * round as u64 % 500));
+                let before = refused.each_ref().map(|count| count.load(Ordering::SeqCst));
+                poke(page + 32, &[0; 32]);
+                poke(page, &[0; 32]);
+                // Put back when all seals that had begun before have ended: else one could see neither.
+                while refused
+                    .iter()
+                    .zip(before)
+                    .any(|(count, before)| count.load(Ordering::SeqCst) < before + 2)
+                {
+                    std::thread::yield_now();
+                }
+                poke(page, key);
+                poke(page + 32, check);
+            }
+            stop.store(true, Ordering::SeqCst);
+            sealers.into_iter().flat_map(|sealer| sealer.join().unwrap()).collect()
+        });
+        assert!(sealed.len() > ROUNDS, "{}", sealed.len());
+        assert!(sealed.iter().all(|secret| secret.ct_eq_bytes(&value).unwrap()));
+    });
+}
+
 // ---- Secretmem ----
 
 #[test]
