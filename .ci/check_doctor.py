@@ -30,7 +30,7 @@ checks = answer.get("checks")
 need(isinstance(checks, list) and checks, "`checks` is not a list with content")
 
 seen = set()
-skipped = []
+skipped = {}
 for number, check in enumerate(checks or []):
     place = f"check {number}"
     if not isinstance(check, dict):
@@ -49,10 +49,10 @@ for number, check in enumerate(checks or []):
     if store == "plain" and promised == "leaked":
         need(outcome != "blocked", f"{place}: the baseline did not lose: the check proves nothing")
     if outcome == "skipped":
-        skipped.append(f"{attack} on {store}: {check.get('detail')}")
+        skipped.setdefault((store, check.get("detail")), []).append(attack)
 
 stores = {store for _, store in seen}
-for store in ("plain", "sealed-split", "sealed-guarded", "paged"):
+for store in ("plain", "sealed-pkey", "sealed-split", "sealed-secretmem", "sealed-guarded", "paged"):
     need(store in stores, f"no check on {store}")
 leaks = {attack for attack, store in seen if store == "plain"}
 need(leaks, "the baseline was not attacked")
@@ -63,8 +63,9 @@ need(ok is True, "ok is not true")
 
 count = {kind: sum(c.get("outcome") == kind for c in checks or [] if isinstance(c, dict)) for kind in ("blocked", "leaked", "skipped")}
 print(f"{len(checks or [])} checks: {count['blocked']} blocked, {count['leaked']} leaked, {count['skipped']} skipped")
-for line in skipped:
-    print(f"  skipped: {line}")
+for (store, why), attacks in skipped.items():
+    attacks = ", ".join(attacks) if len(attacks) < 4 else f"{len(attacks)} attacks"
+    print(f"  skipped: {attacks} on {store}: {why}")
 for problem in problems:
     print(f"  PROBLEM: {problem}")
 sys.exit(1 if problems else 0)

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // An attack is a stray load, a stray store, or a fork at a bad moment; safe Rust has none.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -29,6 +30,54 @@ pub fn receive_into(pipe: BorrowedFd<'_>, address: usize, len: usize) -> io::Res
     // the attack, and the victim ends after it.
     let stored = unsafe { libc::read(pipe.as_raw_fd(), ptr::with_exposed_provenance_mut(address), len) };
     usize::try_from(stored).map_err(|_| io::Error::last_os_error())
+}
+
+/// The bytes of pages that are closed to this process, made readable for as long as it takes, one byte at a time:
+/// what code in the process can do, and no other process where the kernel keeps no map of them.
+///
+/// `write` is whether they may be written at rest, `key` the protection key that closes them, if one does.
+pub fn bytes_behind(
+    pages: &Range<usize>,
+    write: bool,
+    key: Option<i32>,
+    mut each: impl FnMut(u8),
+) -> io::Result<()> {
+    // SAFETY: these are the rights of whole pages, of which nobody else is using any: the victim has one thread, and
+    // it is here.
+    let change = |rights: i32, to: i32| unsafe {
+        let outcome = match key {
+            Some(_) => {
+                let rights = libc::c_long::from(rights);
+                libc::syscall(libc::SYS_pkey_mprotect, pages.start, pages.len(), rights, to)
+            }
+            // Many kernels have no such call.
+            None => libc::mprotect(ptr::with_exposed_provenance_mut(pages.start), pages.len(), rights).into(),
+        };
+        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // Key 0 denies nothing.
+    change(libc::PROT_READ, 0)?;
+    for address in pages.clone() {
+        // SAFETY: readable now, and bytes are valid for every value. Volatile, so that no more than one byte of the
+        // key is anywhere at a time.
+        each(unsafe { ptr::with_exposed_provenance::<u8>(address).read_volatile() });
+    }
+    let rest = if write { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+    change(rest, key.unwrap_or(0))
+}
+
+/// What is in a file that can be mapped, though it may not be possible to read it.
+pub fn mapped(file: BorrowedFd<'_>, len: usize) -> io::Result<Vec<u8>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    let mut bytes = vec![0; len];
+    // SAFETY: a new mapping at an address that the kernel chooses; it is `len` bytes, the file is no shorter as the
+    // caller has just seen, and should it be made so, the attacker dies and tells so. It is given back at once.
+    unsafe {
+        let start = mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, 0)?;
+        ptr::copy_nonoverlapping(start.cast::<u8>(), bytes.as_mut_ptr(), len);
+        munmap(start, len)?;
+    }
+    Ok(bytes)
 }
 
 /// Flips all bits of the byte at an address, with a load and a store as an overflow would do it: in a victim's child,

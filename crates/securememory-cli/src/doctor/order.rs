@@ -54,6 +54,8 @@ pub enum Command {
     Attack,
     /// Make copies as programs do, then read and change the secret in every way there is.
     Exercise,
+    /// Show the pages that no other process can read.
+    ShowPages,
     /// Open a view and keep it.
     OpenView,
     /// End the view.
@@ -75,7 +77,7 @@ pub enum Command {
 }
 
 /// What the victim answers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub enum Reply {
     /// The secret is made.
     Ready(Box<Facts>),
@@ -83,6 +85,13 @@ pub enum Reply {
     Trouble(Trouble),
     /// Done.
     Done,
+    /// Pages that no other process can read.
+    Pages {
+        /// Where they begin.
+        address: usize,
+        /// What is in them, masked.
+        bytes: Needle,
+    },
     /// A view is open.
     View {
         /// Where its bytes are.

@@ -158,7 +158,7 @@ impl Report {
             }
         };
         tell("Not as promised", &[Standing::Broken, Standing::Failed], &|_| true);
-        tell("Skipped", &[Standing::Skipped], &|_| true);
+        tell("Skipped", &[Standing::Skipped], &|check| check.verdict.outcome != Outcome::Absent);
         tell("Leaked, as SECURITY.md says it does", &[Standing::Kept], &|check| {
             check.kept != Kept::Plain && check.verdict.outcome == Outcome::Leaked
         });
@@ -166,6 +166,19 @@ impl Report {
             tell("Better than promised", &[Standing::Better], &|_| true);
             tell("Blocked", &[Standing::Kept], &|check| check.verdict.outcome == Outcome::Blocked);
             tell("The baseline", &[Standing::Kept], &|check| check.kept == Kept::Plain);
+        }
+        // A store that cannot be had is one thing to tell, not one for each attack.
+        let mut absent: Vec<&Check> = Vec::new();
+        for check in self.checks.iter().filter(|check| check.verdict.outcome == Outcome::Absent) {
+            if !absent.iter().any(|told| told.kept == check.kept) {
+                absent.push(check);
+            }
+        }
+        if !absent.is_empty() {
+            *text += &format!("\n{}\n", paint.bold("Not to be had here, so not attacked"));
+        }
+        for check in absent {
+            *text += &format!("  {}: {}\n", check.kept, check.verdict.detail);
         }
         for note in &self.notes {
             *text += &format!("\n{}: {note}\n", paint.bold("Note"));
@@ -256,6 +269,23 @@ mod tests {
             assert_eq!(ok(Outcome::Skipped, Attack::CoreDump, Kept::Paged, strict), !strict);
             assert!(!ok(Outcome::Absent, Attack::Log, Kept::Paged, strict), "nothing there to attack");
         }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_had_is_told_once_and_counts_as_skipped() {
+        let absent = |attack| {
+            let verdict = Verdict { outcome: Outcome::Absent, detail: "no such keys".to_owned() };
+            Check { attack, kept: Kept::SealedPkey, verdict }
+        };
+        let verdict = Verdict::blocked("fine");
+        let mut checks = vec![absent(Attack::StrayRead), absent(Attack::Log)];
+        checks.push(Check { attack: Attack::Log, kept: Kept::Paged, verdict });
+        let mut report = Report { checks, host: json!({}), notes: Vec::new(), strict: false };
+        let text = report.text(false, true);
+        assert_eq!(text.matches("no such keys").count(), 1, "{text}");
+        assert!(text.contains("2 skipped") && report.ok(), "{text}");
+        report.strict = true;
+        assert!(!report.ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use securememory::{Achieved, Feature, Host, Protections, VaultStatus};
 use serde_json::{Value, json};
 
-use super::{Info, words};
+use super::{HoldHere, Info, words};
 
 /// The whole answer, one object.
 pub(super) fn page(info: &Info) -> String {
@@ -14,11 +14,14 @@ pub(super) fn page(info: &Info) -> String {
             "hint": error.hint().map(|hint| hint.to_string()),
         }),
     };
+    let holds: serde_json::Map<String, Value> =
+        info.holds.iter().map(|hold| (hold.name.to_owned(), self::hold(hold))).collect();
     let page = json!({
         "version": 1,
         "securememory": env!("CARGO_PKG_VERSION"),
         "host": host(&info.host),
         "vault": vault,
+        "holds": holds,
         "advice": info.advice,
     });
     format!("{page:#}\n")
@@ -70,6 +73,17 @@ fn feature(feature: Feature) -> Value {
         Feature::Available => json!({ "available": true }),
         Feature::Unavailable { errno } => json!({ "available": false, "errno": errno }),
         _ => json!({ "available": null }),
+    }
+}
+
+fn hold(hold: &HoldHere) -> Value {
+    match &hold.made {
+        Ok(()) => json!({ "available": true }),
+        Err(error) => json!({
+            "available": false,
+            "error": error.to_string(),
+            "hint": error.hint().map(|hint| hint.to_string()),
+        }),
     }
 }
 

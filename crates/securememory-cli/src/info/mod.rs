@@ -9,7 +9,7 @@ mod words;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use securememory::{Error, Host, Vault, VaultStatus};
+use securememory::{Error, Hold, Host, Level, Store, Vault, VaultStatus};
 
 pub(crate) use json::host as host_json;
 
@@ -25,7 +25,30 @@ pub struct Args {
 struct Info {
     host: Host,
     vault: Result<VaultStatus, Error>,
+    holds: Vec<HoldHere>,
     advice: Vec<String>,
+}
+
+/// A key hold, and whether a vault can have it here.
+struct HoldHere {
+    name: &'static str,
+    what: &'static str,
+    made: Result<(), Error>,
+}
+
+/// All of them, tried: the system's offers are not the whole answer.
+fn holds() -> Vec<HoldHere> {
+    let holds = [
+        ("pkey", Hold::Pkey, "a page that a protection key closes; used in place"),
+        ("split", Hold::Split, "two shares, one in an in-memory file"),
+        ("secretmem", Hold::Secretmem, "memory that the kernel does not map; only if asked for"),
+        ("guarded", Hold::Guarded, "a page without access"),
+    ];
+    let here = |(name, hold, what)| {
+        let vault = Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require).build();
+        HoldHere { name, what, made: vault.map(drop) }
+    };
+    holds.map(here).into()
 }
 
 /// Probes and prints. Fails only where no vault can be made at all.
@@ -35,7 +58,7 @@ pub fn run(args: Args) -> ExitCode {
     let host = Host::probe();
     let status = vault.as_ref().map(Vault::status).map_err(|error| *error);
     let advice = advice::of(&host, &status);
-    let info = Info { host, vault: status, advice };
+    let info = Info { host, vault: status, holds: holds(), advice };
     let page = if args.json {
         json::page(&info)
     } else {
@@ -58,7 +81,7 @@ mod tests {
         let host = Host::probe();
         let vault = Vault::builder().build().map(|vault| vault.status());
         let advice = advice::of(&host, &vault);
-        Info { host, vault, advice }
+        Info { host, vault, holds: holds(), advice }
     }
 
     #[test]
@@ -68,13 +91,20 @@ mod tests {
         assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
         assert!(page["vault"]["hold"].is_string());
         assert!(page["advice"].is_array());
+        for hold in ["pkey", "split", "secretmem", "guarded"] {
+            let available = page["holds"][hold]["available"].as_bool().unwrap();
+            assert_eq!(available, page["holds"][hold]["error"].is_null(), "{hold}");
+        }
+        assert_eq!(page["holds"]["guarded"]["available"], true);
     }
 
     #[test]
     fn text_without_colour_has_no_escapes_and_all_headings() {
         let page = text::page(&probed(), false);
         assert!(!page.contains('\u{1b}'), "{page}");
-        for heading in ["What the system offers", "Limits", "Who may see memory", "A default vault here"] {
+        for heading in
+            ["What the system offers", "Limits", "Who may see memory", "Key holds", "A default vault here"]
+        {
             assert!(page.contains(heading), "{heading} is missing:\n{page}");
         }
         assert!(page.lines().all(|line| line.chars().count() <= 120), "{page}");

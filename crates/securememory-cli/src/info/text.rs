@@ -24,6 +24,19 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
     offers(&mut page, host);
     limits(&mut page, host);
     eyes(&mut page, host);
+    page.heading("Key holds");
+    for hold in &info.holds {
+        match &hold.made {
+            Ok(()) => page.explained(hold.name, Tone::Good, "can be had", hold.what),
+            Err(error) => {
+                page.explained(hold.name, Tone::Fair, "no", hold.what);
+                page.more(&error.to_string());
+                if let Some(hint) = error.hint() {
+                    page.more(&hint.to_string());
+                }
+            }
+        }
+    }
     page.heading("A default vault here");
     match &info.vault {
         Ok(status) => vault(&mut page, status),
@@ -50,8 +63,8 @@ fn offers(page: &mut Page, host: &Host) {
     page.feature("core dump exclusion", host.dont_dump, "MADV_DONTDUMP");
     page.feature("wiping on fork", host.wipe_on_fork, "MADV_WIPEONFORK: a forked child finds zeros");
     page.feature("in-memory files", host.memfd, "memfd_create: the key hold `split` needs them");
-    page.feature("secret memory", host.secretmem, "memfd_secret; no use is made of it yet");
-    page.feature("protection keys", host.protection_keys, "pkey_alloc; no use is made of them yet");
+    page.feature("secret memory", host.secretmem, "memfd_secret: the key hold `secretmem` needs it");
+    page.feature("protection keys", host.protection_keys, "pkey_alloc: the key hold `pkey` needs them");
     page.feature("guard advice", host.guard_advice, "MADV_GUARD_INSTALL; no use is made of it yet");
 }
 
@@ -198,9 +211,12 @@ impl Page {
             Feature::Unavailable { .. } => Tone::Bad,
             _ => Tone::Fair,
         };
+        self.explained(name, tone, &words::feature(feature), what);
+    }
+
+    fn explained(&mut self, name: &str, tone: Tone, value: &str, what: &str) {
         let what = self.painted("2", &format!("({what})"));
-        let value = words::feature(feature);
-        self.row(name, tone, &value);
+        self.row(name, tone, value);
         // The explanation goes on the same line, after the painted value.
         self.text.pop();
         self.line(&format!(" {what}"));

@@ -5,8 +5,9 @@
 //! processor's AES instructions to be fast and constant-time; elsewhere XChaCha20-Poly1305 is used, which is
 //! constant-time everywhere.
 //!
-//! Both take the key by value somewhere and leave it on the stack: callers run them inside a window that ends
-//! with [`crate::region::scrub`].
+//! XChaCha20-Poly1305 takes the key by value and leaves it on the stack; of AEGIS-256, which is called with the key where
+//! it lies, what follows from the key may be left there. So callers run them inside a window that ends with
+//! [`crate::region::scrub`].
 
 use aegis::aegis256::Aegis256;
 use chacha20poly1305::XChaCha20Poly1305;
@@ -90,7 +91,7 @@ pub(crate) fn seal(
     data: &mut [u8],
 ) -> Result<[u8; TAG], Forged> {
     match cipher {
-        Cipher::Aegis256 => Ok(Aegis256::<TAG>::new(key, nonce).encrypt_in_place(data, associated)),
+        Cipher::Aegis256 => Ok(in_c::seal(key, nonce, associated, data)),
         Cipher::XChaCha20Poly1305 => {
             let (xnonce, bound) = split(nonce, associated)?;
             XChaCha20Poly1305::new(key.into())
@@ -112,15 +113,109 @@ pub(crate) fn open(
     tag: &[u8; TAG],
 ) -> Result<(), Forged> {
     match cipher {
-        Cipher::Aegis256 => {
-            Aegis256::<TAG>::new(key, nonce).decrypt_in_place(data, tag, associated).map_err(|_| Forged)
-        }
+        Cipher::Aegis256 => in_c::open(key, nonce, associated, data, tag),
         Cipher::XChaCha20Poly1305 => {
             let (xnonce, bound) = split(nonce, associated)?;
             XChaCha20Poly1305::new(key.into())
                 .decrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data), tag.into())
                 .map_err(|_| Forged)
         }
+    }
+}
+
+/// The functions of the C library that crate `aegis` brings, called with the key where it lies. The crate's own type
+/// takes a copy of the key, which is then on the stack during a read, where every thread of the process can see it.
+#[allow(unsafe_code)] // Reason: a C interface; every block says why it is sound.
+mod in_c {
+    use std::ffi::c_int;
+
+    use super::{ASSOCIATED, Aegis256, Forged, KEY, NONCE, TAG};
+
+    unsafe extern "C" {
+        fn aegis256_encrypt_detached(
+            c: *mut u8,
+            mac: *mut u8,
+            maclen: usize,
+            m: *const u8,
+            mlen: usize,
+            ad: *const u8,
+            adlen: usize,
+            npub: *const u8,
+            k: *const u8,
+        ) -> c_int;
+        fn aegis256_decrypt_detached(
+            m: *mut u8,
+            c: *const u8,
+            clen: usize,
+            mac: *const u8,
+            maclen: usize,
+            ad: *const u8,
+            adlen: usize,
+            npub: *const u8,
+            k: *const u8,
+        ) -> c_int;
+    }
+
+    /// The library's look at the processor, once; only the crate's own types ask for it.
+    #[inline]
+    fn prepare() {
+        let _ = Aegis256::<TAG>::new(&[0; KEY], &[0; NONCE]);
+    }
+
+    #[inline]
+    pub(super) fn seal(
+        key: &[u8; KEY],
+        nonce: &[u8; NONCE],
+        associated: &[u8; ASSOCIATED],
+        data: &mut [u8],
+    ) -> [u8; TAG] {
+        prepare();
+        let mut tag = [0; TAG];
+        let at = data.as_mut_ptr();
+        // SAFETY: every pointer is to as many bytes as are given with it, or as the names in aegis256.h say for key and
+        // nonce. Source and target may be the same (the crate's `encrypt_in_place` makes the same call). It cannot
+        // fail.
+        let _ = unsafe {
+            aegis256_encrypt_detached(
+                at,
+                tag.as_mut_ptr(),
+                TAG,
+                at,
+                data.len(),
+                associated.as_ptr(),
+                ASSOCIATED,
+                nonce.as_ptr(),
+                key.as_ptr(),
+            )
+        };
+        tag
+    }
+
+    #[inline]
+    pub(super) fn open(
+        key: &[u8; KEY],
+        nonce: &[u8; NONCE],
+        associated: &[u8; ASSOCIATED],
+        data: &mut [u8],
+        tag: &[u8; TAG],
+    ) -> Result<(), Forged> {
+        prepare();
+        let at = data.as_mut_ptr();
+        // SAFETY: as in `seal`.
+        let failed = unsafe {
+            aegis256_decrypt_detached(
+                at,
+                at,
+                data.len(),
+                tag.as_ptr(),
+                TAG,
+                associated.as_ptr(),
+                ASSOCIATED,
+                nonce.as_ptr(),
+                key.as_ptr(),
+            )
+        };
+        if failed == 0 { Ok(()) } else { Err(Forged) }
     }
 }
 

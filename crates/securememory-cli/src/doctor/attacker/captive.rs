@@ -109,6 +109,14 @@ impl Captive {
         Ok(())
     }
 
+    /// Has it show the pages that no other process can read; they begin at the address.
+    pub fn show_pages(&mut self) -> Result<(usize, Vec<u8>), Trouble> {
+        match self.command(Command::ShowPages)? {
+            Reply::Pages { address, bytes } => Ok((address, bytes.show())),
+            other => Err(Self::unexpected(&other)),
+        }
+    }
+
     /// Opens a view and returns where its bytes are, and how many places for views are not locked, as it says.
     pub fn open_view(&mut self) -> Result<(usize, usize), Trouble> {
         match self.command(Command::OpenView)? {
@@ -136,6 +144,7 @@ impl Captive {
             Reply::Ready(_) => "facts",
             Reply::Trouble(trouble) => return trouble.clone(),
             Reply::Done => "done",
+            Reply::Pages { .. } => "pages",
             Reply::View { .. } => "a view",
             Reply::Child { .. } => "a child",
             Reply::Readers { .. } => "readers",

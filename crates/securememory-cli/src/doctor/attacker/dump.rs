@@ -25,7 +25,7 @@ pub fn core_dump(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble>
     }
     // Without the right to look for the key first, the secret alone is searched for.
     let key = match Sight::outside(victim.pid) {
-        Ok(sight) => find_key(&victim, &sight)?,
+        Ok(sight) => find_key(order, &mut victim, &sight)?,
         Err(_) => None,
     };
     let mut search = Search::new(order, key.as_ref())?;

@@ -17,7 +17,7 @@ const FORKING: Duration = Duration::from_millis(1500);
 /// One child of a quiet process: it tries every way itself, and is searched, its memory combined with its files.
 pub fn fork_child(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
     let parent = Sight::outside(victim.pid)?;
-    let key = find_key(&victim, &parent)?;
+    let key = find_key(order, &mut victim, &parent)?;
     let (child, worked, mut refused) = child(victim.command(Command::Fork)?)?;
     let tries = worked.len() + refused.len();
     refused.sort_unstable();
@@ -51,7 +51,8 @@ pub fn fork_child(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble
 
 /// Many children, made at any moment of a read in another thread.
 pub fn fork_in_read(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
-    let key = find_key(&victim, &Sight::outside(victim.pid)?)?;
+    let sight = Sight::outside(victim.pid)?;
+    let key = find_key(order, &mut victim, &sight)?;
     let mut search = Search::new(order, key.as_ref())?;
     let (mut children, mut total, mut finds, mut leaky) = (0_u64, Walk::default(), None, 0_u64);
     let start = Instant::now();

@@ -13,10 +13,10 @@ mod thief;
 use std::io::{self, BufRead};
 use std::process::ExitCode;
 
-use super::crack::{Found, Loot, Record, Through, loot, search};
+use super::crack::{Crack, Found, KEY, Loot, Record, Through, loot, search};
 use super::memory::{Sight, mappings};
 use super::order::{Answer, Command, Order, Reply, Task};
-use super::promises::Attack;
+use super::promises::{Attack, Kept};
 use super::verdict::{Trouble, Verdict};
 use captive::Captive;
 
@@ -49,11 +49,12 @@ fn carry_out(order: &Order) -> Result<Answer, Trouble> {
         Attack::ProcFd | Attack::ProcFdRoot => thief::combine(order, &victim, Through::Name),
         Attack::BothShares => thief::combine(order, &victim, Through::Duplicate),
         Attack::CoreDump => dump::core_dump(order, victim),
-        Attack::Swap => swap::swap(victim),
+        Attack::Swap => swap::swap(order, victim),
         Attack::ForkChild => forks::fork_child(order, victim),
         Attack::ForkInRead => forks::fork_in_read(order, victim),
         Attack::Residue => residue::residue(order, victim),
         Attack::StrayRead
+        | Attack::ReadInstant
         | Attack::Tamper
         | Attack::Overflow
         | Attack::Underflow
@@ -73,9 +74,17 @@ fn from_inside(mut victim: Captive) -> Result<Verdict, Trouble> {
 
 /// The key of the victim's vault, as a debugger finds it: so that other attacks can search for it where it must
 /// not be. `None` for a victim without a vault key.
-fn find_key(victim: &Captive, sight: &Sight) -> Result<Option<Found>, Trouble> {
+fn find_key(order: &Order, victim: &mut Captive, sight: &Sight) -> Result<Option<Found>, Trouble> {
     let Some(decoy) = victim.facts.decoy else { return Ok(None) };
     let record = Record::take(sight, &decoy).map_err(Trouble::forbidden("/proc/PID/mem"))?;
+    if order.kept == Kept::SealedSecretmem {
+        // Nobody else can read it. A debugger would run code in the victim; here the victim helps.
+        let (address, bytes) = victim.show_pages()?;
+        let mut crack = Crack::new(&record, &[], KEY);
+        crack.look(address, &bytes);
+        let missing = || Trouble::failed("the vault's key is not in the pages of memfd_secret");
+        return crack.found.ok_or_else(missing).map(Some);
+    }
     let Loot { shares, read, refused, .. } = loot(victim.pid, Through::Duplicate)?;
     let (found, tried) = search(sight, &mappings(victim.pid)?, &record, &shares);
     if found.is_none() && refused > 0 {

@@ -13,8 +13,8 @@ use crate::doctor::verdict::{Trouble, Verdict};
 pub fn residue(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
     let sight = Sight::outside(victim.pid)?;
     victim.command_facts(Command::Exercise)?;
-    let key = find_key(&victim, &sight)?;
-    // Where the key rests whole is its page (Guarded); put together from shares (Split) it rests nowhere.
+    let key = find_key(order, &mut victim, &sight)?;
+    // Where the key rests whole is its page (Pkey, Secretmem, Guarded); put together from shares (Split) it rests nowhere.
     let key_at =
         key.filter(|found| found.with == With::Nothing).map(|found| found.address..found.address + KEY);
     if key_at.is_some() && order.kept == Kept::SealedSplit {

@@ -6,14 +6,14 @@ use super::captive::Captive;
 use super::find_key;
 use crate::doctor::crack::With;
 use crate::doctor::memory::Sight;
-use crate::doctor::order::{Claim, Command};
+use crate::doctor::order::{Claim, Command, Order};
 use crate::doctor::verdict::{Trouble, Verdict};
 
 /// Looks up every place in /proc/PID/smaps, with a view open.
-pub fn swap(mut victim: Captive) -> Result<Verdict, Trouble> {
+pub fn swap(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
     let sight = Sight::outside(victim.pid)?;
     let mut places = Vec::new();
-    if let Some(found) = find_key(&victim, &sight)? {
+    if let Some(found) = find_key(order, &mut victim, &sight)? {
         places.push((if found.with == With::Nothing { "key" } else { "key share" }, found.address));
     }
     if let Some((address, _)) = victim.facts.plaintext {

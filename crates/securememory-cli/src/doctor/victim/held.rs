@@ -1,4 +1,4 @@
-//! The secret in the victim's hands, kept in one of four ways.
+//! The secret in the victim's hands, kept in one of the ways there are.
 
 use std::io::{self, Read};
 
@@ -31,18 +31,18 @@ pub struct InVault {
 impl Held {
     /// Makes it.
     pub fn make(kept: Kept, needle: &Needle) -> Result<Self, Trouble> {
-        let builder = Vault::builder();
+        let sealed = |hold| Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require);
         let builder = match kept {
             Kept::Plain => {
                 let mut bytes = vec![0; needle.len()];
                 needle.fill(&mut bytes);
                 return Ok(Self::Plain(bytes));
             }
-            Kept::SealedSplit => builder.store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require),
-            Kept::SealedGuarded => {
-                builder.store(Store::Sealed).hold(Hold::Guarded).hold_level(Level::Require)
-            }
-            Kept::Paged => builder.store(Store::Paged),
+            Kept::SealedPkey => sealed(Hold::Pkey),
+            Kept::SealedSplit => sealed(Hold::Split),
+            Kept::SealedSecretmem => sealed(Hold::Secretmem),
+            Kept::SealedGuarded => sealed(Hold::Guarded),
+            Kept::Paged => Vault::builder().store(Store::Paged),
         };
         let vault = builder.build()?;
         let decoy = vault.secret().random(16)?;

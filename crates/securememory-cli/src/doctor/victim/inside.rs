@@ -4,10 +4,11 @@ use super::held::Held;
 use crate::doctor::crack::{Crack, Record, search as search_key};
 use crate::doctor::finder::Finder;
 use crate::doctor::memory::{Pipe, Sight, mappings, walk};
-use crate::doctor::needle::Needle;
-use crate::doctor::order::Order;
+use crate::doctor::needle::{Needle, random};
+use crate::doctor::order::{Order, Reply};
 use crate::doctor::search::{Search, how, windows};
 use crate::doctor::verdict::{Trouble, Verdict};
+use crate::raw;
 
 /// Reads every byte that a load can read; searches for the secret, and tries all of it as the key.
 pub fn stray_read(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
@@ -46,6 +47,30 @@ pub fn common(order: &Order) -> Result<Vec<u32>, Trouble> {
         return Err(Trouble::failed(format!("the control was blind: {walk}")));
     }
     Ok(finder.numbers(1))
+}
+
+/// The pages of memory that the kernel does not keep mapped, masked.
+pub fn show_pages() -> Result<Reply, Trouble> {
+    let own = std::process::id();
+    let maps = mappings(own)?;
+    let mut secret = maps.iter().filter(|mapping| mapping.secret());
+    let (Some(pages), None) = (secret.next(), secret.next()) else {
+        return Err(Trouble::failed("not one mapping of memfd_secret, in which the key should be"));
+    };
+    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
+    let start = format!("{:x}-", pages.range.start);
+    let key = smaps
+        .lines()
+        .skip_while(|line| !line.starts_with(&start))
+        .find_map(|line| line.strip_prefix("ProtectionKey:"))
+        .and_then(|key| key.trim().parse().ok());
+    let mask = random(pages.range.len())?;
+    let mut masked = Vec::with_capacity(mask.len());
+    let mut next = mask.iter();
+    raw::bytes_behind(&pages.range, pages.write, key, |byte| {
+        masked.push(byte ^ next.next().copied().unwrap_or_default());
+    })?;
+    Ok(Reply::Pages { address: pages.range.start, bytes: Needle::masked(masked, mask) })
 }
 
 /// Changes each byte at rest as a stray store would, reads, and puts it back.

@@ -3,6 +3,7 @@
 mod bounds;
 mod held;
 mod inside;
+mod instant;
 mod log;
 
 use std::io::{self, BufRead, Write};
@@ -75,6 +76,7 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
                 held.exercise(&order.needle)?;
                 say(&Reply::Ready(Box::new(held.facts())));
             }
+            Command::ShowPages => say(&inside::show_pages()?),
             Command::OpenView => {
                 let view = open(&held)?;
                 say(&Reply::View { address: view.address(), unlocked: held.unlocked() });
@@ -110,6 +112,7 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
 fn attack(order: &Order, held: Held) -> Result<Verdict, Trouble> {
     match order.task {
         Task::Attack(Attack::StrayRead) => inside::stray_read(order, &held),
+        Task::Attack(Attack::ReadInstant) => instant::read_instant(order, &held),
         Task::Attack(Attack::Tamper) => inside::tamper(order, &held),
         Task::Attack(Attack::ReadAfterClose) => inside::read_after_close(order, held),
         Task::Attack(Attack::Log) => log::log(order, held),
