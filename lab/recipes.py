@@ -74,6 +74,15 @@ HELD = (r"skipped: (Pkey|Secretmem|no protection keys)",)
 # Attacks on secretmem that a protection key makes different from what any host of today can try by itself.
 BESIDE_KEYS = "stray-read,read-instant,fork-child,residue"
 
+
+
+def stress(hold, seconds):
+    """Threads in each other's way, under a watchdog."""
+    arguments = ("stress", "--store", "sealed", "--hold", hold, "--threads", "4", "--seconds", str(seconds), "--json")
+    says = ('"ok":true', '"skipped":null')
+    return Job(f"stress-{hold}", "tool", arguments, says=says, seconds=seconds + 60, shows="operations")
+
+
 RECIPES = {
     "x86_64-pkeys": Recipe(
         about="x86-64 with memory protection keys and memfd_secret",
@@ -83,7 +92,7 @@ RECIPES = {
             Job("holds", "holds", TEST, says=RAN, never=HELD, seconds=150),
             Job("basics", "basics", TEST, says=RAN),
             Job("closing", "closing", TEST, says=RAN),
-            Job("stress", "stress", TEST, says=RAN),
+            stress("pkey", 8),
             Job("info", "tool", ("info",), shows="^Key holds|^  (pkey|split|secretmem|guarded) "),
             Job("doctor", "tool", ("doctor", "--strict", "--store", "plain,sealed-pkey"), seconds=180, shows="."),
             Job(
@@ -107,7 +116,7 @@ RECIPES = {
             Job("faults", "faults", TEST, says=RAN, seconds=300),
             # Without those that must be done within seconds.
             Job("limits", "limits", (*TEST, "--skip", "ten_thousand"), says=RAN, seconds=300),
-            Job("stress", "stress", TEST, (("SECUREMEMORY_STRESS_SECONDS", "60"),), says=RAN, seconds=240),
+            *(stress(hold, 60) for hold in ("pkey", "secretmem", "split", "guarded")),
         ),
     ),
     "x86_64-nokeys": Recipe(
