@@ -46,13 +46,18 @@
 //! atomic add where the processor has it (x86-64, arm64 with LSE), a loop and so lock-free elsewhere. All else here
 //! waits at most to its deadline.
 
+#[cfg(all(loom, test))]
+mod models;
+mod current;
 pub(crate) mod wait;
 pub(crate) mod word;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::os::CallError;
+use crate::sync::{AtomicBool, AtomicU64};
+pub(crate) use current::Current;
 pub(crate) use wait::Deadline;
 use word::Entry;
 
@@ -77,7 +82,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { word: AtomicU64::new(0), open: AtomicBool::new(false) }
     }
 
@@ -108,16 +113,16 @@ impl Gate {
         wait::wake_after(&self.word, now);
     }
 
-    /// Replaces the word by what `step` makes of it, as long as it makes something of it.
-    fn attempt(&self, step: impl Fn(u64) -> Option<u64>) -> bool {
+    /// Replaces the word by what `step` makes of it, as long as it makes something of it; then returns what it was.
+    fn attempt(&self, step: impl Fn(u64) -> Option<u64>) -> Option<u64> {
         let mut now = self.load();
         while let Some(next) = step(now) {
             match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
+                Ok(_) => return Some(now),
                 Err(seen) => now = seen,
             }
         }
-        false
+        None
     }
 
     // ---- writers of sealed secrets ----
@@ -125,7 +130,7 @@ impl Gate {
     /// Becomes the one writer of a sealed secret. Readers are not affected.
     pub(crate) fn begin_write_sealed(&self, deadline: Deadline) -> Result<(), Refusal> {
         loop {
-            if self.attempt(word::begin_write_sealed) {
+            if self.attempt(word::begin_write_sealed).is_some() {
                 return Ok(());
             }
             if self.is_closed() {
@@ -209,13 +214,22 @@ impl Gate {
                     entry = word::paged_entry(self.load() - word::VIEW, nested);
                 }
                 Entry::Writer => {
+                    // First the place in the queue, so that no second writer comes between.
+                    self.change(0, word::QUEUE);
                     self.undo(word::VIEW);
                     let free =
                         |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
-                    if !wait::wait_until(&self.word, deadline, free) {
+                    let in_time = wait::wait_until(&self.word, deadline, free);
+                    if in_time {
+                        entry = word::paged_entry(self.word.fetch_add(word::VIEW, Ordering::AcqRel), nested);
+                    }
+                    if !in_time || entry != Entry::Writer {
+                        // Of all that queue: those who are not in yet find the next writer, and queue again.
+                        self.change(word::QUEUE, 0);
+                    }
+                    if !in_time {
                         return Err(Refusal::Late);
                     }
-                    entry = word::paged_entry(self.word.fetch_add(word::VIEW, Ordering::AcqRel), nested);
                 }
                 Entry::Closed => {
                     self.undo(word::VIEW);
@@ -242,7 +256,7 @@ impl Gate {
     /// A failed `shut` leaves the pages open and marked so: the next call tries again.
     #[inline]
     pub(crate) fn shut_if_idle(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
-        if self.is_open() && self.attempt(word::begin_sealing) { self.seal(shut) } else { Ok(()) }
+        if self.is_open() && self.attempt(word::begin_sealing).is_some() { self.seal(shut) } else { Ok(()) }
     }
 
     /// A view of pages has ended; the last one closes them, as [`Self::shut_if_idle`] does.
@@ -252,7 +266,7 @@ impl Gate {
         let last = |word: u64| {
             if word::views(word) == 1 { word::begin_sealing(word - word::VIEW) } else { None }
         };
-        if self.attempt(last) {
+        if self.attempt(last).is_some() {
             return self.seal(shut);
         }
         self.undo(word::VIEW);
@@ -263,10 +277,14 @@ impl Gate {
     /// In the state SEALING, which the caller has begun.
     #[inline]
     fn seal(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
-        // A second look saves two protection changes when someone has just come in.
-        let newcomer = word::views(self.load()) != 0;
-        let outcome = if newcomer { Ok(()) } else { shut() };
-        if !newcomer && outcome.is_ok() {
+        // A second look saves two protection changes when someone has just come in. It ends SEALING in the same step: a
+        // newcomer that gives up while SEALING lasts leaves the closing to us, one that does so later closes itself.
+        if let Some(before) = self.attempt(word::leave_open) {
+            wait::wake_after(&self.word, before);
+            return Ok(());
+        }
+        let outcome = shut();
+        if outcome.is_ok() {
             self.open.store(false, Ordering::Relaxed);
         }
         let before = self.word.fetch_and(!word::SEALING, Ordering::AcqRel);
@@ -277,23 +295,19 @@ impl Gate {
     /// Becomes the one writer of a paged secret when all readers have left; new ones wait meanwhile.
     pub(crate) fn begin_write_paged(&self, deadline: Deadline) -> Result<(), Refusal> {
         loop {
-            // Only one writer waits inside PENDING; the others wait for it like readers.
-            let mine = |word: u64| {
-                (word & (word::CLOSED | word::WRITER | word::PENDING) == 0).then_some(word | word::PENDING)
-            };
-            if self.attempt(mine) {
+            if self.attempt(word::begin_pending).is_some() {
                 break;
             }
             if self.load() & word::CLOSED != 0 {
                 return Err(Refusal::Closed);
             }
-            let free = |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
+            let free = |word: u64| word & word::CLOSED != 0 || word::begin_pending(word).is_some();
             if !wait::wait_until(&self.word, deadline, free) {
                 return Err(Refusal::Late);
             }
         }
         loop {
-            if self.attempt(word::begin_write_paged) {
+            if self.attempt(word::begin_write_paged).is_some() {
                 return Ok(());
             }
             let ready = |word: u64| word & word::CLOSED != 0 || word::begin_write_paged(word).is_some();
@@ -349,7 +363,7 @@ impl Gate {
     /// for one caller at most.
     #[must_use]
     pub(crate) fn begin_final(&self) -> bool {
-        self.attempt(word::begin_final)
+        self.attempt(word::begin_final).is_some()
     }
 
     pub(crate) fn end_final(&self) {

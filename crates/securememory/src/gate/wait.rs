@@ -6,20 +6,25 @@
 //! sleep the event word may move on: then the kernel refuses the sleep. Several state words share an event
 //! word; a wake meant for another is a look in vain, nothing more.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::word::WAITERS;
-use crate::os;
+#[cfg(all(loom, test))]
+use crate::sync::event_of;
+use crate::sync::{self, AtomicU64};
 
+#[cfg(not(all(loom, test)))]
 const EVENTS: usize = 64;
-static EVENT: [AtomicU32; EVENTS] = [const { AtomicU32::new(0) }; EVENTS];
+#[cfg(not(all(loom, test)))]
+static EVENT: [sync::AtomicU32; EVENTS] = [const { sync::AtomicU32::new(0) }; EVENTS];
 
 /// Nobody sleeps longer than this without a look, so that a waker that died (in a forked child, say) costs
 /// time and not the program.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-fn event_of(word: &AtomicU64) -> &'static AtomicU32 {
+#[cfg(not(all(loom, test)))]
+fn event_of(word: &AtomicU64) -> &'static sync::AtomicU32 {
     // State words lie at least 64 bytes apart.
     &EVENT[(std::ptr::from_ref(word).addr() >> 6) % EVENTS]
 }
@@ -64,7 +69,7 @@ pub(crate) fn wait_until(word: &AtomicU64, deadline: Deadline, ready: impl Fn(u6
             return true;
         }
         let Some(left) = deadline.left() else { return false };
-        os::wait_on(event, seen, Some(left.min(LONGEST_SLEEP)));
+        sync::wait_on(event, seen, Some(left.min(LONGEST_SLEEP)));
     }
 }
 
@@ -73,7 +78,7 @@ pub(crate) fn sleep(word: &AtomicU64, nap: Duration) {
     let event = event_of(word);
     let seen = event.load(Ordering::Acquire);
     word.fetch_or(WAITERS, Ordering::SeqCst);
-    os::wait_on(event, seen, Some(nap));
+    sync::doze(event, seen, nap);
 }
 
 /// To be called with the word as it was before a change that someone may wait for.
@@ -89,5 +94,5 @@ fn wake(word: &AtomicU64) {
     word.fetch_and(!WAITERS, Ordering::SeqCst);
     let event = event_of(word);
     event.fetch_add(1, Ordering::SeqCst);
-    os::wake_all(event);
+    sync::wake_all(event);
 }

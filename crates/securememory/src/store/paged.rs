@@ -102,6 +102,7 @@ impl Paged {
             Ok(data) => Ok((data, ticket)),
             Err(error) => {
                 ticket.release();
+                self.settle(header);
                 Err(error)
             }
         }
@@ -182,6 +183,16 @@ impl Paged {
         unsafe { header.machinery.canary.check(pages.base(), pages.capacity(), place) }
     }
 
+    /// After a count that was taken back: whoever left meanwhile, and was not the last because of it, has left the
+    /// closing of the pages to us, or the end of the secret.
+    #[cold]
+    fn settle(&self, header: &Header) {
+        let _ = self.shut(header);
+        if header.gate.is_closed() {
+            let _ = header.try_end(None);
+        }
+    }
+
     fn shut(&self, header: &Header) -> Result<(), CallError> {
         header.gate.shut_if_idle(|| self.protect_none())
     }
@@ -239,6 +250,7 @@ impl Paged {
             Err(error) => {
                 header.gate.end_write_paged(header.gate.is_open());
                 ticket.release();
+                self.settle(header);
                 give(image);
                 Err(error)
             }
@@ -289,11 +301,7 @@ impl Paged {
     /// Looks at the pages from inside the gate, so that they do not go away meanwhile.
     fn inspect<T>(&self, header: &Header, look: impl FnOnce(&Pages) -> T) -> Option<T> {
         let seen = header.gate.inspect(|| self.pages().map(look)).flatten();
-        // Whoever left meanwhile may have left the closing, or the end, to us.
-        let _ = self.shut(header);
-        if header.gate.is_closed() {
-            let _ = header.try_end(None);
-        }
+        self.settle(header);
         seen
     }
 

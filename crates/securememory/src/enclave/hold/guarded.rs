@@ -70,14 +70,18 @@ impl Guarded {
         let Some(pages) = &self.pages else { return Err(Error::KeyLost) };
         // SAFETY: reading does not conflict with other readers; nobody writes but `destroy`.
         let open = || unsafe { pages.protect(Access::Read) };
-        self.gate.enter_paged(|| false, || Deadline::after(PATIENCE), open).map_err(
-            |refusal| match refusal {
+        // SAFETY: the gate calls this when nobody is inside.
+        let shut = || unsafe { pages.protect(Access::None) };
+        self.gate.enter_paged(|| false, || Deadline::after(PATIENCE), open).map_err(|refusal| {
+            // Whoever left while we were counted has left the closing to us.
+            let _ = self.gate.shut_if_idle(shut);
+            match refusal {
                 Refusal::Call(cause) => Error::System(cause),
                 Refusal::Late => Error::Timeout { waited: PATIENCE, holders: Outstanding::default() },
                 Refusal::TooMany => Error::TooManyViews { limit: crate::gate::word::MAX_VIEWS },
                 Refusal::Closed => Error::KeyLost,
-            },
-        )?;
+            }
+        })?;
         // SAFETY: the pages are readable while we are inside the gate; the key half is copied before the check
         // half, which is wiped first.
         let right = unsafe {
@@ -87,8 +91,7 @@ impl Guarded {
             check_equals(head.add(CHECK_AT), &self.check)
         };
         // A failure leaves the page open until the next fetch closes it.
-        // SAFETY: the gate calls this when nobody is inside.
-        let _ = self.gate.leave_paged(|| unsafe { pages.protect(Access::None) });
+        let _ = self.gate.leave_paged(shut);
         if right {
             return Ok(());
         }

@@ -1,0 +1,81 @@
+//! The gate under a model checker (loom): small programs of two to four threads, run once for each order in which
+//! their operations can take effect and each value that the memory model lets a load see, with a
+//! bound on the preemptions.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release --lib --target-dir target/loom -p securememory models
+//! ```
+//!
+//! What runs is the code of [`super`] and of [`crate::registry::Slot`], with the checker's atomics ([`crate::sync`]).
+//! The steps around it, which are the stores' (what is done when an entry was refused, say), are repeated
+//! here in their order. Each property is also checked against a broken gate, which must be found out.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod paged;
+mod sealed;
+mod waiting;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Deadline;
+use crate::sync::{self, Flaw};
+
+/// Longer than any model takes: one that reaches it has not been explored in full, which is a failure.
+const CAP: Duration = Duration::from_secs(100);
+
+/// In a model no time passes; so this never ends, and [`at_once`] has ended.
+fn never() -> Deadline {
+    Deadline::after(Duration::MAX)
+}
+
+fn at_once() -> Deadline {
+    Deadline::after(Duration::ZERO)
+}
+
+/// Runs a model in all its forms; returns how many there were.
+fn run(flaw: Option<Flaw>, preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> usize {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 5_000;
+    builder.max_duration = Some(CAP);
+    builder.checkpoint_interval = 1_000;
+    let started = Instant::now();
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        sync::begin(flaw);
+        model();
+    });
+    assert!(started.elapsed() < CAP, "not explored in full");
+    runs.load(Ordering::Relaxed)
+}
+
+/// The model must hold.
+fn holds(name: &str, preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let started = Instant::now();
+    let runs = run(None, preemptions, model);
+    println!("{name}: {runs} executions, {preemptions} preemptions, {:.1?}", started.elapsed());
+}
+
+/// The model must fail, with one of these in its message.
+fn fails(
+    name: &str,
+    flaw: Option<Flaw>,
+    preemptions: usize,
+    signs: &[&str],
+    model: impl Fn() + Sync + Send + 'static,
+) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(flaw, preemptions, model)));
+    let Err(payload) = outcome else { panic!("{name}: the flaw {flaw:?} was not found") };
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    assert!(signs.iter().any(|sign| text.contains(sign)), "{name}: failed for another reason: {text}");
+    println!("{name}: found, {}", text.lines().next().unwrap_or_default());
+}
