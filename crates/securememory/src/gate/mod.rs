@@ -102,15 +102,14 @@ impl Gate {
         before - what
     }
 
-    /// Clears flags that are set, sets flags that are not.
-    fn change(&self, clear: u64, set: u64) {
-        let mut now = self.word.load(Ordering::Relaxed);
-        while let Err(seen) =
-            self.word.compare_exchange_weak(now, (now & !clear) | set, Ordering::AcqRel, Ordering::Relaxed)
-        {
-            now = seen;
-        }
-        wait::wake_after(&self.word, now);
+    fn set(&self, flags: u64) {
+        let before = self.word.fetch_or(flags, Ordering::AcqRel);
+        wait::wake_after(&self.word, before);
+    }
+
+    fn clear(&self, flags: u64) {
+        let before = self.word.fetch_and(!flags, Ordering::AcqRel);
+        wait::wake_after(&self.word, before);
     }
 
     /// Replaces the word by what `step` makes of it, as long as it makes something of it; then returns what it was.
@@ -145,7 +144,7 @@ impl Gate {
 
     /// The writer of a sealed secret is done.
     pub(crate) fn end_write_sealed(&self) {
-        self.change(word::WRITER, 0);
+        self.clear(word::WRITER);
     }
 
     // ---- readers and writers of pages ----
@@ -215,7 +214,7 @@ impl Gate {
                 }
                 Entry::Writer => {
                     // First the place in the queue, so that no second writer comes between.
-                    self.change(0, word::QUEUE);
+                    self.set(word::QUEUE);
                     self.undo(word::VIEW);
                     let free =
                         |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
@@ -225,7 +224,7 @@ impl Gate {
                     }
                     if !in_time || entry != Entry::Writer {
                         // Of all that queue: those who are not in yet find the next writer, and queue again.
-                        self.change(word::QUEUE, 0);
+                        self.clear(word::QUEUE);
                     }
                     if !in_time {
                         return Err(Refusal::Late);
@@ -287,8 +286,7 @@ impl Gate {
         if outcome.is_ok() {
             self.open.store(false, Ordering::Relaxed);
         }
-        let before = self.word.fetch_and(!word::SEALING, Ordering::AcqRel);
-        wait::wake_after(&self.word, before);
+        self.clear(word::SEALING);
         outcome
     }
 
@@ -318,7 +316,7 @@ impl Gate {
             } else {
                 Refusal::Late
             };
-            self.change(word::PENDING, 0);
+            self.clear(word::PENDING);
             return Err(refusal);
         }
     }
@@ -326,7 +324,7 @@ impl Gate {
     /// The writer is done. `open`: are the pages still accessible?
     pub(crate) fn end_write_paged(&self, open: bool) {
         self.open.store(open, Ordering::Relaxed);
-        self.change(word::WRITER, 0);
+        self.clear(word::WRITER);
     }
 
     // ---- the end ----
@@ -338,7 +336,7 @@ impl Gate {
     }
 
     pub(crate) fn revoke(&self) {
-        self.change(0, word::REVOKED);
+        self.set(word::REVOKED);
     }
 
     /// Sequentially consistent: see "Sealed" above.
@@ -368,12 +366,14 @@ impl Gate {
 
     pub(crate) fn end_final(&self) {
         self.open.store(false, Ordering::Relaxed);
-        self.change(word::SEALING, word::FINAL);
+        // FINAL first: nobody begins the end again in between.
+        self.set(word::FINAL);
+        self.clear(word::SEALING);
     }
 
     /// Wiping failed; the next one may try.
     pub(crate) fn abort_final(&self) {
-        self.change(word::SEALING, 0);
+        self.clear(word::SEALING);
     }
 
     /// Sleeps until something about the secret may have changed: a millisecond at most, because the end of a sealed

@@ -23,8 +23,14 @@ use std::time::{Duration, Instant};
 use super::Deadline;
 use crate::sync::{self, Flaw};
 
+/// More preemptions than the models ask for (environment, for long runs).
+fn more() -> usize {
+    std::env::var("SECUREMEMORY_MODELS_MORE").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 /// Longer than any model takes: one that reaches it has not been explored in full, which is a failure.
-const CAP: Duration = Duration::from_secs(100);
+const CAP: Duration = Duration::from_secs(150);
+const LONG_CAP: Duration = Duration::from_secs(4 * 3600);
 
 /// In a model no time passes; so this never ends, and [`at_once`] has ended.
 fn never() -> Deadline {
@@ -37,12 +43,13 @@ fn at_once() -> Deadline {
 
 /// Runs a model in all its forms; returns how many there were.
 fn run(flaw: Option<Flaw>, preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> usize {
+    let cap = if more() == 0 { CAP } else { LONG_CAP };
     let runs = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&runs);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 5_000;
-    builder.max_duration = Some(CAP);
+    builder.max_duration = Some(cap);
     builder.checkpoint_interval = 1_000;
     let started = Instant::now();
     builder.check(move || {
@@ -50,13 +57,13 @@ fn run(flaw: Option<Flaw>, preemptions: usize, model: impl Fn() + Sync + Send + 
         sync::begin(flaw);
         model();
     });
-    assert!(started.elapsed() < CAP, "not explored in full");
+    assert!(started.elapsed() < cap, "not explored in full");
     runs.load(Ordering::Relaxed)
 }
 
 /// The model must hold.
 fn holds(name: &str, preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let started = Instant::now();
+    let (started, preemptions) = (Instant::now(), preemptions + more());
     let runs = run(None, preemptions, model);
     println!("{name}: {runs} executions, {preemptions} preemptions, {:.1?}", started.elapsed());
 }

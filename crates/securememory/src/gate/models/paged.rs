@@ -64,9 +64,9 @@ impl Secret {
     }
 
     fn read(&self) {
+        // Once is enough: that other threads run before is one of the orders that are tried, that none does another.
         assert_ne!(self.accessible(), NONE, "fault: the pages are closed under a reader");
         self.bytes.with(|_| ());
-        assert_ne!(self.accessible(), NONE, "fault: the pages are closed under a reader");
     }
 
     // As `store::paged::Paged` does it.
@@ -181,7 +181,7 @@ fn readers() {
 
 #[test]
 fn two_readers() {
-    holds("paged, 2 readers", 4, readers);
+    holds("paged, 2 readers", 3, readers);
 }
 
 #[test]
@@ -233,7 +233,18 @@ fn readers_and_writer() {
 
 #[test]
 fn two_readers_and_a_writer() {
-    holds("paged, 2 readers, writer", 2, readers_and_writer);
+    holds("paged, 2 readers, writer", 1, readers_and_writer);
+}
+
+#[test]
+fn a_reader_and_a_writer() {
+    holds("paged, reader, writer", 3, || {
+        let secret = Secret::new(Steps::Right);
+        let threads = [reader(&secret)];
+        secret.write(never()).unwrap();
+        join(threads);
+        secret.rest(false);
+    });
 }
 
 #[test]

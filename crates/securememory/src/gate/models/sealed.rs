@@ -60,7 +60,7 @@ impl Secret {
     }
 
     fn record(&self, at: *mut Record) -> &Record {
-        self.records.iter().find(|record| std::ptr::eq(*record, at)).expect("a record")
+        self.records.iter().find(|record| std::ptr::eq(*record, at)).expect("freed: there is no record")
     }
 
     fn publish(&self, record: &Record) {
@@ -75,10 +75,8 @@ impl Secret {
 
     fn use_record(&self, record: &Record) {
         assert!(!record.freed.load(Relaxed), "used after it was freed");
+        // Without order to a free that comes later this is an error, however long it takes.
         record.bytes.with(|_| ());
-        // Some time later.
-        thread::yield_now();
-        assert!(!record.freed.load(Relaxed), "freed under a reader");
     }
 
     // As `region::scratch` and `store::sealed` do it.
@@ -99,7 +97,6 @@ impl Secret {
         }
         slot.close_window();
         slot.release();
-        self.gate.notify();
     }
 
     /// Publishes the second record. `patient`: waits for the readers, else leaves the first to whoever ends the secret.
@@ -140,13 +137,10 @@ impl Secret {
         }
     }
 
+    /// If there is a writer, the end is left to it.
     fn close(&self) {
         self.gate.close();
         self.try_end();
-        while !self.gate.is_final() {
-            self.gate.nap(std::time::Duration::MAX);
-            self.try_end();
-        }
     }
 
     fn rest(&self, closed: bool) {
@@ -185,7 +179,7 @@ fn readers_and_writer(steps: Steps) {
 
 #[test]
 fn two_readers_and_a_writer() {
-    holds("sealed, 2 readers, writer", 3, || readers_and_writer(Steps::Right));
+    holds("sealed, 2 readers, writer", 2, || readers_and_writer(Steps::Right));
 }
 
 #[test]
