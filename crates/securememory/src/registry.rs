@@ -27,7 +27,7 @@ pub(crate) const REVOKED: u32 = 1 << 31;
 pub(crate) const BUSY: u32 = 3;
 
 /// Looks at a slot before there is talk of patience.
-const LOOKS: u32 = if cfg!(all(loom, test)) { 2 } else { 100 };
+const LOOKS: u32 = if cfg!(all(loom, test)) { 1 } else { 100 };
 
 /// The view only reads.
 pub(crate) const READER: u32 = 0;
@@ -39,6 +39,8 @@ pub(crate) const WRITER: u32 = 1;
 #[cfg_attr(all(loom, test), derive(Default))]
 pub(crate) struct Slot {
     pub(crate) state: sync::AtomicU32,
+    /// How often it was given back.
+    pub(crate) turns: sync::AtomicU32,
     /// [`READER`] or [`WRITER`].
     pub(crate) role: AtomicU32,
     /// Is the memory locked? (1 or 0)
@@ -112,6 +114,8 @@ impl Slot {
         self.secret.store(0, Ordering::Relaxed);
         // A fork hook must not take the next owner, who has not signed yet, for its own thread.
         self.thread.store(0, Ordering::Relaxed);
+        // Ours alone, so no atomic addition. Release: see `quiet`.
+        self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.state.store(FREE, Ordering::Release);
     }
 }
@@ -121,8 +125,15 @@ impl Slot {
 pub(crate) fn quiet(slots: &[Slot], secret: u64, mut patient: impl FnMut() -> bool) -> bool {
     sync::total_order();
     slots.iter().all(|slot| {
+        if !slot.may_read(secret) {
+            return true;
+        }
+        // A slot that is given back and taken again is quiet too: its new owner finds what is valid now. Else a reader
+        // that comes again and again would keep us here. Looked at after the state, which tells of all turns before this
+        // one.
+        let turn = slot.turns.load(Ordering::Acquire);
         let mut looks = 0u32;
-        while slot.may_read(secret) {
+        loop {
             looks += 1;
             if looks < LOOKS {
                 sync::spin_loop();
@@ -131,8 +142,10 @@ pub(crate) fn quiet(slots: &[Slot], secret: u64, mut patient: impl FnMut() -> bo
             } else {
                 return false;
             }
+            if !slot.may_read(secret) || slot.turns.load(Ordering::Acquire) != turn {
+                return true;
+            }
         }
-        true
     })
 }
 
