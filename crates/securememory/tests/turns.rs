@@ -161,7 +161,9 @@ fn no_closer_returns_before_the_view_has_ended() {
 
 #[test]
 fn a_close_names_the_thread_of_an_owned_view() {
-    for (store, mode) in STORES.into_iter().flat_map(|store| [(store, OnClose::Defer), (store, OnClose::Revoke)]) {
+    for (store, mode) in
+        STORES.into_iter().flat_map(|store| [(store, OnClose::Defer), (store, OnClose::Revoke)])
+    {
         let secret = secret(store, Policy::new().close_wait(Duration::from_millis(20)).on_close(mode));
         let (tell, told) = mpsc::channel();
         let (let_go, go) = mpsc::channel::<()>();

@@ -3,7 +3,12 @@
 //! threads go in and out. The library must not fault. A plain reference count, in the same test, must.
 //!
 //! `SECUREMEMORY_WIDENED_ENTERS` sets how often the pages are entered.
-#![allow(unsafe_code, clippy::unwrap_used, clippy::panic, reason = "a test; the naive count calls mprotect(2)")]
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test; the naive count calls mprotect(2)"
+)]
 
 mod common;
 

@@ -5,6 +5,13 @@
 //! it, counts the event word up and wakes all who sleep on it. Between the sleeper's last look and its
 //! sleep the event word may move on: then the kernel refuses the sleep. Several state words share an event
 //! word; a wake meant for another is a look in vain, nothing more.
+//!
+//! No wake is lost. The sleeper's setting of WAITERS and the changer's change are read-modify-writes of one word, so one
+//! comes first: then the sleeper's look sees the change, or the changer sees WAITERS. Unless a third one that
+//! changed the word before has cleared WAITERS in between; then its count of the event word comes after its
+//! clearing, and so after the sleeper's first look, and the sleep is refused or ended. (In the other order, count first
+//! and clear then, the sleeper could have read the new count already.) Acquire and Release order all that; it is
+//! SeqCst because nobody is in a hurry here.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

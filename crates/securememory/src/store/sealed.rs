@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::enclave::{Binding, Envelope};
 use crate::error::{Error, TryError};
-use crate::gate::{Deadline, Current, Refusal};
+use crate::gate::{Current, Deadline, Refusal};
 use crate::policy::{Level, Policy};
 use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};

@@ -1,14 +1,32 @@
 //! The gate under a model checker (loom): small programs of two to four threads, run once for each order in which
-//! their operations can take effect and each value that the memory model lets a load see, with a
-//! bound on the preemptions.
+//! their operations can take effect and each value that the memory model lets a load see.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test --release --lib --target-dir target/loom -p securememory models
 //! ```
 //!
-//! What runs is the code of [`super`] and of [`crate::registry::Slot`], with the checker's atomics ([`crate::sync`]).
-//! The steps around it, which are the stores' (what is done when an entry was refused, say), are repeated
-//! here in their order. Each property is also checked against a broken gate, which must be found out.
+//! What runs is the code of [`super`], of [`crate::registry::Slot`] and of [`crate::registry::quiet`], with the
+//! checker's atomics ([`crate::sync`]). The steps around it, which are the stores' (open and close the pages, what to do
+//! when an entry was refused, wipe), are repeated here in their order. Pages are a value that takes effect at
+//! once, as a protection change in the kernel does, and that orders nothing; bytes are cells of the checker, which
+//! reports a use that is not ordered against a change. Each property is also checked against a broken gate, or broken
+//! steps, and the checker must find that out ([`fails`]).
+//!
+//! What is not covered:
+//!
+//! - Orders with more preemptions than each model says (one to four; `SECUREMEMORY_MODELS_MORE=1` adds one to each, for
+//!   long runs). A thread that waits is no preemption.
+//! - Time. A deadline never comes or has passed at the start; a nap just gives way. So what relies on naps (a closer
+//!   that waits for the views of a sealed secret) is checked to be safe, not to be prompt.
+//! - The total order of sequentially consistent operations, which the checker does not know. Where the code relies on it,
+//!   the models have a sequentially consistent fence ([`crate::sync::total_order`]). Such fences also forbid that both
+//!   sides miss each other, so the models show that the protocol is right given the total order; that the operations
+//!   named in [`super`] have it is the language's promise. The checker orders more behind two fences than the language
+//!   does, so a missing Release could hide behind them; in the models of sealed secrets, orders without such help
+//!   occur too, and the variants with plain ids and states are found out in these.
+//! - More than four threads, two slots, two versions, one secret; the growing of scratch; forks; that state words share
+//!   event words by their address (here all share one).
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod paged;

@@ -197,7 +197,11 @@ fn two_readers_broken() {
 fn readers_and_closer(waits: bool, steps: Steps) {
     let secret = Secret::new(steps);
     let threads = [reader(&secret), reader(&secret)];
-    if waits { secret.close() } else { secret.close_and_go() }
+    if waits {
+        secret.close()
+    } else {
+        secret.close_and_go()
+    }
     join(threads);
     secret.rest(true);
 }
@@ -215,7 +219,9 @@ fn two_readers_and_a_closer_that_goes() {
 #[test]
 fn two_readers_and_a_closer_broken() {
     for flaw in [Flaw::LooksBeforeAdding, Flaw::NoSealing, Flaw::Unordered] {
-        fails("paged, closer", Some(flaw), 2, &[FAULT, RACE, "wipe"], || readers_and_closer(true, Steps::Right));
+        fails("paged, closer", Some(flaw), 2, &[FAULT, RACE, "wipe"], || {
+            readers_and_closer(true, Steps::Right)
+        });
     }
     let walk_away = || readers_and_closer(false, Steps::RefusedWalkAway);
     fails("paged, refused readers walk away", None, 2, &["left to nobody"], walk_away);
@@ -233,7 +239,7 @@ fn readers_and_writer() {
 
 #[test]
 fn two_readers_and_a_writer() {
-    holds("paged, 2 readers, writer", 1, readers_and_writer);
+    holds("paged, 2 readers, writer", 2, readers_and_writer);
 }
 
 #[test]
