@@ -12,7 +12,7 @@ const TURNS: usize = 40;
 
 fn secret(store: Store, policy: Policy) -> Secret {
     let vault = Vault::builder().policy(policy).store(store).build().unwrap();
-    vault.secret().from_bytes(&mut vec![0; 32]).unwrap()
+    vault.secret().from_bytes(&mut [0; 32]).unwrap()
 }
 
 fn my_thread() -> u32 {

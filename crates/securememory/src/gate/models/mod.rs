@@ -27,7 +27,13 @@
 //! - More than four threads, two slots, two versions, one secret; the growing of scratch; forks; that state words share
 //!   event words by their address (here all share one).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arc_with_non_send_sync,
+    reason = "tests; the checker's threads run on one thread, and its cells know it"
+)]
 
 mod paged;
 mod sealed;
