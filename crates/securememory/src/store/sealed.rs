@@ -19,7 +19,7 @@ use crate::store::object::{Header, Source};
 use crate::store::slab::Taken;
 
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
-const MOMENT: Duration = Duration::from_micros(200);
+pub(super) const MOMENT: Duration = Duration::from_micros(200);
 /// Retired records on the chain at most; then a commit waits for the readers.
 const MAX_RETIRED: usize = 2;
 
@@ -94,6 +94,9 @@ impl Sealed {
             }
             Err(error) => {
                 slot.abandon();
+                if header.gate.notify() {
+                    header.end_left();
+                }
                 Err(error)
             }
         }
@@ -141,7 +144,7 @@ impl Sealed {
     pub(super) fn end_write(&self, header: &Header) {
         header.gate.end_write_sealed();
         if header.gate.is_closed() {
-            let _ = header.try_end(Some(Deadline::after(MOMENT)));
+            header.end_left();
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) enum Flaw {
     NoSealing,
     /// The open flag is cleared when SEALING has been.
     FlagAfterSealing,
+    /// Who seals looks for newcomers and ends SEALING in two steps.
+    LeavesInTwoSteps,
     /// Changes of the words order nothing else.
     Unordered,
     /// Sign-in and look have no total order.
@@ -138,6 +140,9 @@ impl AtomicU64 {
         success: Ordering,
         failure: Ordering,
     ) -> Result<u64, u64> {
+        if has(Flaw::LeavesInTwoSteps) && now & SEALING != 0 && next & SEALING == 0 {
+            return Ok(self.0.fetch_and(!SEALING, success));
+        }
         let next = if has(Flaw::NoSealing) { next & !SEALING } else { next };
         self.0.compare_exchange(now, next, order(success), order(failure))
     }

@@ -288,6 +288,8 @@ fn two_readers_and_a_writer_that_gives_up() {
 
 #[test]
 fn two_readers_and_a_writer_that_gives_up_broken() {
+    let (flaw, right) = (Flaw::LeavesInTwoSteps, || readers_and_hasty_writer(Steps::Right));
+    fails("paged, a reader that gives up", Some(flaw), 2, &["left open"], right);
     let walk_away = || readers_and_hasty_writer(Steps::RefusedWalkAway);
     fails("paged, refused readers walk away", None, 2, &["left open"], walk_away);
 }

@@ -10,7 +10,7 @@ use loom::thread;
 use super::{fails, holds, never};
 use crate::gate::{Current, Gate, Refusal};
 use crate::registry::{self, Slot, Thread};
-use crate::sync::Flaw;
+use crate::sync::{self, Flaw};
 
 const ID: u64 = 7;
 const OTHER_ID: u64 = 8;
@@ -26,6 +26,8 @@ enum Steps {
     LooksBeforeReplacing,
     /// Readers load the pointer and sign in then.
     FindsBeforeSigningIn,
+    /// Who could not end the secret does not look again whether others have left the end to it.
+    DoesNotLookAgain,
 }
 
 #[derive(Default)]
@@ -119,13 +121,20 @@ impl Secret {
         }
         self.gate.end_write_sealed();
         if self.gate.is_closed() {
-            self.try_end();
+            self.try_end(true);
         }
     }
 
-    fn try_end(&self) {
-        if self.gate.begin_final() {
-            registry::quiet(&self.slots, ID, || true);
+    fn try_end(&self, patient: bool) {
+        while self.gate.begin_final() {
+            if !registry::quiet(&self.slots, ID, || patient) {
+                self.gate.abort_final();
+                sync::total_order();
+                if self.steps != Steps::DoesNotLookAgain && registry::quiet(&self.slots, ID, || false) {
+                    continue;
+                }
+                return;
+            }
             // All that are left, as on the chain behind the last.
             let last = self.current.current();
             assert!(!last.is_null(), "ended twice");
@@ -136,13 +145,24 @@ impl Secret {
             }
             self.ends.fetch_add(1, Relaxed);
             self.gate.end_final();
+            return;
         }
     }
 
     /// If there is a writer, the end is left to it.
     fn close(&self) {
         self.gate.close();
-        self.try_end();
+        self.try_end(true);
+    }
+
+    /// A view whose end does what a close that did not wait has left to it. In a model a fence stands before it, where in
+    /// use there is only time: see [`Gate::notify`].
+    fn read_and_end(&self, slot: &Slot) {
+        self.read(slot, ID);
+        sync::total_order();
+        if self.gate.notify() {
+            self.try_end(false);
+        }
     }
 
     fn rest(&self, closed: bool) {
@@ -239,6 +259,31 @@ fn a_reader_and_a_closer() {
 fn a_reader_and_a_closer_broken() {
     fails("sealed, no total order", Some(Flaw::NoTotalOrder), 3, SIGNS, reader_and_closer);
     fails("sealed, nothing in order", Some(Flaw::PlainSlots), 3, SIGNS, reader_and_closer);
+}
+
+// ---- 2 readers and a closer that does not wait ----
+
+fn readers_and_hasty_closer(steps: Steps) {
+    let secret = Secret::new(steps);
+    let threads = [0, 1].map(|slot| {
+        let secret = Arc::clone(&secret);
+        thread::spawn(move || secret.read_and_end(&secret.slots[slot]))
+    });
+    secret.gate.close();
+    secret.try_end(false);
+    join(threads);
+    secret.rest(true);
+}
+
+#[test]
+fn two_readers_and_a_closer_that_does_not_wait() {
+    holds("sealed, 2 readers, hasty closer", 2, || readers_and_hasty_closer(Steps::Right));
+}
+
+#[test]
+fn two_readers_and_a_closer_that_does_not_wait_broken() {
+    let steps = || readers_and_hasty_closer(Steps::DoesNotLookAgain);
+    fails("sealed, no second look", None, 2, &["number of ends"], steps);
 }
 
 // ---- a slot that changes hands ----
