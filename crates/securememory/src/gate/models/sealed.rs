@@ -283,7 +283,7 @@ fn two_readers_and_a_closer_that_does_not_wait() {
 #[test]
 fn two_readers_and_a_closer_that_does_not_wait_broken() {
     let steps = || readers_and_hasty_closer(Steps::DoesNotLookAgain);
-    fails("sealed, no second look", None, 2, &["number of ends"], steps);
+    fails("sealed, no second look", None, 3, &["number of ends"], steps);
 }
 
 // ---- a slot that changes hands ----
