@@ -8,7 +8,8 @@ use super::{Gate, Refusal};
 use crate::os::CallError;
 
 impl Gate {
-    /// Keeps the pages mapped, open or not, while `look` looks at them; not if the secret is closed.
+    /// Keeps the pages mapped, open or not, while `look` looks at them; not if the secret is closed. The caller inherits
+    /// the same duties as one who was refused by [`Self::enter_paged`].
     pub(crate) fn inspect<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
         let before = self.word.fetch_add(word::VIEW, Ordering::AcqRel);
         let seen = (before & word::CLOSED == 0).then(look);
@@ -16,7 +17,11 @@ impl Gate {
         seen
     }
 
-    /// Enters as a reader of pages. `nested` says whether the thread is inside already; `open` makes them readable and may run in several threads at once.
+    /// Enters as a reader of pages. `nested` says whether the thread is inside already; `open` makes them readable and
+    /// may run in several threads at once.
+    ///
+    /// Whoever is refused has been counted for a while, and inherits the duties of those who left meanwhile: it
+    /// calls [`Self::shut_if_idle`], and [`Self::begin_final`] if the secret is closed.
     #[inline]
     pub(crate) fn enter_paged(
         &self,

@@ -24,6 +24,7 @@
 //!   named in [`super`] have it is the language's promise. The checker orders more behind two fences than the language
 //!   does, so a missing Release could hide behind them; in the models of sealed secrets, orders without such help
 //!   occur too, and the variants with plain ids and states are found out in these.
+//! - That the end of a sealed view may miss a close in the same instant ([`Gate::notify`]): there the model has a fence.
 //! - More than four threads, two slots, two versions, one secret; the growing of scratch; forks; that state words share
 //!   event words by their address (here all share one).
 
@@ -45,6 +46,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Deadline;
+#[cfg(doc)]
+use super::Gate;
 use crate::sync::{self, Flaw};
 
 /// More preemptions than the models ask for (environment, for long runs).
