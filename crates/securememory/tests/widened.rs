@@ -28,15 +28,29 @@ fn enters() -> usize {
     set.unwrap_or(1_000_000)
 }
 
-/// Enters so often in all, from several threads; each reads what `enter` shows it.
+fn spin(duration: Duration) {
+    let started = Instant::now();
+    while started.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
+/// Enters so often in all, from several threads; each reads what `enter` shows it, and stays away for a while, longer or
+/// shorter, so that there is often nobody inside and soon somebody.
 fn hammer(threads: usize, enters: usize, enter: impl Fn(&dyn Fn(&[u8])) + Sync) -> Duration {
     let check = |bytes: &[u8]| assert!(bytes.iter().all(|&byte| byte == VALUE), "a wrong byte");
     let barrier = Barrier::new(threads);
     let started = Instant::now();
-    common::in_threads(&vec![(); threads], |()| {
+    let seeds: Vec<u32> = (1..=threads as u32).collect();
+    common::in_threads(&seeds, |&seed| {
+        let mut random = seed.wrapping_mul(0x9e37_79b9);
         barrier.wait();
         for _ in 0..enters / threads {
             enter(&check);
+            random ^= random << 13;
+            random ^= random >> 17;
+            random ^= random << 5;
+            spin(LATE * (random % 8) / 4);
         }
     });
     started.elapsed()
@@ -93,10 +107,7 @@ impl Naive {
     }
 
     fn protect(&self, protection: i32) {
-        let started = Instant::now();
-        while started.elapsed() < LATE {
-            std::hint::spin_loop();
-        }
+        spin(LATE);
         // SAFETY: of our own page; that it is taken away under a reader is what is shown.
         let outcome = unsafe { libc::mprotect(self.page.load(Ordering::SeqCst).cast(), 4096, protection) };
         assert_eq!(outcome, 0);
@@ -119,7 +130,9 @@ fn a_naive_count_faults_in_the_same_test() {
     let case = case("a_naive_count_faults_in_the_same_test").limit(libc::RLIMIT_CORE, 0);
     case.ending(Ending::Signal(libc::SIGSEGV)).run(|| {
         let naive = Naive::new();
-        hammer(4, enters(), |check| naive.with(check));
+        for threads in [2, 4] {
+            hammer(threads, enters() / 2, |check| naive.with(check));
+        }
     });
 }
 
