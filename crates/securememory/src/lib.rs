@@ -13,6 +13,7 @@ mod secret;
 mod shutdown;
 mod status;
 mod store;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod vault;

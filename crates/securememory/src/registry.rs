@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::error::Error;
 use crate::locks::{Guard, Lock, Rank};
 use crate::os;
+use crate::sync;
 
 /// Vaults in one process at most.
 pub(crate) const MAX_VAULTS: usize = 1024;
@@ -25,6 +26,9 @@ pub(crate) const REVOKED: u32 = 1 << 31;
 /// The slot's memory is being made or given back.
 pub(crate) const BUSY: u32 = 3;
 
+/// Looks at a slot before there is talk of patience.
+const LOOKS: u32 = if cfg!(all(loom, test)) { 1 } else { 100 };
+
 /// The view only reads.
 pub(crate) const READER: u32 = 0;
 /// The view changes the secret.
@@ -32,8 +36,11 @@ pub(crate) const WRITER: u32 = 1;
 
 /// The place of one view. On lines of its own, so that threads with different slots do not share any.
 #[repr(align(128))]
+#[cfg_attr(all(loom, test), derive(Default))]
 pub(crate) struct Slot {
-    pub(crate) state: AtomicU32,
+    pub(crate) state: sync::AtomicU32,
+    /// How often it was given back.
+    pub(crate) turns: sync::AtomicU32,
     /// [`READER`] or [`WRITER`].
     pub(crate) role: AtomicU32,
     /// Is the memory locked? (1 or 0)
@@ -41,7 +48,7 @@ pub(crate) struct Slot {
     /// The thread that took it, see [`thread`].
     pub(crate) thread: AtomicU64,
     /// The secret it shows.
-    pub(crate) secret: AtomicU64,
+    pub(crate) secret: sync::AtomicU64,
     /// When it was taken, as [`os::coarse_now`] tells.
     pub(crate) since: AtomicU64,
     /// Handles of an owned view: the last one gives the slot back.
@@ -63,6 +70,22 @@ impl Slot {
             && self.state.compare_exchange(FREE, state, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
+    /// Takes a free slot as the sign-in of a reader, with its window open.
+    #[inline]
+    pub(crate) fn sign_in(&self, thread: Thread, secret: u64) -> bool {
+        let taken = self.take(WINDOW);
+        if taken {
+            self.assign(thread, secret);
+        }
+        taken
+    }
+
+    /// Its thread decrypts no more.
+    #[inline]
+    pub(crate) fn close_window(&self) {
+        self.state.store(HELD, Ordering::Release);
+    }
+
     /// Takes a free slot that no other thread ever takes: no exchange is needed.
     #[inline]
     pub(crate) fn take_own(&self, state: u32) -> bool {
@@ -77,7 +100,8 @@ impl Slot {
     #[inline]
     pub(crate) fn assign(&self, thread: Thread, secret: u64) {
         self.thread.store(thread.0, Ordering::Relaxed);
-        self.secret.store(secret, Ordering::Relaxed);
+        // Release: who sees this id, and not the one before, may free what the slot's owner before was reading.
+        self.secret.store(secret, Ordering::Release);
         self.since.store(os::coarse_now(), Ordering::Relaxed);
         self.role.store(READER, Ordering::Relaxed);
     }
@@ -85,7 +109,7 @@ impl Slot {
     /// May its thread be decrypting this secret? A slot without an id is on the way to some secret.
     pub(crate) fn may_read(&self, secret: u64) -> bool {
         self.state.load(Ordering::SeqCst) == WINDOW && {
-            let id = self.secret.load(Ordering::Relaxed);
+            let id = self.secret.load(Ordering::Acquire);
             id == secret || id == 0
         }
     }
@@ -95,8 +119,39 @@ impl Slot {
         self.secret.store(0, Ordering::Relaxed);
         // A fork hook must not take the next owner, who has not signed yet, for its own thread.
         self.thread.store(0, Ordering::Relaxed);
+        // Ours alone, so no atomic addition. Release: see `quiet`.
+        self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.state.store(FREE, Ordering::Release);
     }
+}
+
+/// Waits until no reader in these slots can still be decrypting what was made unreachable before the call. After some
+/// looks at one slot `patient` is asked; says whether all were seen to be quiet before it denied.
+pub(crate) fn quiet(slots: &[Slot], secret: u64, mut patient: impl FnMut() -> bool) -> bool {
+    sync::total_order();
+    slots.iter().all(|slot| {
+        if !slot.may_read(secret) {
+            return true;
+        }
+        // A slot that is given back and taken again is quiet too: its new owner finds what is valid now. Else a reader
+        // that comes again and again would keep us here. Looked at after the state, which tells of all turns before this
+        // one.
+        let turn = slot.turns.load(Ordering::Acquire);
+        let mut looks = 0u32;
+        loop {
+            looks += 1;
+            if looks < LOOKS {
+                sync::spin_loop();
+            } else if patient() {
+                sync::yield_now();
+            } else {
+                return false;
+            }
+            if !slot.may_read(secret) || slot.turns.load(Ordering::Acquire) != turn {
+                return true;
+            }
+        }
+    })
 }
 
 /// A thread: a number of ours, never used twice, and the system's id.

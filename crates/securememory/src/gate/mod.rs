@@ -2,30 +2,40 @@
 //!
 //! # How it works
 //!
-//! All flags are in one 64-bit word (layout and transitions in [`word`]).
+//! All flags are in one 64-bit word (layout and transitions, without atomics, in [`word`]).
 //!
-//! **Sealed.** A reader's slot of scratch is also its sign-in: it takes a slot (state WINDOW, a sequentially
-//! consistent compare-and-swap on a line of its own), writes the secret's id into it, and only then looks whether
-//! the secret is CLOSED and loads the pointer to the ciphertext. When it has decrypted, the state becomes HELD.
-//! Whoever wants to free a ciphertext first makes it unreachable (a writer exchanges the pointer, a closer sets
-//! CLOSED; sequentially consistent too) and then looks at the slots: as long as one is in its WINDOW with this id, or
-//! with none yet, its reader may still have the old pointer, and the freeing waits. Either the reader sees
-//! the change, or it is seen. No count is shared between readers: reading one secret in many threads
-//! writes to no common line. The views of a sealed secret are the slots that bear its id.
+//! **Sealed.** A reader's slot of scratch is also its sign-in: it takes a slot (state WINDOW, by a
+//! compare-and-swap on a line of its own), writes the secret's id into it, and only then looks whether
+//! the secret is CLOSED and loads the pointer to the ciphertext ([`Current::find`]). When it has decrypted, the
+//! state becomes HELD. Whoever wants to free a ciphertext first makes it unreachable (a writer exchanges the pointer, a
+//! closer sets CLOSED) and then looks at the slots ([`crate::registry::quiet`]): as long as one is in its WINDOW with
+//! this id, or with none yet, its reader may still have the old pointer, and the freeing waits. Either the reader sees
+//! the change, or it is seen. A slot that has been given back since it was first seen is quiet too, whoever has it
+//! now: so readers that come again and again do not hold a writer up. No count is shared between readers: reading one
+//! secret in many threads writes to no common line. The views of a sealed secret are the slots that bear its id.
 //!
-//! **Paged.** Readers share the pages, which are open while there is a reader, so they are counted in the word: a
-//! reader first adds itself and only then looks at what the word was. Nobody who decides on "no views" can have missed
-//! it, because both decide on the same word, and all changes of one word have one order. The last one out closes the
-//! pages; the danger is that its closing lands after a newcomer's opening. So closing is a state of its own:
-//! only who moves the word from (no views) to SEALING by compare-and-swap may close. A newcomer that
-//! finds SEALING keeps its count and waits for the end of that one protection change; one that finds the
-//! pages shut opens them itself, which is harmless when two do. While its count stands nobody can begin to close.
+//! **Paged** ([`pages`]). Readers share the pages, which are open while there is a reader, so they are counted in the
+//! word: a reader first adds itself and only then looks at what the word was. Nobody who decides on "no views" can have
+//! missed it, because both decide on the same word, and all changes of one word have one order. The last one out closes
+//! the pages; the danger is that its closing lands after a newcomer's opening. So closing is a state of its own: only
+//! who moves the word from (no views) to SEALING by compare-and-swap may close. A newcomer that finds SEALING keeps its
+//! count and waits for the end of that one protection change; one that finds the pages shut opens them itself, which is
+//! harmless when two do. While its count stands nobody can begin to close.
 //!
-//! Whether the pages are open is a flag beside the word, so that setting it is a store and not one more atomic
-//! change of the word. It is set by readers while their count stands, after they have opened the pages, and cleared in
+//! Whether the pages are open is a flag beside the word, so that setting it is a store and not one more atomic change
+//! of the word. It is set by readers while their count stands, after they have opened the pages, and cleared in
 //! the state SEALING, which excludes readers. So a newcomer that finds neither SEALING nor a writer cannot read an
 //! old `true`: the last clearing came before SEALING ended, which its own count came after. If it reads an old
 //! `false`, it opens the pages once more.
+//!
+//! A count hinders others even if it is taken back at once: who leaves meanwhile is not the last. So **whoever takes a
+//! count back inherits the duties of the last one out**: to close the pages ([`Gate::shut_if_idle`]), and to end a secret
+//! that is closed. The same goes for one that meets SEALING: who seals looks for counts in the very step that ends
+//! SEALING without having closed.
+//!
+//! **Taking turns.** A writer of pages announces itself (PENDING), and newcomers wait behind it, so readers do not
+//! starve it; those who are inside already pass, or it would wait for itself. A reader that had to wait puts itself
+//! down (QUEUE), and no other writer announces itself before a reader has come in: so writers do not starve readers.
 //!
 //! **Closing.** CLOSED turns away whoever comes later. Whoever then finds no views (a closer, or the last
 //! view to leave) takes SEALING by compare-and-swap, wipes, and sets FINAL. So there is one wiper, whoever
@@ -33,28 +43,59 @@
 //!
 //! # Orderings
 //!
-//! Entering pages is an acquire-release add: it sees what the writer, sealer or opener before it in the order of
-//! the word did, protection changes included (they happen in the kernel before the releasing change of the
-//! word). Leaving releases, so that a wiper that acquires the word wipes after the last use. The sign-in of sealed
-//! readers against the look of those who free is the pattern "each writes its own, then reads the other's", which needs
-//! the one total order of sequential consistency. Sleeping and waking: see [`wait`].
+//! | operation | ordering | why it is enough |
+//! |---|---|---|
+//! | entering pages: add to the word | AcqRel | sees what the writer, sealer or opener before it in the order of the word did; protection changes too, since they are done in the kernel when the call returns, before the word is changed |
+//! | leaving: subtract, or swap in SEALING | AcqRel | Release: who wipes or writes, and acquires the word, does so after the last use. Acquire: the one who leaves last may be the wiper |
+//! | flags: `set`, `clear` | AcqRel | as above; a writer's work is released with WRITER, a wiper's with FINAL |
+//! | `attempt`: load and swap | Acquire, AcqRel | the decision is made by the swap; an old value costs one more round |
+//! | `load`, and looks at the flags | Acquire | who finds FINAL finds everything wiped. All changes of the word are read-modify-writes, so no later one cuts off what an earlier one released |
+//! | `open`: set by an opener | Release | who reads `true` reads the pages after they were opened |
+//! | `open`: cleared by sealer, writer, wiper | Relaxed | the releasing change of the word follows; nobody relies on the flag before |
+//! | `open`: read | Acquire | pairs with the opener |
+//! | slot taken; CLOSED set and read; pointer exchanged and loaded; state of slots read | SeqCst | each side writes its own, then reads the other's: with less, both could miss each other. They need the one total order |
+//! | the pointer: by the writer itself | Acquire | nobody else exchanges it |
+//! | state of a slot: HELD, FREE | Release | who reads it (SeqCst includes Acquire) frees after the reader's last use |
+//! | id in a slot; number of its turns | Release, Acquire | who reads a later owner's id, or a later turn, is behind the use by the owner before |
+//! | a slot's thread, role, memory | Relaxed | informative, or constant before the slot can be found |
+//! | a sealed view's end looks for sleepers | Relaxed | may miss one: who waits for views naps a millisecond at most |
+//! | event words, WAITERS | SeqCst | Acquire and Release would do, see [`wait`] |
 //!
 //! # What is wait-free
 //!
-//! Entering and leaving a sealed secret: a compare-and-swap on the thread's own slot, one more for each slot that
-//! is taken, at most as many as there are; leaving is a store. Entering a paged secret whose pages are open: one
-//! atomic add where the processor has it (x86-64, arm64 with LSE), a loop and so lock-free elsewhere. All else here
-//! waits at most to its deadline.
+//! - Entering a sealed secret, as far as the gate goes: a compare-and-swap on the thread's own slot, one more for each
+//!   slot that is taken, at most as many as there are. x86-64 has it as an instruction, so has arm64 with
+//!   LSE: wait-free. arm64 without LSE repeats a load and a conditional store: lock-free. Fetching the key
+//!   waits as its hold says, a fork under way is waited for, and so is the making of more slots, where all are taken.
+//! - Leaving a sealed secret: stores, wait-free everywhere; one system call more if somebody sleeps.
+//! - Entering a paged secret whose pages are open, without a writer: one addition and two loads. Wait-free on
+//!   x86-64 (`lock xadd`) and arm64 with LSE (`ldaddal`), lock-free without.
+//! - Leaving a paged secret: lock-free; the swap that begins SEALING is repeated when others have changed the word. The
+//!   last one out makes a system call.
+//! - Setting and clearing flags: wait-free on arm64 with LSE, a loop and so lock-free elsewhere, since x86-64 has no
+//!   instruction that does it and tells what was before.
+//! - All else waits, by sleeping, at most to its deadline: a newcomer for one protection change, readers and writers of
+//!   pages for each other, closers for views. Who frees ciphertexts looks again and again, and gives way in between.
+//!
+//! # What has been checked
+//!
+//! [`models`] runs this code under a model checker, with broken variants that it must find out: its text says what the
+//! models cover and what they do not.
 
+mod current;
+#[cfg(all(loom, test))]
+mod models;
+mod pages;
 pub(crate) mod wait;
 pub(crate) mod word;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::os::CallError;
+use crate::sync::{AtomicBool, AtomicU64};
+pub(crate) use current::Current;
 pub(crate) use wait::Deadline;
-use word::Entry;
 
 /// Why someone was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +118,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { word: AtomicU64::new(0), open: AtomicBool::new(false) }
     }
 
@@ -97,27 +138,26 @@ impl Gate {
         before - what
     }
 
-    /// Clears flags that are set, sets flags that are not.
-    fn change(&self, clear: u64, set: u64) {
-        let mut now = self.word.load(Ordering::Relaxed);
-        while let Err(seen) =
-            self.word.compare_exchange_weak(now, (now & !clear) | set, Ordering::AcqRel, Ordering::Relaxed)
-        {
-            now = seen;
-        }
-        wait::wake_after(&self.word, now);
+    fn set(&self, flags: u64) {
+        let before = self.word.fetch_or(flags, Ordering::AcqRel);
+        wait::wake_after(&self.word, before);
     }
 
-    /// Replaces the word by what `step` makes of it, as long as it makes something of it.
-    fn attempt(&self, step: impl Fn(u64) -> Option<u64>) -> bool {
+    fn clear(&self, flags: u64) {
+        let before = self.word.fetch_and(!flags, Ordering::AcqRel);
+        wait::wake_after(&self.word, before);
+    }
+
+    /// Replaces the word by what `step` makes of it, as long as it makes something of it; then returns what it was.
+    fn attempt(&self, step: impl Fn(u64) -> Option<u64>) -> Option<u64> {
         let mut now = self.load();
         while let Some(next) = step(now) {
             match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
+                Ok(_) => return Some(now),
                 Err(seen) => now = seen,
             }
         }
-        false
+        None
     }
 
     // ---- writers of sealed secrets ----
@@ -125,7 +165,7 @@ impl Gate {
     /// Becomes the one writer of a sealed secret. Readers are not affected.
     pub(crate) fn begin_write_sealed(&self, deadline: Deadline) -> Result<(), Refusal> {
         loop {
-            if self.attempt(word::begin_write_sealed) {
+            if self.attempt(word::begin_write_sealed).is_some() {
                 return Ok(());
             }
             if self.is_closed() {
@@ -140,185 +180,7 @@ impl Gate {
 
     /// The writer of a sealed secret is done.
     pub(crate) fn end_write_sealed(&self) {
-        self.change(word::WRITER, 0);
-    }
-
-    // ---- readers and writers of pages ----
-
-    /// Keeps the pages mapped, open or not, while `look` looks at them; not if the secret is closed.
-    pub(crate) fn inspect<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
-        let before = self.word.fetch_add(word::VIEW, Ordering::AcqRel);
-        let seen = (before & word::CLOSED == 0).then(look);
-        self.undo(word::VIEW);
-        seen
-    }
-
-    /// Enters as a reader of pages. `nested` says whether the thread is inside already; `open` makes them readable and may run in several threads at once.
-    #[inline]
-    pub(crate) fn enter_paged(
-        &self,
-        nested: impl FnOnce() -> bool,
-        deadline: impl FnOnce() -> Deadline,
-        open: impl FnOnce() -> Result<(), CallError>,
-    ) -> Result<(), Refusal> {
-        let before = self.word.fetch_add(word::VIEW, Ordering::AcqRel);
-        match word::paged_entry(before, false) {
-            Entry::Free => self.open_paged(open),
-            _ => {
-                let nested = nested();
-                self.enter_paged_slowly(word::paged_entry(before, nested), nested, deadline(), open)
-            }
-        }
-    }
-
-    /// Counted in, with nobody closing or writing.
-    #[inline]
-    fn open_paged(&self, open: impl FnOnce() -> Result<(), CallError>) -> Result<(), Refusal> {
-        if self.is_open() {
-            return Ok(());
-        }
-        match open() {
-            Ok(()) => {
-                self.open.store(true, Ordering::Release);
-                Ok(())
-            }
-            Err(cause) => {
-                self.undo(word::VIEW);
-                Err(Refusal::Call(cause))
-            }
-        }
-    }
-
-    #[cold]
-    fn enter_paged_slowly(
-        &self,
-        mut entry: Entry,
-        nested: bool,
-        deadline: Deadline,
-        open: impl FnOnce() -> Result<(), CallError>,
-    ) -> Result<(), Refusal> {
-        loop {
-            match entry {
-                Entry::Free => return self.open_paged(open),
-                Entry::Sealing => {
-                    // Our count stands, so this ends with the protection change in flight.
-                    if !wait::wait_until(&self.word, deadline, |word| word & word::SEALING == 0) {
-                        self.undo(word::VIEW);
-                        return Err(Refusal::Late);
-                    }
-                    entry = word::paged_entry(self.load() - word::VIEW, nested);
-                }
-                Entry::Writer => {
-                    self.undo(word::VIEW);
-                    let free =
-                        |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
-                    if !wait::wait_until(&self.word, deadline, free) {
-                        return Err(Refusal::Late);
-                    }
-                    entry = word::paged_entry(self.word.fetch_add(word::VIEW, Ordering::AcqRel), nested);
-                }
-                Entry::Closed => {
-                    self.undo(word::VIEW);
-                    return Err(Refusal::Closed);
-                }
-                Entry::TooMany => {
-                    self.undo(word::VIEW);
-                    return Err(Refusal::TooMany);
-                }
-            }
-        }
-    }
-
-    /// A view of pages has ended. Says whether the secret is closed and nobody is left: then try
-    /// [`Self::begin_final`].
-    #[inline]
-    #[must_use]
-    pub(crate) fn leave(&self) -> bool {
-        let now = self.undo(word::VIEW);
-        now & word::CLOSED != 0 && word::views(now) == 0
-    }
-
-    /// A view of pages has ended, which stay open. Says whether it was the last.
-    #[must_use]
-    pub(crate) fn leave_open(&self) -> bool {
-        word::views(self.undo(word::VIEW)) == 0
-    }
-
-    /// Closes the pages if nobody is inside. `shut` is called by one thread at a time, never under a reader.
-    /// A failed `shut` leaves the pages open and marked so: the next call tries again.
-    #[inline]
-    pub(crate) fn shut_if_idle(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
-        if self.is_open() && self.attempt(word::begin_sealing) { self.seal(shut) } else { Ok(()) }
-    }
-
-    /// A view of pages has ended; the last one closes them, as [`Self::shut_if_idle`] does.
-    #[inline]
-    pub(crate) fn leave_paged(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
-        // Leaving and beginning to close in one step, where this is the last view.
-        let last = |word: u64| {
-            if word::views(word) == 1 { word::begin_sealing(word - word::VIEW) } else { None }
-        };
-        if self.attempt(last) {
-            return self.seal(shut);
-        }
-        self.undo(word::VIEW);
-        // Someone else may have left in between, taking us for the last one.
-        self.shut_if_idle(shut)
-    }
-
-    /// In the state SEALING, which the caller has begun.
-    #[inline]
-    fn seal(&self, shut: impl FnOnce() -> Result<(), CallError>) -> Result<(), CallError> {
-        // A second look saves two protection changes when someone has just come in.
-        let newcomer = word::views(self.load()) != 0;
-        let outcome = if newcomer { Ok(()) } else { shut() };
-        if !newcomer && outcome.is_ok() {
-            self.open.store(false, Ordering::Relaxed);
-        }
-        let before = self.word.fetch_and(!word::SEALING, Ordering::AcqRel);
-        wait::wake_after(&self.word, before);
-        outcome
-    }
-
-    /// Becomes the one writer of a paged secret when all readers have left; new ones wait meanwhile.
-    pub(crate) fn begin_write_paged(&self, deadline: Deadline) -> Result<(), Refusal> {
-        loop {
-            // Only one writer waits inside PENDING; the others wait for it like readers.
-            let mine = |word: u64| {
-                (word & (word::CLOSED | word::WRITER | word::PENDING) == 0).then_some(word | word::PENDING)
-            };
-            if self.attempt(mine) {
-                break;
-            }
-            if self.load() & word::CLOSED != 0 {
-                return Err(Refusal::Closed);
-            }
-            let free = |word: u64| word & (word::WRITER | word::PENDING) == 0 || word & word::CLOSED != 0;
-            if !wait::wait_until(&self.word, deadline, free) {
-                return Err(Refusal::Late);
-            }
-        }
-        loop {
-            if self.attempt(word::begin_write_paged) {
-                return Ok(());
-            }
-            let ready = |word: u64| word & word::CLOSED != 0 || word::begin_write_paged(word).is_some();
-            let refusal = if self.load() & word::CLOSED != 0 {
-                Refusal::Closed
-            } else if wait::wait_until(&self.word, deadline, ready) {
-                continue;
-            } else {
-                Refusal::Late
-            };
-            self.change(word::PENDING, 0);
-            return Err(refusal);
-        }
-    }
-
-    /// The writer is done. `open`: are the pages still accessible?
-    pub(crate) fn end_write_paged(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
-        self.change(word::WRITER, 0);
+        self.clear(word::WRITER);
     }
 
     // ---- the end ----
@@ -358,17 +220,19 @@ impl Gate {
     /// for one caller at most.
     #[must_use]
     pub(crate) fn begin_final(&self) -> bool {
-        self.attempt(word::begin_final)
+        self.attempt(word::begin_final).is_some()
     }
 
     pub(crate) fn end_final(&self) {
         self.open.store(false, Ordering::Relaxed);
-        self.change(word::SEALING, word::FINAL);
+        // FINAL first: nobody begins the end again in between.
+        self.set(word::FINAL);
+        self.clear(word::SEALING);
     }
 
     /// Wiping failed; the next one may try.
     pub(crate) fn abort_final(&self) {
-        self.change(word::SEALING, 0);
+        self.clear(word::SEALING);
     }
 
     /// Sleeps until something about the secret may have changed: a millisecond at most, because the end of a sealed
@@ -377,9 +241,13 @@ impl Gate {
         wait::sleep(&self.word, left.min(Duration::from_millis(1)));
     }
 
-    /// A view of a sealed secret has ended: wakes who waits for it.
+    /// A view of a sealed secret has ended: wakes who waits for it. Says whether the secret is closed and its end still to
+    /// come. It may miss a close that comes in the same instant: then the drop of the secret is the end.
     #[inline]
-    pub(crate) fn notify(&self) {
-        wait::wake_after(&self.word, self.word.load(Ordering::Relaxed));
+    #[must_use]
+    pub(crate) fn notify(&self) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        wait::wake_after(&self.word, word);
+        word & (word::CLOSED | word::FINAL) == word::CLOSED
     }
 }

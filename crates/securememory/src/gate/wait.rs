@@ -5,21 +5,33 @@
 //! it, counts the event word up and wakes all who sleep on it. Between the sleeper's last look and its
 //! sleep the event word may move on: then the kernel refuses the sleep. Several state words share an event
 //! word; a wake meant for another is a look in vain, nothing more.
+//!
+//! No wake is lost. The sleeper's setting of WAITERS and the changer's change are read-modify-writes of one word, so one
+//! comes first: then the sleeper's look sees the change, or the changer sees WAITERS. Unless a third one that
+//! changed the word before has cleared WAITERS in between; then its count of the event word comes after its
+//! clearing, and so after the sleeper's first look, and the sleep is refused or ended. (In the other order, count first
+//! and clear then, the sleeper could have read the new count already.) Acquire and Release order all that; it is
+//! SeqCst because nobody is in a hurry here.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::word::WAITERS;
-use crate::os;
+#[cfg(all(loom, test))]
+use crate::sync::event_of;
+use crate::sync::{self, AtomicU64};
 
+#[cfg(not(all(loom, test)))]
 const EVENTS: usize = 64;
-static EVENT: [AtomicU32; EVENTS] = [const { AtomicU32::new(0) }; EVENTS];
+#[cfg(not(all(loom, test)))]
+static EVENT: [sync::AtomicU32; EVENTS] = [const { sync::AtomicU32::new(0) }; EVENTS];
 
 /// Nobody sleeps longer than this without a look, so that a waker that died (in a forked child, say) costs
 /// time and not the program.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-fn event_of(word: &AtomicU64) -> &'static AtomicU32 {
+#[cfg(not(all(loom, test)))]
+fn event_of(word: &AtomicU64) -> &'static sync::AtomicU32 {
     // State words lie at least 64 bytes apart.
     &EVENT[(std::ptr::from_ref(word).addr() >> 6) % EVENTS]
 }
@@ -64,7 +76,7 @@ pub(crate) fn wait_until(word: &AtomicU64, deadline: Deadline, ready: impl Fn(u6
             return true;
         }
         let Some(left) = deadline.left() else { return false };
-        os::wait_on(event, seen, Some(left.min(LONGEST_SLEEP)));
+        sync::wait_on(event, seen, Some(left.min(LONGEST_SLEEP)));
     }
 }
 
@@ -73,7 +85,7 @@ pub(crate) fn sleep(word: &AtomicU64, nap: Duration) {
     let event = event_of(word);
     let seen = event.load(Ordering::Acquire);
     word.fetch_or(WAITERS, Ordering::SeqCst);
-    os::wait_on(event, seen, Some(nap));
+    sync::doze(event, seen, nap);
 }
 
 /// To be called with the word as it was before a change that someone may wait for.
@@ -89,5 +101,5 @@ fn wake(word: &AtomicU64) {
     word.fetch_and(!WAITERS, Ordering::SeqCst);
     let event = event_of(word);
     event.fetch_add(1, Ordering::SeqCst);
-    os::wake_all(event);
+    sync::wake_all(event);
 }

@@ -4,11 +4,11 @@
 //! One layout serves both stores. From the lowest bit:
 //!
 //! ```text
-//! views 24 | spare | WRITER | PENDING | SEALING | CLOSED | FINAL | REVOKED | WAITERS
+//! views 24 | spare | WRITER | PENDING | SEALING | CLOSED | FINAL | REVOKED | WAITERS | QUEUE
 //! ```
 //!
-//! `Paged` uses all of it; `Sealed` counts its views elsewhere and has no pages to open: it uses all but the views and
-//! PENDING. Whether pages are open is not in the word: see [`super::Gate`].
+//! `Paged` uses all of it; `Sealed` counts its views elsewhere and has no pages to open: it uses all but the views,
+//! PENDING and QUEUE. Whether pages are open is not in the word: see [`super::Gate`].
 
 /// Views open: one is added by whoever enters, before anything else is looked at.
 pub(crate) const VIEW: u64 = 1;
@@ -30,6 +30,8 @@ pub(crate) const FINAL: u64 = 1 << (FLAGS + 4);
 pub(crate) const REVOKED: u64 = 1 << (FLAGS + 5);
 /// Someone sleeps until the word changes.
 pub(crate) const WAITERS: u64 = 1 << (FLAGS + 6);
+/// A reader has waited for a writer (`Paged`): no other writer begins before one has come in.
+pub(crate) const QUEUE: u64 = 1 << (FLAGS + 7);
 
 /// Views of one secret at most. Far below what the field holds: those who find it passed take their count
 /// back, and until they have, their number is added to it.
@@ -76,6 +78,11 @@ pub(crate) const fn begin_sealing(word: u64) -> Option<u64> {
     if idle { Some(word | SEALING) } else { None }
 }
 
+/// Has someone come in since SEALING began? Then the word that leaves the pages to them, open.
+pub(crate) const fn leave_open(word: u64) -> Option<u64> {
+    if views(word) != 0 { Some(word & !SEALING) } else { None }
+}
+
 /// May the one who finds `word` take the secret for itself, in order to wipe it? At most one succeeds: FINAL
 /// is never set with SEALING clear again.
 pub(crate) const fn begin_final(word: u64) -> Option<u64> {
@@ -86,6 +93,12 @@ pub(crate) const fn begin_final(word: u64) -> Option<u64> {
 /// May a writer of a sealed secret begin?
 pub(crate) const fn begin_write_sealed(word: u64) -> Option<u64> {
     if word & (CLOSED | WRITER) == 0 { Some(word | WRITER) } else { None }
+}
+
+/// May a writer of a paged secret wait for the readers to leave, so that new ones wait behind it? Only one does; the
+/// others wait as readers do, and behind them.
+pub(crate) const fn begin_pending(word: u64) -> Option<u64> {
+    if word & (CLOSED | WRITER | PENDING | QUEUE) == 0 { Some(word | PENDING) } else { None }
 }
 
 /// May a writer of a paged secret, having set PENDING, begin?
@@ -100,7 +113,7 @@ mod tests {
 
     #[test]
     fn fields_do_not_overlap() {
-        let all = [VIEWS, WRITER, PENDING, SEALING, CLOSED, FINAL, REVOKED, WAITERS];
+        let all = [VIEWS, WRITER, PENDING, SEALING, CLOSED, FINAL, REVOKED, WAITERS, QUEUE];
         let sum = all.iter().fold(0u128, |sum, &bits| sum + u128::from(bits));
         let union = all.iter().fold(0u64, |union, &bits| union | bits);
         assert_eq!(sum, u128::from(union));
@@ -112,6 +125,8 @@ mod tests {
         for busy in [VIEW, WRITER, SEALING] {
             assert_eq!(begin_sealing(busy), None);
         }
+        assert_eq!(leave_open(SEALING | VIEW), Some(VIEW));
+        assert_eq!(leave_open(SEALING), None);
     }
 
     #[test]
@@ -120,6 +135,15 @@ mod tests {
         for word in [0, CLOSED | VIEW, CLOSED | WRITER, CLOSED | SEALING, CLOSED | FINAL] {
             assert_eq!(begin_final(word), None);
         }
+    }
+
+    #[test]
+    fn writers_take_turns_with_readers() {
+        assert_eq!(begin_pending(VIEW), Some(PENDING | VIEW));
+        for word in [WRITER, PENDING, QUEUE, CLOSED] {
+            assert_eq!(begin_pending(word), None);
+        }
+        assert_eq!(begin_write_paged(PENDING | QUEUE), Some(WRITER | QUEUE));
     }
 
     #[test]

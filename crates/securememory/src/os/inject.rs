@@ -12,7 +12,7 @@
 
 use super::{Call, CallError, CallResult};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Tells that a binary has the injector: a release build must not have this symbol.
 // SAFETY: the name is of this library alone; two copies of it in one program with the test feature are a link
@@ -122,11 +122,24 @@ impl Slot {
             FROM_NTH if count >= number => Err(CallError::new(call, errno)),
             SHORT if count == number => Err(CallError::short(call)),
             DELAY => {
-                std::thread::sleep(Duration::from_nanos(number));
+                pause(Duration::from_nanos(number));
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Pauses shorter than this are spent spinning: a sleep takes 50 microseconds more than was asked for.
+const SPIN: Duration = Duration::from_micros(100);
+
+fn pause(duration: Duration) {
+    if duration >= SPIN {
+        return std::thread::sleep(duration);
+    }
+    let started = Instant::now();
+    while started.elapsed() < duration {
+        std::hint::spin_loop();
     }
 }
 
@@ -240,7 +253,6 @@ mod tests {
 
     use super::*;
     use crate::os;
-    use std::time::Instant;
 
     fn map() -> Result<(), i32> {
         let len = os::page_size();
@@ -300,6 +312,20 @@ mod tests {
         let start = Instant::now();
         assert_eq!(map(), Ok(()));
         assert!(start.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn a_short_delay_is_not_a_sleep() {
+        let _plan = fail(Call::Mmap, Plan::DelayEach { duration: Duration::from_micros(5) });
+        let fastest = (0..100)
+            .map(|_| {
+                let start = Instant::now();
+                assert_eq!(check(Call::Mmap), Ok(()));
+                start.elapsed()
+            })
+            .min()
+            .unwrap();
+        assert!((Duration::from_micros(5)..Duration::from_micros(50)).contains(&fastest), "{fastest:?}");
     }
 
     #[test]

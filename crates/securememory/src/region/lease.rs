@@ -9,7 +9,7 @@ use crate::region::bytes;
 use crate::region::canary::Canary;
 use crate::region::geometry::{self, Place};
 use crate::region::scratch::HEAD;
-use crate::registry::{self, BUSY, HELD, OWNED, REVOKED, Slot, WINDOW};
+use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, WINDOW};
 use crate::shutdown::fork;
 
 /// A slot in use. Whoever has one keeps the vault's machinery alive, which the slot belongs to.
@@ -109,7 +109,7 @@ impl Lease {
     /// The key is gone from memory, registers and stack: forks need not wait any more.
     #[inline]
     pub(crate) fn close_window(&self) {
-        self.slot.state.store(HELD, Ordering::Release);
+        self.slot.close_window();
     }
 
     /// Opens the window again, to seal what lies here.

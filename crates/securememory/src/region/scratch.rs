@@ -115,10 +115,9 @@ impl Scratch {
         align: usize,
         lock: bool,
     ) -> Option<Lease> {
-        if !slot.take(WINDOW) {
+        if !slot.sign_in(thread, secret) {
             return None;
         }
-        slot.assign(thread, secret);
         let capacity = slot.capacity.load(Ordering::Relaxed);
         let base = slot.base.load(Ordering::Relaxed);
         let usable = !base.is_null() && (!lock || slot.locked.load(Ordering::Relaxed) != 0);
@@ -306,20 +305,7 @@ impl Scratch {
     /// Waits until no reader can still be decrypting what was made unreachable before the call; says whether
     /// that was reached by the deadline.
     pub(crate) fn quiesce(&self, secret: u64, deadline: Deadline) -> bool {
-        self.used().iter().all(|slot| {
-            let mut looks = 0u32;
-            while slot.may_read(secret) {
-                looks += 1;
-                if looks < 100 {
-                    std::hint::spin_loop();
-                } else if deadline.left().is_none() {
-                    return false;
-                } else {
-                    std::thread::yield_now();
-                }
-            }
-            true
-        })
+        registry::quiet(self.used(), secret, || deadline.left().is_some())
     }
 
     /// Revokes the owned views of a secret: wipes those whose bytes nobody uses at the moment. The others are

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use crate::error::{Error, Outstanding, TryError};
@@ -14,7 +14,7 @@ use crate::status::{AtRest, Status};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
-use crate::store::sealed::Sealed;
+use crate::store::sealed::{MOMENT, Sealed};
 use crate::store::slab::{Slabs, Taken};
 
 /// Labels are cut from the same slabs as secrets.
@@ -98,19 +98,33 @@ impl Header {
     /// Wipes what is at rest, if the secret is closed and nobody is inside by the deadline; `None`: no sealed reader can
     /// be there, or the secret is not sealed.
     pub(super) fn try_end(&self, deadline: Option<Deadline>) -> Result<(), Error> {
-        if !self.gate.begin_final() {
-            return Ok(());
-        }
-        let wiped = match &self.body {
-            Body::Sealed(sealed) => sealed.end(self, deadline),
-            Body::Paged(paged) => paged.end(self).map(|()| true),
-        };
-        if let Ok(true) = wiped {
-            self.gate.end_final();
-        } else {
+        loop {
+            if !self.gate.begin_final() {
+                return Ok(());
+            }
+            let wiped = match &self.body {
+                Body::Sealed(sealed) => sealed.end(self, deadline),
+                Body::Paged(paged) => paged.end(self).map(|()| true),
+            };
+            if let Ok(true) = wiped {
+                self.gate.end_final();
+                return Ok(());
+            }
             self.gate.abort_final();
+            wiped?;
+            // A reader that ended meanwhile found us at it, and left the end to us.
+            fence(Ordering::SeqCst);
+            if !self.machinery.scratch.quiesce(self.id, Deadline::after(Duration::ZERO)) {
+                return Ok(());
+            }
         }
-        wiped.map(|_| ())
+    }
+
+    /// For a view of a sealed secret that has ended: does what a close that met it, and did not wait, has left to it.
+    #[cold]
+    pub(super) fn end_left(&self) {
+        fence(Ordering::SeqCst);
+        let _ = self.try_end(Some(Deadline::after(MOMENT)));
     }
 }
 
@@ -340,7 +354,7 @@ impl Drop for Object {
             if header.references.fetch_sub(1, Ordering::Release) != 1 {
                 return;
             }
-            std::sync::atomic::fence(Ordering::Acquire);
+            fence(Ordering::Acquire);
         }
         // A child leaves alone what it inherited.
         if !header.machinery.enclave.is_alive() {

@@ -149,7 +149,9 @@ fn end_lease(header: &Header, lease: Lease) -> Result<(), Error> {
     let intact = lease.check_canary(&header.machinery.canary);
     let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
     lease.release();
-    header.gate.notify();
+    if header.gate.notify() {
+        header.end_left();
+    }
     intact.and(revoked)
 }
 
@@ -304,7 +306,9 @@ impl Drop for Owned {
             // What went wrong was reported by `with`; nobody is left to tell here.
             lease.disown();
             lease.release();
-            header.gate.notify();
+            if header.gate.notify() {
+                header.end_left();
+            }
             scrub::after_view();
         }
     }

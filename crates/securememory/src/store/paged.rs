@@ -110,8 +110,7 @@ impl Paged {
             Ok(data) => Ok((data, ticket)),
             Err(error) => {
                 ticket.release();
-                // Another reader may have left meanwhile, taking us for one that will close the pages.
-                let _ = self.shut(header);
+                self.settle(header);
                 Err(error)
             }
         }
@@ -185,7 +184,8 @@ impl Paged {
         }
         let machinery = &header.machinery;
         let linger = header.policy().linger;
-        if !header.gate.leave_open() || machinery.lingering.list(header, linger, machinery.settings.janitor) {
+        if !header.gate.leave_unshut() || machinery.lingering.list(header, linger, machinery.settings.janitor)
+        {
             return Ok(());
         }
         self.shut(header)
@@ -204,6 +204,16 @@ impl Paged {
         let place = Self::place(header, pages)?;
         // SAFETY: the pages are readable: the caller is inside the gate.
         unsafe { header.machinery.canary.check(pages.base(), pages.capacity(), place) }
+    }
+
+    /// After a count that was taken back: whoever left meanwhile, and was not the last because of it, has left the
+    /// closing of the pages to us, or the end of the secret.
+    #[cold]
+    fn settle(&self, header: &Header) {
+        let _ = self.shut(header);
+        if header.gate.is_closed() {
+            let _ = header.try_end(None);
+        }
     }
 
     /// Closes the pages if they are open and nobody is inside.
@@ -267,6 +277,7 @@ impl Paged {
             Err(error) => {
                 header.gate.end_write_paged(header.gate.is_open());
                 ticket.release();
+                self.settle(header);
                 give(image);
                 Err(error)
             }
@@ -318,11 +329,7 @@ impl Paged {
     /// Looks at the pages from inside the gate, so that they do not go away meanwhile.
     fn inspect<T>(&self, header: &Header, look: impl FnOnce(&Pages) -> T) -> Option<T> {
         let seen = header.gate.inspect(|| self.pages().map(look)).flatten();
-        // Whoever left meanwhile may have left the closing, or the end, to us.
-        let _ = self.shut(header);
-        if header.gate.is_closed() {
-            let _ = header.try_end(None);
-        }
+        self.settle(header);
         seen
     }
 

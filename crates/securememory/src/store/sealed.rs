@@ -6,12 +6,11 @@
 //! the next commit or the end.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;
 
 use crate::enclave::{Binding, Envelope};
 use crate::error::{Error, TryError};
-use crate::gate::{Deadline, Refusal};
+use crate::gate::{Current, Deadline, Refusal};
 use crate::policy::{Level, Policy};
 use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};
@@ -20,7 +19,7 @@ use crate::store::object::{Header, Source};
 use crate::store::slab::Taken;
 
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
-const MOMENT: Duration = Duration::from_micros(200);
+pub(super) const MOMENT: Duration = Duration::from_micros(200);
 /// Retired records on the chain at most; then a commit waits for the readers.
 const MAX_RETIRED: usize = 2;
 
@@ -39,7 +38,7 @@ const _: () = assert!(std::mem::align_of::<Record>() <= crate::store::slab::ALIG
 
 /// The pointer to the record that is valid now.
 pub(super) struct Sealed {
-    record: AtomicPtr<Record>,
+    record: Current<Record>,
 }
 
 impl Sealed {
@@ -75,7 +74,7 @@ impl Sealed {
         let envelope = machinery.enclave.seal(thread, slot, binding)?;
         let record = taken.body.cast::<Record>();
         write_record(record, 0, std::ptr::null_mut(), envelope, slot.bytes());
-        Ok(Self { record: AtomicPtr::new(record.as_ptr()) })
+        Ok(Self { record: Current::new(record.as_ptr()) })
     }
 
     /// Opens a view in scratch.
@@ -95,6 +94,9 @@ impl Sealed {
             }
             Err(error) => {
                 slot.abandon();
+                if header.gate.notify() {
+                    header.end_left();
+                }
                 Err(error)
             }
         }
@@ -103,12 +105,8 @@ impl Sealed {
     #[inline]
     #[allow(unsafe_code)]
     fn open_into(&self, header: &Header, thread: registry::Thread, slot: &mut Lease) -> Result<(), Error> {
-        // In this order, see `gate`: the slot with our id is in its window; then the look at CLOSED; then the pointer.
         let machinery = &*header.machinery;
-        if header.gate.is_closed() {
-            return Err(Error::Closed);
-        }
-        let record = self.record.load(Ordering::SeqCst);
+        let record = self.record.find(&header.gate).ok_or(Error::Closed)?;
         // SAFETY: signed in, so the record is not freed before the window is closed, which is the last thing that
         // `Enclave::open` does.
         unsafe {
@@ -146,7 +144,7 @@ impl Sealed {
     pub(super) fn end_write(&self, header: &Header) {
         header.gate.end_write_sealed();
         if header.gate.is_closed() {
-            let _ = header.try_end(Some(Deadline::after(MOMENT)));
+            header.end_left();
         }
     }
 
@@ -158,7 +156,7 @@ impl Sealed {
         if header.gate.is_closed() {
             return Err(if header.gate.is_revoked() { Error::Revoked } else { Error::Closed });
         }
-        let current = self.record.load(Ordering::Acquire);
+        let current = self.record.current();
         // SAFETY: only the writer, which is the caller, exchanges and frees records.
         let (version, retired) = unsafe { ((*current).version.wrapping_add(1), chain_length(current)) };
         if retired >= MAX_RETIRED {
@@ -175,7 +173,7 @@ impl Sealed {
         let record = machinery.slabs.take(Self::size(header.len)?)?.cast::<Record>();
         write_record(record, version, current, envelope, slot.bytes());
         let record = record.as_ptr();
-        self.record.store(record, Ordering::SeqCst);
+        self.record.replace(record);
         if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
             // SAFETY: as above.
             unsafe { free_older(header, record) };
@@ -190,14 +188,11 @@ impl Sealed {
         let policy = header.policy();
         let thread = registry::thread();
         let slot = header.machinery.scratch.take(thread, header.id, 1, 1, false, policy.wait).ok()?;
-        let found = if header.gate.is_closed() {
-            None
-        } else {
-            let record = self.record.load(Ordering::SeqCst);
+        let found = self.record.find(&header.gate).map(|record| {
             // SAFETY: signed in, see `open_into`.
             let (version, address) = unsafe { ((*record).version, (&raw const (*record).envelope).addr()) };
-            Some((version, (address, HEAD - std::mem::offset_of!(Record, envelope) + header.len)))
-        };
+            (version, (address, HEAD - std::mem::offset_of!(Record, envelope) + header.len))
+        });
         slot.abandon();
         found
     }
@@ -219,8 +214,8 @@ impl Sealed {
     /// Takes the last record away and frees the others. Only where no reader and no writer is left or will come.
     #[allow(unsafe_code)]
     pub(super) fn take(&self, header: &Header) -> Option<(NonNull<u8>, usize)> {
-        let last = NonNull::new(self.record.load(Ordering::Acquire))?;
-        self.record.store(std::ptr::null_mut(), Ordering::Release);
+        let last = NonNull::new(self.record.current())?;
+        self.record.replace(std::ptr::null_mut());
         // SAFETY: as the caller vouches.
         unsafe { free_older(header, last.as_ptr()) };
         Some((last.cast(), Self::size(header.len).ok()?))

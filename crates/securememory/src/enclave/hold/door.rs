@@ -96,22 +96,30 @@ impl Door {
         // SAFETY: whole pages of ours; being readable does not conflict with other readers, and nobody writes but
         // `destroy`.
         let open = || unsafe { os::protect(self.at, self.len, Access::Read) };
-        gate.enter_paged(|| false, || Deadline::after(PATIENCE), open).map_err(|refusal| match refusal {
-            Refusal::Call(cause) => Error::System(cause),
-            Refusal::Late => Error::Timeout { waited: PATIENCE, holders: Outstanding::default() },
-            Refusal::TooMany => Error::TooManyViews { limit: crate::gate::word::MAX_VIEWS },
-            Refusal::Closed => Error::KeyLost,
+        gate.enter_paged(|| false, || Deadline::after(PATIENCE), open).map_err(|refusal| {
+            // Whoever left while we were counted has left the closing to us.
+            let _ = gate.shut_if_idle(|| self.shut());
+            match refusal {
+                Refusal::Call(cause) => Error::System(cause),
+                Refusal::Late => Error::Timeout { waited: PATIENCE, holders: Outstanding::default() },
+                Refusal::TooMany => Error::TooManyViews { limit: crate::gate::word::MAX_VIEWS },
+                Refusal::Closed => Error::KeyLost,
+            }
         })
     }
 
-    /// Could the page not be shut by its last reader? Then one more attempt has just failed.
+    /// For the gate to call, when nobody is inside.
     #[allow(unsafe_code)]
+    fn shut(&self) -> Result<(), CallError> {
+        // SAFETY: whole pages of ours, which nobody refers to.
+        unsafe { os::protect(self.at, self.len, Access::None) }
+    }
+
+    /// Could the page not be shut by its last reader? Then one more attempt has just failed.
     pub(crate) fn is_stuck(&self) -> bool {
-        // SAFETY: the gate calls this when nobody is inside.
-        let shut = || unsafe { os::protect(self.at, self.len, Access::None) };
         match &self.lock {
             Lock::Key(_) => false,
-            Lock::Gate(gate) => gate.shut_if_idle(shut).is_err(),
+            Lock::Gate(gate) => gate.shut_if_idle(|| self.shut()).is_err(),
         }
     }
 
@@ -151,11 +159,8 @@ struct Inside<'a> {
 
 impl Drop for Inside<'_> {
     #[inline]
-    #[allow(unsafe_code)]
     fn drop(&mut self) {
         // A failure leaves the page open until the next reader shuts it.
-        // SAFETY: the gate calls this when nobody is inside.
-        let shut = || unsafe { os::protect(self.door.at, self.door.len, Access::None) };
-        let _ = self.gate.leave_paged(shut);
+        let _ = self.gate.leave_paged(|| self.door.shut());
     }
 }

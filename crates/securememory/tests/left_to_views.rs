@@ -1,0 +1,44 @@
+//! A close that does not wait leaves the end of the secret to its views: the last one wipes what is at rest.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use securememory::testing::inject::{Plan, fail};
+use securememory::{Call, Closed, Error, Hold, Level, Store, Vault};
+
+#[test]
+fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
+    let vault =
+        Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build().unwrap();
+    let secret = vault.secret().from_bytes(&mut [7; 32]).unwrap();
+    let at_rest = secret.status().at_rest.unwrap();
+    let look = || {
+        let mut bytes = vec![0; at_rest.len];
+        std::fs::File::open("/proc/self/mem")
+            .unwrap()
+            .read_exact_at(&mut bytes, at_rest.address as u64)
+            .unwrap();
+        bytes
+    };
+    let before = look();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            // Its fetching of the key takes long.
+            let _plan = fail(Call::Pread, Plan::DelayEach { duration: Duration::from_millis(200) });
+            secret.with(|bytes| assert_eq!(bytes, [7; 32]))
+        });
+        while secret.status().open_views == 0 {
+            std::thread::yield_now();
+        }
+        let closed = secret.close_timeout(Duration::ZERO).unwrap();
+        assert!(matches!(closed, Closed::Deferred { views } if views.views() == 1), "{closed:?}");
+        match reader.join().unwrap() {
+            Ok(()) => {}
+            // It had signed in, but not looked yet whether the secret is closed.
+            Err(error) => assert_eq!(Error::from(error), Error::Closed),
+        }
+    });
+    let left = before.windows(16).filter(|window| look().windows(16).any(|now| now == *window)).count();
+    assert_eq!(left, 0, "nobody has wiped what was at rest");
+}
