@@ -277,7 +277,11 @@ impl Scratch {
         let mut outcome = Ok(());
         for _ in 0..n {
             match self.take(thread, 0, 1, 1, false, wait) {
-                Ok(lease) => leases.push(lease),
+                Ok(lease) => {
+                    // Or a fork would wait for us, and our next slot for the fork.
+                    lease.close_window();
+                    leases.push(lease);
+                }
                 Err(error) => {
                     outcome = Err(error);
                     break;
@@ -316,10 +320,13 @@ impl Scratch {
             if state & OWNED == 0 || slot.secret.load(Ordering::Relaxed) != secret {
                 continue;
             }
-            // Conditional on still being an owned view: the slot may have changed hands meanwhile. Counted as a use, so
-            // that the view cannot end, and the slot go to another, before it is wiped.
-            let mark = |state: u32| (state & OWNED != 0).then_some((state | REVOKED) + 1);
-            if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark).is_ok() {
+            // Counted as a use, so that the view cannot end, nor the slot go to another, before it is wiped; and only then
+            // asked again whose it is, since it may have changed hands before.
+            let hold = |state: u32| (state & OWNED != 0).then_some(state + 1);
+            if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold).is_ok() {
+                if slot.secret.load(Ordering::Acquire) == secret {
+                    slot.state.fetch_or(REVOKED, Ordering::AcqRel);
+                }
                 end_use(slot);
             }
         }

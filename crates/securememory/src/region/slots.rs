@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Outstanding};
-use crate::registry::{OWNED, REVOKED, Slot, Thread};
+use crate::registry::{HELD, Slot, Thread, WINDOW};
 
 fn layout(max: usize) -> Result<Layout, Error> {
     if max == 0 {
@@ -55,8 +55,9 @@ pub(crate) fn add_holders(slots: &[Slot], secret: u64, outstanding: &mut Outstan
 
 fn borrowed(slots: &[Slot], secret: u64, thread: Thread) -> impl Iterator<Item = &Slot> {
     slots.iter().filter(move |slot| {
-        slot.secret.load(Ordering::Relaxed) == secret
-            && slot.state.load(Ordering::Relaxed) & (OWNED | REVOKED) == 0
+        // An owned view that is just ending, elsewhere perhaps, is BUSY, and nobody's.
+        matches!(slot.state.load(Ordering::Acquire), WINDOW | HELD)
+            && slot.secret.load(Ordering::Relaxed) == secret
             && Thread::from_word(slot.thread.load(Ordering::Relaxed)) == thread
     })
 }

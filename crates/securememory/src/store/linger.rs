@@ -17,27 +17,31 @@ use crate::store::object::{Body, Header};
 /// Secrets of one vault that linger at the same time at most. Beyond them pages are closed at once.
 const PLACES: usize = 64;
 
-/// After a protection change that failed.
-const RETRY: Duration = Duration::from_millis(20);
+/// After a protection change that failed, and where another sweeper is at it.
+pub(super) const RETRY: Duration = Duration::from_millis(20);
+
+/// About one step of the coarse clock.
+const TICK: Duration = Duration::from_millis(2);
+
+/// About as long as a protection change takes, and a thread needs to be scheduled.
+const MOMENT: Duration = Duration::from_micros(50);
 
 /// Marks of a header: the secret has never been in the list, is in it, is not in it any more.
 pub(super) const NEVER: u8 = 0;
 const LISTED: u8 = 1;
 const UNLISTED: u8 = 2;
 
-/// States of a place.
-const FREE: u32 = 0;
-const BUSY: u32 = 1;
-const SET: u32 = 2;
+/// Null: free. The address of a header: it is listed. The address and [`AT_IT`]: a sweeper is at its pages. One word, so
+/// that nobody takes one secret for another.
+struct Place(AtomicPtr<Header>);
 
-struct Place {
-    state: AtomicU32,
-    header: AtomicPtr<Header>,
-}
+/// Headers are aligned to more than this.
+const AT_IT: usize = 1;
 
 impl Place {
-    fn move_on(&self, from: u32, to: u32) -> bool {
-        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    fn move_on(&self, from: *mut Header, to: *mut Header) -> Result<*mut Header, *mut Header> {
+        // The total order: a sweeper stores the maximum and looks here, who lists comes here and then lowers it.
+        self.0.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
     }
 }
 
@@ -54,9 +58,8 @@ pub(crate) struct Lingering {
 
 impl Lingering {
     pub(super) fn new() -> Self {
-        let place = || Place { state: AtomicU32::new(FREE), header: AtomicPtr::new(std::ptr::null_mut()) };
         Self {
-            places: std::array::from_fn(|_| place()),
+            places: [const { Place(AtomicPtr::new(std::ptr::null_mut())) }; PLACES],
             next: AtomicU64::new(u64::MAX),
             sweeping: AtomicBool::new(false),
             event: Arc::new(AtomicU32::new(0)),
@@ -74,7 +77,7 @@ impl Lingering {
 
     /// How many secrets are listed.
     pub(crate) fn count(&self) -> usize {
-        self.places.iter().filter(|place| place.state.load(Ordering::Relaxed) != FREE).count()
+        self.places.iter().filter(|place| !place.0.load(Ordering::Relaxed).is_null()).count()
     }
 
     /// The reader that calls has left the pages of a secret open. False: there is no place, and it must close them.
@@ -86,15 +89,15 @@ impl Lingering {
         if header.lingers.swap(LISTED, Ordering::AcqRel) == LISTED {
             return true;
         }
-        let Some(place) = self.places.iter().find(|place| place.move_on(FREE, BUSY)) else {
+        let (free, at) = (std::ptr::null_mut(), std::ptr::from_ref(header).cast_mut());
+        if !self.places.iter().any(|place| place.move_on(free, at).is_ok()) {
             // Others may have relied on the mark meanwhile: the caller closes for them, too.
             header.lingers.swap(UNLISTED, Ordering::AcqRel);
             return false;
-        };
-        place.header.store(std::ptr::from_ref(header).cast_mut(), Ordering::Relaxed);
-        place.state.store(SET, Ordering::SeqCst);
+        }
         let before = self.next.fetch_min(until, Ordering::SeqCst);
-        if has_janitor && until < before {
+        // Also where a sweeper was quicker and has told a janitor's sleep of nothing.
+        if has_janitor && until <= before {
             self.wake_janitor();
         }
         true
@@ -113,26 +116,28 @@ impl Lingering {
     #[cold]
     pub(crate) fn tidy(&self) -> Option<Duration> {
         let now = os::coarse_now();
-        // One sweeper is enough.
-        if !self.sweeping.swap(true, Ordering::Acquire) {
-            // Before the look at the places: who lists a secret lowers it afterwards.
-            self.next.store(u64::MAX, Ordering::SeqCst);
-            let next = self.places.iter().filter_map(|place| sweep(place, now)).min();
-            self.next.fetch_min(next.unwrap_or(u64::MAX), Ordering::SeqCst);
-            self.sweeping.store(false, Ordering::Release);
+        // One sweeper is enough; what it will find is not known yet.
+        if self.sweeping.swap(true, Ordering::Acquire) {
+            return Some(RETRY);
         }
-        let next = self.next.load(Ordering::SeqCst);
-        (next != u64::MAX).then(|| Duration::from_nanos(next.saturating_sub(now)))
+        // Before the look at the places: who lists a secret lowers it afterwards.
+        self.next.store(u64::MAX, Ordering::SeqCst);
+        let due = self.places.iter().filter_map(|place| sweep(place, now)).min().unwrap_or(u64::MAX);
+        let next = self.next.fetch_min(due, Ordering::SeqCst).min(due);
+        self.sweeping.store(false, Ordering::Release);
+        // The clock goes in steps: less than one would be a wait for nothing.
+        (next != u64::MAX).then(|| Duration::from_nanos(next.saturating_sub(now)).max(TICK))
     }
 
     /// Takes a secret off the list that is about to be freed; waits for a sweeper that is at its pages.
     pub(super) fn forget(&self, header: NonNull<Header>) {
+        let (at, busy) = (header.as_ptr(), header.as_ptr().map_addr(|address| address | AT_IT));
         for place in &self.places {
-            while place.header.load(Ordering::Relaxed) == header.as_ptr()
-                && place.state.load(Ordering::Acquire) != FREE
-                && !place.move_on(SET, FREE)
-            {
-                std::thread::yield_now();
+            let mut looks = 0u32;
+            while place.move_on(at, std::ptr::null_mut()) == Err(busy) {
+                looks += 1;
+                // A sweeper that does not run is not helped by a thread that only gives way to its equals.
+                if looks < 100 { std::thread::yield_now() } else { std::thread::sleep(MOMENT) }
             }
         }
     }
@@ -141,27 +146,37 @@ impl Lingering {
 /// Closes the pages of one secret, if it is due; returns when it will be.
 #[allow(unsafe_code)]
 fn sweep(place: &Place, now: u64) -> Option<u64> {
-    if !place.move_on(SET, BUSY) {
+    let at = place.0.load(Ordering::SeqCst);
+    if at.is_null() || at.addr() & AT_IT != 0 {
         return None;
     }
-    // SAFETY: a header is not freed before `forget` has found its place in another state than BUSY.
-    let header = unsafe { &*place.header.load(Ordering::Relaxed) };
+    place.move_on(at, at.map_addr(|address| address | AT_IT)).ok()?;
+    // SAFETY: a listed header lives, and is not freed before `forget` has seen its place without AT_IT.
+    let header = unsafe { &*at };
+    let until = close_due(header, now);
+    let next = if until.is_some() { at } else { std::ptr::null_mut() };
+    place.0.store(next, Ordering::Release);
+    until
+}
+
+/// Closes the pages, if they are due; returns until when the secret stays listed.
+fn close_due(header: &Header, now: u64) -> Option<u64> {
     let Body::Paged(paged) = &header.body else { return None };
     let until = paged.open_until.load(Ordering::Relaxed);
     if until > now {
-        place.state.store(SET, Ordering::Release);
         return Some(until);
     }
     header.lingers.swap(UNLISTED, Ordering::AcqRel);
     let failed = paged.shut(header).is_err();
-    if failed
-        && header.lingers.compare_exchange(UNLISTED, LISTED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    {
-        let again = now.saturating_add(RETRY.as_nanos() as u64);
-        paged.open_until.store(again, Ordering::Relaxed);
-        place.state.store(SET, Ordering::Release);
-        return Some(again);
+    if header.gate.is_closed() {
+        // A close that met us at the pages could not end it.
+        let _ = header.try_end(None);
     }
-    place.state.store(FREE, Ordering::Release);
-    None
+    let again = now.saturating_add(RETRY.as_nanos() as u64);
+    let relist = || header.lingers.compare_exchange(UNLISTED, LISTED, Ordering::AcqRel, Ordering::Acquire);
+    if !failed || relist().is_err() {
+        return None;
+    }
+    paged.open_until.store(again, Ordering::Relaxed);
+    Some(again)
 }

@@ -311,8 +311,10 @@ impl Object {
         let deadline = Deadline::after(wait);
         loop {
             header.try_end(Some(deadline))?;
+            // In this order: who was inside until the end, and has gone on to be an owned view, is in its slot by then.
+            let ended = header.gate.is_final();
             let views = machinery.holders(header.id);
-            if header.gate.is_final() && views.views == 0 {
+            if ended && views.views == 0 {
                 return Ok(None);
             }
             if let Some(left) = deadline.left() {

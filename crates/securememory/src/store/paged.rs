@@ -19,6 +19,7 @@ use crate::region::pool::Pages;
 use crate::region::scrub;
 use crate::registry::{self, READER, Slot, WRITER};
 use crate::status::Protections;
+use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::object::{Header, Source};
 use crate::store::slab::Taken;
@@ -106,19 +107,19 @@ impl Paged {
         header.machinery.lingering.poll();
         let thread = registry::thread();
         let ticket = header.machinery.take_ticket(thread, header.id)?;
-        match self.enter(header, thread) {
+        match self.enter(header, thread, ticket) {
             Ok(data) => Ok((data, ticket)),
             Err(error) => {
-                ticket.release();
                 self.settle(header);
                 Err(error)
             }
         }
     }
 
+    /// On an error the ticket has been given back.
     #[inline]
     #[allow(unsafe_code)]
-    fn enter(&self, header: &Header, thread: registry::Thread) -> Result<NonNull<u8>, Error> {
+    fn enter(&self, header: &Header, thread: registry::Thread, ticket: &Slot) -> Result<NonNull<u8>, Error> {
         let machinery = &*header.machinery;
         let wait = || header.policy().wait;
         let deadline = Cell::new(None);
@@ -141,8 +142,12 @@ impl Paged {
         };
         match header.gate.enter_paged(nested, patience, open) {
             Ok(()) => {}
-            Err(Refusal::Late) if writing.get() => return Err(Error::WouldDeadlock),
             Err(refusal) => {
+                // Before the others are named.
+                ticket.release();
+                if refusal == Refusal::Late && writing.get() {
+                    return Err(Error::WouldDeadlock);
+                }
                 let deadline = deadline.get().unwrap_or_else(|| Deadline::after(wait()));
                 return Err(machinery.explain(refusal, header.id, deadline));
             }
@@ -153,6 +158,7 @@ impl Paged {
             NonNull::new(unsafe { pages.base().add(place.data) }).ok_or(Error::Closed)
         });
         if data.is_err() {
+            ticket.release();
             Self::leave(header);
         }
         data
@@ -210,7 +216,11 @@ impl Paged {
     /// closing of the pages to us, or the end of the secret.
     #[cold]
     fn settle(&self, header: &Header) {
-        let _ = self.shut(header);
+        if self.shut(header).is_err() && header.may_linger {
+            // Nobody comes back to pages that may stay open but whoever sweeps.
+            let machinery = &header.machinery;
+            machinery.lingering.list(header, linger::RETRY, machinery.settings.janitor);
+        }
         if header.gate.is_closed() {
             let _ = header.try_end(None);
         }
@@ -328,6 +338,8 @@ impl Paged {
 
     /// Looks at the pages from inside the gate, so that they do not go away meanwhile.
     fn inspect<T>(&self, header: &Header, look: impl FnOnce(&Pages) -> T) -> Option<T> {
+        // A child leaves alone what it inherited.
+        header.check_alive().ok()?;
         let seen = header.gate.inspect(|| self.pages().map(look)).flatten();
         self.settle(header);
         seen

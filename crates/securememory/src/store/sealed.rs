@@ -194,6 +194,9 @@ impl Sealed {
             (version, (address, HEAD - std::mem::offset_of!(Record, envelope) + header.len))
         });
         slot.abandon();
+        if header.gate.notify() && header.check_alive().is_ok() {
+            header.end_left();
+        }
         found
     }
 

@@ -170,7 +170,8 @@ impl VaultBuilder {
     }
 
     /// Has a thread close the pages of paged secrets when their [`Policy::linger`] is over. It exists as long as the
-    /// vault and its secrets, sleeps unless something lingers, and receives no signals.
+    /// vault and its secrets, sleeps unless something lingers, and receives no signals. Where it is at work when all
+    /// others have dropped the vault, it is the one who wipes the key, a moment later.
     pub fn janitor(mut self) -> Self {
         self.0.janitor = true;
         self
