@@ -164,16 +164,20 @@ fn readers_sweepers_writers_and_closers_at_once() {
     case("readers_sweepers_writers_and_closers_at_once").run(|| {
         let vault = vault(Duration::from_nanos(1)).janitor().build().unwrap();
         let stop = AtomicBool::new(false);
+        // They live from beginning to end, while others come, are listed where these were, and go.
+        let lasting: Vec<_> = (0..4).map(|_| secret(&vault)).collect();
+        let places: Vec<_> = lasting.iter().map(|one| one.status().at_rest.unwrap().address).collect();
         std::thread::scope(|scope| {
             for n in 0..4 {
-                let (vault, stop) = (&vault, &stop);
+                let (vault, stop, lasting) = (&vault, &stop, &lasting);
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let secret = secret(vault);
                         std::thread::scope(|inner| {
                             inner.spawn(|| (0..50).for_each(|_| read(&secret)));
-                            for _ in 0..20 {
+                            for turn in 0..20 {
                                 read(&secret);
+                                read(&lasting[turn % 4]);
                                 if n == 0 {
                                     secret.replace(&mut b"sixteen bytes ok".to_vec()).unwrap();
                                 }
@@ -197,6 +201,8 @@ fn readers_sweepers_writers_and_closers_at_once() {
         });
         sleep(TICKS);
         vault.tidy();
+        sleep(TICKS);
         assert_eq!(vault.diagnostics().lingering, 0);
+        assert!(places.iter().all(|&place| access(place) == "---p"), "open, and nobody knows of it");
     });
 }
