@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use securememory::{Feature, Host, VaultStatus};
+use securememory::{Call, Error, Feature, Host, VaultStatus};
 
 use super::{Info, words};
 
@@ -64,7 +64,9 @@ fn offers(page: &mut Page, host: &Host) {
     page.feature("wiping on fork", host.wipe_on_fork, "MADV_WIPEONFORK: a forked child finds zeros");
     page.feature("in-memory files", host.memfd, "memfd_create: the key hold `split` needs them");
     page.feature("secret memory", host.secretmem, "memfd_secret: the key hold `secretmem` needs it");
-    page.feature("protection keys", host.protection_keys, "pkey_alloc: the key hold `pkey` needs them");
+    let keys =
+        "pkey_alloc: the key hold `pkey` needs them; EINVAL or ENOSPC: the processor or the kernel has none";
+    page.feature("protection keys", host.protection_keys, keys);
     page.feature("guard advice", host.guard_advice, "MADV_GUARD_INSTALL; no use is made of it yet");
 }
 
@@ -135,9 +137,18 @@ fn vault(page: &mut Page, status: &VaultStatus) {
     if status.replicas > 0 {
         let _ = write!(hold, ", its first share in {} in-memory files", status.replicas);
     }
-    page.row("key hold", if status.hold_stepped_down.is_some() { Tone::Fair } else { Tone::Good }, &hold);
-    if let Some(error) = status.hold_stepped_down {
-        page.more(&format!("second choice: {error}"));
+    // Few machines have protection keys: doing without them is no step down that anybody should worry about.
+    let no_keys = |error: &Error| matches!(error, Error::System(cause) if cause.call == Call::PkeyAlloc);
+    match status.hold_stepped_down {
+        None => page.row("key hold", Tone::Good, &hold),
+        Some(error) if no_keys(&error) => {
+            page.row("key hold", Tone::Good, &hold);
+            page.more("the first choice, `pkey`, needs protection keys");
+        }
+        Some(error) => {
+            page.row("key hold", Tone::Fair, &hold);
+            page.more(&format!("not the first choice: {error}"));
+        }
     }
     page.row("cipher", Tone::Good, words::cipher(status.cipher));
     let protections = &status.protections;
