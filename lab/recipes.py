@@ -119,6 +119,14 @@ RECIPES = {
             *(stress(hold, 60) for hold in ("pkey", "secretmem", "split", "guarded")),
         ),
     ),
+    "x86_64-pkeys-stress": Recipe(
+        about="ten minutes of stress with a protection key",
+        machine=X86_64,
+        part="long",
+        command_line="secretmem.enable=1",
+        seconds=900,
+        jobs=(stress("pkey", 600),),
+    ),
     "x86_64-nokeys": Recipe(
         about="x86-64 without protection keys, AES instructions and memfd_secret: what is refused there",
         machine=X86_64,
