@@ -663,7 +663,7 @@ fn a_key_half_that_is_overwritten() {
                 drop((secret, vault));
                 before.assert_same("after a commit");
             }
-            // All but one, and one that is lost in another way besides: a wrong key is not used to make it anew.
+            // All but one: a wrong key is not used to make another anew.
             let (vault, secret, files) = split();
             files[1..].iter().for_each(|&file| stray(file));
             read_from_all(&secret);
