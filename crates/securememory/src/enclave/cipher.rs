@@ -141,14 +141,23 @@ pub(crate) fn seal(
 ) -> Result<[u8; TAG], Forged> {
     match cipher {
         Cipher::Aegis256 => in_c::seal(key, nonce, associated, data),
-        Cipher::XChaCha20Poly1305 => {
-            let (xnonce, bound) = split(nonce, associated)?;
-            XChaCha20Poly1305::new(key.into())
-                .encrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data))
-                .map(Into::into)
-                .map_err(|_| Forged::Data)
-        }
+        Cipher::XChaCha20Poly1305 => xchacha_seal(key, nonce, associated, data),
     }
+}
+
+// Not inlined: its large frame would be that of every read, and of every scrub, under the other cipher too.
+#[inline(never)]
+fn xchacha_seal(
+    key: &[u8; KEY],
+    nonce: &[u8; NONCE],
+    associated: &[u8; ASSOCIATED],
+    data: &mut [u8],
+) -> Result<[u8; TAG], Forged> {
+    let (xnonce, bound) = split(nonce, associated)?;
+    XChaCha20Poly1305::new(key.into())
+        .encrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data))
+        .map(Into::into)
+        .map_err(|_| Forged::Data)
 }
 
 /// Checks and decrypts in place. On an error the data must not be used.
@@ -163,13 +172,23 @@ pub(crate) fn open(
 ) -> Result<(), Forged> {
     match cipher {
         Cipher::Aegis256 => in_c::open(key, nonce, associated, data, tag),
-        Cipher::XChaCha20Poly1305 => {
-            let (xnonce, bound) = split(nonce, associated)?;
-            XChaCha20Poly1305::new(key.into())
-                .decrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data), tag.into())
-                .map_err(|_| Forged::Data)
-        }
+        Cipher::XChaCha20Poly1305 => xchacha_open(key, nonce, associated, data, tag),
     }
+}
+
+// As above.
+#[inline(never)]
+fn xchacha_open(
+    key: &[u8; KEY],
+    nonce: &[u8; NONCE],
+    associated: &[u8; ASSOCIATED],
+    data: &mut [u8],
+    tag: &[u8; TAG],
+) -> Result<(), Forged> {
+    let (xnonce, bound) = split(nonce, associated)?;
+    XChaCha20Poly1305::new(key.into())
+        .decrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data), tag.into())
+        .map_err(|_| Forged::Data)
 }
 
 /// The functions of the C library that crate `aegis` brings, called with the key where it lies. The crate's own type
