@@ -13,15 +13,21 @@ pub fn wipe_key(vault: &Vault) -> bool {
     vault.machinery().wipe_key()
 }
 
-/// Switches off the check of a fetched key, and the second look after encrypting, in the whole process: so that tests
-/// which show that these hold can be seen to fail without them.
+/// Switches off the checks of a key before its use (its check value and its confirmation), and the second look after
+/// encrypting, in the whole process: so that tests which show that these hold can be seen to fail without them.
 #[doc(hidden)]
 pub fn skip_key_checks(fetch: bool, seal: bool) {
     let of = |skipped, check| if skipped { check } else { 0 };
-    broken::skip(of(fetch, broken::FETCH) | of(seal, broken::SEAL));
+    broken::skip(of(fetch, broken::FETCH | broken::CONFIRM) | of(seal, broken::SEAL));
 }
 
-/// Has every seal of the process call a function between the check of its key and the use of it, where a disturbance makes
+/// Switches off the confirmation of keys alone, in the whole process, likewise.
+#[doc(hidden)]
+pub fn skip_confirmation(skipped: bool) {
+    broken::skip(if skipped { broken::CONFIRM } else { 0 });
+}
+
+/// Has every seal of the process call a function between the checks of its key and the use of it, where a disturbance makes
 /// a difference. Once in a process; says whether it was the first time.
 #[doc(hidden)]
 pub fn call_in_window(act: fn()) -> bool {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use common::shares::{self, Host, close, set_share, share_in, truncate};
 use common::{Footprint, case, share_files};
 use securememory::testing::inject::{self, Plan};
+use securememory::testing::skip_confirmation;
 use securememory::{Call, Closed, Error, ErrorKind, Secret, Vault, WithError};
 
 const OLD: [u8; 24] = *b"the value that was there";
@@ -251,19 +252,25 @@ fn shares_that_are_exchanged() {
         files.iter().for_each(|&file| set_share(file, &share_in(strange_files[0])));
         assert_key_lost(&vault, &secret);
         restore();
-        // Each byte by itself: the right bytes or an error, and never other bytes.
+        assert_value(&secret, &OLD);
+        // Each byte by itself, in all: an error, and never other bytes.
         for at in 0..64 {
-            let mut changed = shares.clone();
-            changed.iter_mut().for_each(|share| share[at] ^= 0x10);
-            files.iter().zip(&changed).for_each(|(&file, share)| set_share(file, share));
-            let read = secret.with(|bytes| assert_eq!(bytes, OLD));
-            match read {
-                Err(WithError::NotRun(Error::Tampered)) => assert!(at < 32),
-                Err(WithError::NotRun(Error::KeyLost)) => assert!(at >= 32),
-                other => panic!("{at}: {other:?}"),
+            let (vault, secret, files) = split();
+            for &file in &files {
+                change(file, at);
             }
-            restore();
-            assert_value(&secret, &OLD);
+            let read = secret.with(|bytes| assert_eq!(bytes, OLD));
+            assert!(matches!(read, Err(WithError::NotRun(Error::KeyLost))), "{at}: {read:?}");
+            // What has made a wrong key is not tried again; the check half alone is looked at each time.
+            assert_renewed(&vault, if at < 32 { 0 } else { vault.status().replicas }, 0);
+            files.iter().for_each(|&file| change(file, at));
+            if at < 32 {
+                assert_key_lost(&vault, &secret);
+            } else {
+                assert_usable(&secret, &OLD);
+            }
+            drop((secret, vault));
+            files.iter().for_each(|file| assert!(!share_files().contains(file), "closed"));
         }
         assert_renewed(&vault, files.len(), 0);
         // The share of another vault, and that of another replica, in one: it is made anew elsewhere, and has a new share.
@@ -494,6 +501,7 @@ fn ten_thousand_closes_end_bounded() {
 fn renewals_that_are_refused() {
     case("renewals_that_are_refused").run(|| {
         warm_up();
+        let first = first_of_this_thread();
         let before = Footprint::now();
         let mut hits = std::collections::BTreeMap::<&str, u32>::new();
         for call in [
@@ -511,7 +519,7 @@ fn renewals_that_are_refused() {
                 for (cut, n) in (1..20).flat_map(|n| [(false, n), (true, n)]) {
                     let (vault, secret, files) = split();
                     // One is lost that this thread meets, for it begins with one of the first two.
-                    let lost = first_of_this_thread(&secret, &files);
+                    let lost = files[first];
                     if cut {
                         truncate(lost, 0)
                     } else {
@@ -569,18 +577,181 @@ fn renewals_that_are_refused() {
     });
 }
 
-/// The file that this thread reads first.
-fn first_of_this_thread(secret: &Secret, files: &[i32]) -> i32 {
-    for &file in files {
-        let share = share_in(file);
-        let mut changed = share;
-        changed[0] ^= 1;
-        set_share(file, &changed);
-        let read = secret.view().map(drop);
-        set_share(file, &share);
-        if read == Err(Error::Tampered) {
-            return file;
+/// Which of a vault's files this thread reads first; in all vaults the same one.
+fn first_of_this_thread() -> usize {
+    let replicas = split().2.len();
+    let is_first = |index: &usize| {
+        let (vault, secret, files) = split();
+        change(files[*index], 40);
+        assert_value(&secret, &OLD);
+        vault.status().replicas_renewed == 1
+    };
+    (0..replicas).find(is_first).expect("one file is read")
+}
+
+// ---- the key half alone is overwritten: the check half knows nothing of it ----
+
+/// Flips a bit of a share, or back.
+fn change(file: i32, at: usize) {
+    let mut share = share_in(file);
+    share[at] ^= 0x10;
+    set_share(file, &share);
+}
+
+/// What a host's `write` to a number that is not its own any more does to the file.
+fn write_to(file: i32) {
+    let before = share_in(file);
+    // SAFETY: writes from a literal.
+    assert_eq!(unsafe { libc::write(file, b"OK\n".as_ptr().cast(), 3) }, 3);
+    let after = share_in(file);
+    assert!(after.starts_with(b"OK\n") && after[3..] == before[3..], "at its beginning");
+}
+
+const STRAY: [fn(i32); 4] =
+    [write_to, |file| change(file, 0), |file| change(file, 17), |file| change(file, 31)];
+
+/// Makes a secret in each of so many threads at once that each replica is somebody's first.
+fn seal_in_all(vault: &Vault) -> Vec<Result<Secret, Error>> {
+    let barrier = Barrier::new(8);
+    std::thread::scope(|scope| {
+        let seal = || {
+            let made = vault.secret().from_bytes(&mut NEW.clone());
+            barrier.wait();
+            made
+        };
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(seal)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn a_key_half_that_is_overwritten() {
+    case("a_key_half_that_is_overwritten").run(|| {
+        warm_up();
+        let before = Footprint::now();
+        for stray in STRAY {
+            for lost in 0..2 {
+                // First met by readers.
+                let (vault, secret, files) = split();
+                stray(files[lost]);
+                read_from_all(&secret);
+                assert_renewed(&vault, files.len(), 1);
+                assert!(!share_files().contains(&files[lost]), "another number");
+                assert_usable(&secret, &OLD);
+                drop((secret, vault));
+                before.assert_same("after reads");
+                // By creations.
+                let (vault, secret, files) = split();
+                stray(files[lost]);
+                for made in seal_in_all(&vault) {
+                    assert_value(&made.unwrap(), &NEW);
+                }
+                assert_renewed(&vault, files.len(), 1);
+                read_from_all(&secret);
+                assert_usable(&secret, &OLD);
+                drop((secret, vault));
+                before.assert_same("after creations");
+                // By a commit, of a change that began before.
+                let (vault, secret, files) = split();
+                let mut view = secret.view_mut().unwrap();
+                view.copy_from_slice(&NEW);
+                stray(files[lost]);
+                view.commit().unwrap();
+                common::in_threads(&[(); 8], |()| assert_value(&secret, &NEW));
+                assert!(vault.status().replicas_renewed <= 1);
+                assert_usable(&secret, &NEW);
+                drop((secret, vault));
+                before.assert_same("after a commit");
+            }
+            // All but one: a wrong key is not used to make another anew.
+            let (vault, secret, files) = split();
+            files[1..].iter().for_each(|&file| stray(file));
+            read_from_all(&secret);
+            for made in seal_in_all(&vault) {
+                assert_value(&made.unwrap(), &NEW);
+            }
+            assert_renewed(&vault, files.len(), files.len() - 1);
+            assert_usable(&secret, &OLD);
+            drop((secret, vault));
+            before.assert_same("after all but one");
         }
+    });
+}
+
+/// What is at rest now, byte for byte.
+fn record(secret: &Secret) -> Vec<u8> {
+    let at = secret.status().at_rest.unwrap();
+    // SAFETY: the secret lives, and nobody writes to it meanwhile.
+    unsafe {
+        std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(at.address), at.len).to_vec()
     }
-    panic!("no file is read");
+}
+
+#[test]
+fn all_key_halves_that_are_overwritten() {
+    case("all_key_halves_that_are_overwritten").run(|| {
+        warm_up();
+        let before = Footprint::now();
+        for stray in STRAY {
+            for commit_first in [true, false] {
+                let (vault, secret, files) = split();
+                let at_rest = record(&secret);
+                let mut view = secret.view_mut().unwrap();
+                view.copy_from_slice(&NEW);
+                files.iter().for_each(|&file| stray(file));
+                if commit_first {
+                    assert_eq!(view.commit(), Err(Error::KeyLost));
+                } else {
+                    drop(view);
+                }
+                for made in seal_in_all(&vault) {
+                    assert_eq!(made.unwrap_err(), Error::KeyLost);
+                }
+                assert_key_lost(&vault, &secret);
+                assert_renewed(&vault, 0, 0);
+                assert!(record(&secret) == at_rest, "nothing was published");
+                drop((secret, vault));
+                before.assert_same("in the end");
+            }
+            // One of them also closed: nothing is made anew from a wrong key.
+            let (vault, secret, files) = split();
+            close(files[0]);
+            files[1..].iter().for_each(|&file| stray(file));
+            assert_key_lost(&vault, &secret);
+            assert_renewed(&vault, 0, 0);
+            drop((secret, vault));
+            before.assert_same("with a closed one");
+        }
+    });
+}
+
+/// How many of the secrets that were made beside an overwritten replica do not open under the vault's key.
+fn wrong_beside_a_stray_write(stray: fn(i32)) -> usize {
+    let (vault, secret, files) = split();
+    let share = share_in(files[0]);
+    stray(files[0]);
+    let made = seal_in_all(&vault);
+    skip_confirmation(false);
+    if vault.status().replicas_renewed == 0 {
+        set_share(files[0], &share);
+    }
+    read_from_all(&secret);
+    let read = |made: Result<Secret, Error>| made.unwrap().ct_eq_bytes(&NEW);
+    let outcomes: Vec<_> = made.into_iter().map(read).collect();
+    assert!(outcomes.iter().all(|read| matches!(read, Ok(true) | Err(Error::Tampered))), "{outcomes:?}");
+    outcomes.into_iter().filter(Result::is_err).count()
+}
+
+#[test]
+fn without_the_confirmation_an_overwritten_key_half_seals_under_a_wrong_key() {
+    case("without_the_confirmation_an_overwritten_key_half_seals_under_a_wrong_key").run(|| {
+        warm_up();
+        for stray in STRAY {
+            assert_eq!(wrong_beside_a_stray_write(stray), 0);
+            skip_confirmation(true);
+            let wrong = wrong_beside_a_stray_write(stray);
+            eprintln!("without the confirmation: {wrong} of 8 under a wrong key");
+            assert!(wrong > 0, "the proof proves nothing");
+        }
+    });
 }

@@ -14,7 +14,10 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
+use crate::enclave::hold::broken;
+use crate::error::Error;
 use crate::policy::Cipher;
+use crate::region::scrub;
 
 /// Bytes of a key.
 pub(crate) const KEY: usize = 32;
@@ -26,9 +29,55 @@ pub(crate) const ASSOCIATED: usize = 48;
 pub(crate) const TAG: usize = 16;
 const XNONCE: usize = 24;
 
-/// The data is not what was sealed.
+/// Why a cipher did not do its work.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Forged;
+pub(crate) enum Forged {
+    /// The data is not what was sealed; in sealing, the data cannot be sealed.
+    Data,
+    /// The key is not the vault's.
+    Key,
+}
+
+/// Where a key cannot be confirmed that was just made.
+pub(crate) const UNFIT: Error = Error::Unsupported("this cipher");
+
+/// Tells a vault's key from others: the tag of sealing nothing under a nonce of zeros, bound to what no record is bound
+/// to. The cipher would be broken if it said anything of the key or of another tag, so it is not secret.
+///
+/// The check value of a hold says that the key was not wiped; this says that it is the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Confirmation {
+    cipher: Cipher,
+    tag: [u8; TAG],
+}
+
+impl Confirmation {
+    /// Records begin with "smv1".
+    const ASSOCIATED: [u8; ASSOCIATED] = *b"smvk: this tag tells that the key is the right 1";
+
+    /// Of a key in the making. Wipes what that left on the stack.
+    #[inline(never)]
+    pub(crate) fn of(cipher: Cipher, key: &[u8; KEY]) -> Result<Self, Forged> {
+        let tag = Self::tag(cipher, key);
+        scrub::after_window(scrub::depth(stack(cipher)));
+        Ok(Self { cipher, tag: tag? })
+    }
+
+    /// Is it the key? What that leaves on the stack is the caller's to scrub, as with [`seal`].
+    #[inline]
+    pub(crate) fn confirms(&self, key: &[u8; KEY]) -> bool {
+        Self::tag(self.cipher, key).is_ok_and(|tag| tag == self.tag) || broken::skips(broken::CONFIRM)
+    }
+
+    pub(crate) fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    #[inline(never)]
+    fn tag(cipher: Cipher, key: &[u8; KEY]) -> Result<[u8; TAG], Forged> {
+        seal(cipher, key, &[0; NONCE], &Self::ASSOCIATED, &mut [])
+    }
+}
 
 /// The cipher that suits this processor.
 pub(crate) fn choose() -> Cipher {
@@ -74,7 +123,7 @@ fn split<'a>(
     nonce: &'a [u8; NONCE],
     associated: &[u8; ASSOCIATED],
 ) -> Result<(&'a [u8; XNONCE], [u8; ASSOCIATED + NONCE - XNONCE]), Forged> {
-    let (xnonce, rest) = nonce.split_first_chunk().ok_or(Forged)?;
+    let (xnonce, rest) = nonce.split_first_chunk().ok_or(Forged::Data)?;
     let mut bound = [0; ASSOCIATED + NONCE - XNONCE];
     bound[..ASSOCIATED].copy_from_slice(associated);
     bound[ASSOCIATED..].copy_from_slice(rest);
@@ -91,15 +140,24 @@ pub(crate) fn seal(
     data: &mut [u8],
 ) -> Result<[u8; TAG], Forged> {
     match cipher {
-        Cipher::Aegis256 => Ok(in_c::seal(key, nonce, associated, data)),
-        Cipher::XChaCha20Poly1305 => {
-            let (xnonce, bound) = split(nonce, associated)?;
-            XChaCha20Poly1305::new(key.into())
-                .encrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data))
-                .map(Into::into)
-                .map_err(|_| Forged)
-        }
+        Cipher::Aegis256 => in_c::seal(key, nonce, associated, data),
+        Cipher::XChaCha20Poly1305 => xchacha_seal(key, nonce, associated, data),
     }
+}
+
+// Not inlined: its large frame would be that of every read, and of every scrub, under the other cipher too.
+#[inline(never)]
+fn xchacha_seal(
+    key: &[u8; KEY],
+    nonce: &[u8; NONCE],
+    associated: &[u8; ASSOCIATED],
+    data: &mut [u8],
+) -> Result<[u8; TAG], Forged> {
+    let (xnonce, bound) = split(nonce, associated)?;
+    XChaCha20Poly1305::new(key.into())
+        .encrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data))
+        .map(Into::into)
+        .map_err(|_| Forged::Data)
 }
 
 /// Checks and decrypts in place. On an error the data must not be used.
@@ -114,13 +172,23 @@ pub(crate) fn open(
 ) -> Result<(), Forged> {
     match cipher {
         Cipher::Aegis256 => in_c::open(key, nonce, associated, data, tag),
-        Cipher::XChaCha20Poly1305 => {
-            let (xnonce, bound) = split(nonce, associated)?;
-            XChaCha20Poly1305::new(key.into())
-                .decrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data), tag.into())
-                .map_err(|_| Forged)
-        }
+        Cipher::XChaCha20Poly1305 => xchacha_open(key, nonce, associated, data, tag),
     }
+}
+
+// As above.
+#[inline(never)]
+fn xchacha_open(
+    key: &[u8; KEY],
+    nonce: &[u8; NONCE],
+    associated: &[u8; ASSOCIATED],
+    data: &mut [u8],
+    tag: &[u8; TAG],
+) -> Result<(), Forged> {
+    let (xnonce, bound) = split(nonce, associated)?;
+    XChaCha20Poly1305::new(key.into())
+        .decrypt_inout_detached(xnonce.into(), &bound, InOutBuf::from(data), tag.into())
+        .map_err(|_| Forged::Data)
 }
 
 /// The functions of the C library that crate `aegis` brings, called with the key where it lies. The crate's own type
@@ -168,14 +236,13 @@ mod in_c {
         nonce: &[u8; NONCE],
         associated: &[u8; ASSOCIATED],
         data: &mut [u8],
-    ) -> [u8; TAG] {
+    ) -> Result<[u8; TAG], Forged> {
         prepare();
         let mut tag = [0; TAG];
         let at = data.as_mut_ptr();
         // SAFETY: every pointer is to as many bytes as are given with it, or as the names in aegis256.h say for key and
-        // nonce. Source and target may be the same (the crate's `encrypt_in_place` makes the same call). It cannot
-        // fail.
-        let _ = unsafe {
+        // nonce. Source and target may be the same (the crate's `encrypt_in_place` makes the same call).
+        let failed = unsafe {
             aegis256_encrypt_detached(
                 at,
                 tag.as_mut_ptr(),
@@ -188,7 +255,7 @@ mod in_c {
                 key.as_ptr(),
             )
         };
-        tag
+        if failed == 0 { Ok(tag) } else { Err(Forged::Data) }
     }
 
     #[inline]
@@ -215,7 +282,7 @@ mod in_c {
                 key.as_ptr(),
             )
         };
-        if failed == 0 { Ok(()) } else { Err(Forged) }
+        if failed == 0 { Ok(()) } else { Err(Forged::Data) }
     }
 }
 
@@ -250,6 +317,15 @@ mod tests {
             let mut other = nonce;
             other[flip.index(NONCE)] ^= 0x80;
             prop_assert!(open(cipher, &key, &other, &associated, &mut data, &tag).is_err());
+        }
+
+        #[test]
+        fn a_key_is_confirmed_and_no_other(cipher in ciphers(), key: [u8; KEY], at in 0..KEY, bits in 1u8..) {
+            let confirmation = Confirmation::of(cipher, &key).unwrap();
+            prop_assert!(confirmation.confirms(&key));
+            let mut other = key;
+            other[at] ^= bits;
+            prop_assert!(!confirmation.confirms(&other));
         }
     }
 }

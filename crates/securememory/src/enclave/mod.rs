@@ -15,9 +15,9 @@ use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Thread;
 use crate::status::Protections;
-use cipher::{ASSOCIATED, NONCE, TAG};
-use hold::anchor::Anchor;
-use hold::{Check, KeyHold};
+use cipher::{ASSOCIATED, Confirmation, Forged, NONCE, TAG};
+use hold::anchor::{Anchor, MAX_SHARES};
+use hold::{Check, KeyHold, broken, lost};
 
 /// What a ciphertext is bound to.
 #[derive(Clone, Copy)]
@@ -55,6 +55,7 @@ pub(crate) struct Enclave {
     cipher: Cipher,
     anchor: Anchor,
     hold: KeyHold,
+    confirmation: Confirmation,
     stepped_down: Option<Error>,
     /// Bytes of stack to wipe after a window.
     scrub_depth: usize,
@@ -67,12 +68,13 @@ impl Enclave {
         cipher: Option<Cipher>,
         levels: Levels,
     ) -> Result<Self, Error> {
+        let cipher = cipher.unwrap_or_else(cipher::choose);
         let anchor = Anchor::make(levels)?;
-        match KeyHold::make(wish, wish_level, &anchor, levels) {
+        match KeyHold::make(wish, wish_level, cipher, &anchor, levels) {
             Ok((hold, stepped_down)) => {
-                let cipher = cipher.unwrap_or_else(cipher::choose);
                 let scrub_depth = scrub::depth(cipher::stack(cipher));
-                Ok(Self { cipher, anchor, hold, stepped_down, scrub_depth })
+                let confirmation = hold.confirmation();
+                Ok(Self { cipher, anchor, hold, confirmation, stepped_down, scrub_depth })
             }
             Err(error) => {
                 let mut anchor = anchor;
@@ -170,13 +172,21 @@ impl Enclave {
         ciphertext: &[u8],
     ) -> Result<(), Error> {
         let associated = binding.associated(self.cipher, ciphertext.len());
-        slot.bytes_mut().copy_from_slice(ciphertext);
-        // Where it was the key that changed, it is not the data that was tampered with.
-        self.hold
-            .lend(&self.anchor, thread.index(), slot, Check::Forged, |key, data| {
+        for _ in 0..=MAX_SHARES {
+            slot.bytes_mut().copy_from_slice(ciphertext);
+            let opened = self.hold.lend(&self.anchor, thread.index(), slot, Check::Forged, |key, data| {
+                // Where it is the key that is wrong, it is not the data that was tampered with.
                 cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
-            })?
-            .map_err(|cipher::Forged| Error::Tampered)
+                    .map_err(|forged| if self.confirmation.confirms(key) { forged } else { Forged::Key })
+            })?;
+            match opened {
+                Ok(()) => return Ok(()),
+                Err(Forged::Data) => return Err(Error::Tampered),
+                Err(Forged::Key) if self.hold.distrust(&self.anchor, slot) => {}
+                Err(Forged::Key) => break,
+            }
+        }
+        Err(lost(&self.anchor))
     }
 
     /// Encrypts what lies in a slot whose window is open, in place, and closes the window. On an error the data is
@@ -196,13 +206,25 @@ impl Enclave {
         let mut nonce = [0; NONCE];
         os::fill_random(&mut nonce)?;
         let associated = binding.associated(self.cipher, slot.len());
-        let sealed = self.hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
-            cipher::seal(self.cipher, key, &nonce, &associated, data)
-        })?;
-        match sealed {
-            Ok(tag) => Ok(Envelope { nonce, tag }),
-            Err(cipher::Forged) => Err(Error::TooLarge { len: associated.len(), limit: isize::MAX as usize }),
+        for _ in 0..=MAX_SHARES {
+            let sealed = self.hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
+                // Before anything is changed, so that another key may be tried, with the nonce that was not used yet.
+                if !self.confirmation.confirms(key) {
+                    return Err(Forged::Key);
+                }
+                broken::in_window();
+                cipher::seal(self.cipher, key, &nonce, &associated, data)
+            })?;
+            match sealed {
+                Ok(tag) => return Ok(Envelope { nonce, tag }),
+                Err(Forged::Data) => {
+                    return Err(Error::TooLarge { len: slot.len(), limit: isize::MAX as usize });
+                }
+                Err(Forged::Key) if self.hold.distrust(&self.anchor, slot) => {}
+                Err(Forged::Key) => break,
+            }
         }
+        Err(lost(&self.anchor))
     }
 
     #[inline]
@@ -230,7 +252,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::enclave::hold::split::RENEWAL_STACK;
     use crate::registry;
     use crate::store::{Machinery, Settings};
 
@@ -265,7 +286,14 @@ mod tests {
 
     #[test]
     fn renewals_stay_above_the_depth_that_is_scrubbed_after_them() {
-        let machinery = Machinery::make(Settings { hold: Hold::Split, ..Settings::default() }).unwrap();
+        for cipher in [Cipher::Aegis256, Cipher::XChaCha20Poly1305] {
+            renewals_stay_above_the_depth(cipher);
+        }
+    }
+
+    fn renewals_stay_above_the_depth(cipher: Cipher) {
+        let settings = Settings { hold: Hold::Split, cipher: Some(cipher), ..Settings::default() };
+        let machinery = Machinery::make(settings).unwrap();
         let Enclave { anchor, hold: KeyHold::Split(split), .. } = &machinery.enclave else {
             panic!("split is asked for")
         };
@@ -277,9 +305,9 @@ mod tests {
             // SAFETY: the key was fetched into this head, by another replica than the one that was lost.
             let tried = unsafe { split.renew_lost(anchor, slot.head()) };
             let used = depth_used(low);
-            println!("{used} bytes to renew a replica");
+            println!("{cipher:?}: {used} bytes to renew a replica");
             assert!(tried && split.renewed() == 1 + usize::from(measured));
-            assert!(!measured || (100..=RENEWAL_STACK).contains(&used), "{used}");
+            assert!(!measured || (100..=split.renewal_stack()).contains(&used), "{used} {cipher:?}");
         }
         slot.wipe_head();
         slot.close_window();
@@ -314,9 +342,17 @@ mod tests {
                 let low = paint();
                 machinery.enclave.open_in_window(thread, &mut slot, binding, &envelope, &sealed).unwrap();
                 let opening = depth_used(low);
-                println!("{hold:?} {cipher:?}: {sealing} bytes to seal, {opening} to open");
+                let forged = Envelope { tag: [0; TAG], ..envelope };
+                let low = paint();
+                let refused = machinery.enclave.open_in_window(thread, &mut slot, binding, &forged, &sealed);
+                let refusing = depth_used(low);
+                assert_eq!(refused, Err(Error::Tampered));
+                println!(
+                    "{hold:?} {cipher:?}: {sealing} bytes to seal, {opening} to open, {refusing} to refuse"
+                );
                 if measured {
-                    assert!(sealing.max(opening) <= cipher::stack(cipher), "{sealing} {opening} {cipher:?}");
+                    let most = sealing.max(opening).max(refusing);
+                    assert!(most <= cipher::stack(cipher), "{sealing} {opening} {refusing} {cipher:?}");
                     assert!(opening > 100, "the measurement measures");
                 }
             }

@@ -15,13 +15,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Outstanding};
-use crate::os::{self, CallError};
+use crate::os::{self, Call, CallError};
 use crate::registry::{self, Frozen};
 
 /// Forks in preparation or under way.
 static FORKING: AtomicU32 = AtomicU32::new(0);
-/// 0: not yet; 1: being installed; 2: installed.
+/// 0: not yet; [`INSTALLED`]; while a thread is at it: [`MAKING`] and the process id.
 static HOOK: AtomicU32 = AtomicU32::new(0);
+const INSTALLED: u32 = 1;
+const MAKING: u32 = 1 << 31;
+/// How long a thread waits for another that is installing it.
+const INSTALLING: Duration = Duration::from_secs(1);
 
 /// How long a fork waits for windows to close. They last a fraction of a microsecond unless their thread is
 /// not scheduled.
@@ -32,15 +36,38 @@ thread_local! {
     static FROZEN: Cell<Option<ManuallyDrop<Frozen>>> = const { Cell::new(None) };
 }
 
-/// Installs the hook, once in a process.
+/// Installs the hook, once in a process. When it returns without an error, the hook is there, whoever installed it.
 pub(crate) fn install() -> Result<(), CallError> {
-    match HOOK.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {
-            let outcome = os::on_fork(prepare, parent, child);
-            HOOK.store(if outcome.is_ok() { 2 } else { 0 }, Ordering::Release);
-            outcome
+    install_once(&HOOK, INSTALLING, || os::on_fork(prepare, parent, child))
+}
+
+fn install_once(
+    hook: &AtomicU32,
+    patience: Duration,
+    install: impl FnOnce() -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    let making = MAKING | os::process_id();
+    let started = Instant::now();
+    loop {
+        let seen = hook.load(Ordering::Acquire);
+        if seen == INSTALLED {
+            return Ok(());
         }
-        Err(_) => Ok(()),
+        // A child that was forked in the middle is alone: the one who was at it is not here. Had it been done, our
+        // handler in the child would have said so.
+        if seen != making {
+            if hook.compare_exchange(seen, making, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                continue;
+            }
+            let outcome = install();
+            hook.store(if outcome.is_ok() { INSTALLED } else { 0 }, Ordering::Release);
+            os::wake_all(hook);
+            return outcome;
+        }
+        let Some(left) = patience.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
+            return Err(CallError::new(Call::Atfork, libc::ETIMEDOUT));
+        };
+        os::wait_on(hook, seen, Some(left));
     }
 }
 
@@ -105,6 +132,63 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     thaw();
+    // Also where our parent was about to note it.
+    HOOK.store(INSTALLED, Ordering::Release);
     // Other threads that were forking at the same time are not here to take their count back.
     FORKING.store(0, Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    const REFUSED: CallError = CallError::new(Call::Atfork, libc::ENOMEM);
+
+    #[test]
+    fn it_is_installed_once_and_after_a_refusal_again() {
+        let hook = AtomicU32::new(0);
+        let install = |outcome| install_once(&hook, INSTALLING, || outcome);
+        assert_eq!(install(Err(REFUSED)), Err(REFUSED));
+        assert_eq!(install(Ok(())), Ok(()));
+        assert_eq!(install(Err(REFUSED)), Ok(()), "not called");
+    }
+
+    #[test]
+    fn a_second_installer_waits_for_the_first_and_does_its_work_where_that_failed() {
+        for outcome in [Ok(()), Err(REFUSED)] {
+            let (hook, begun, called) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                let first = scope.spawn(|| {
+                    install_once(&hook, INSTALLING, || {
+                        begun.store(true, Ordering::Release);
+                        std::thread::sleep(Duration::from_millis(50));
+                        assert!(!called.load(Ordering::Acquire), "the second waits");
+                        outcome
+                    })
+                });
+                while !begun.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                let second = install_once(&hook, Duration::from_secs(60), || {
+                    called.store(true, Ordering::Release);
+                    Ok(())
+                });
+                assert_eq!(second, Ok(()));
+                assert_eq!(first.join().ok(), Some(outcome));
+            });
+            assert_eq!(called.load(Ordering::Acquire), outcome.is_err());
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_and_another_process_is_not_waited_for() {
+        let hook = AtomicU32::new(MAKING | os::process_id());
+        let late = install_once(&hook, Duration::from_millis(20), || Ok(()));
+        assert_eq!(late, Err(CallError::new(Call::Atfork, libc::ETIMEDOUT)));
+        let hook = AtomicU32::new(MAKING | (os::process_id() + 1));
+        assert_eq!(install_once(&hook, INSTALLING, || Ok(())), Ok(()));
+        assert_eq!(hook.into_inner(), INSTALLED);
+    }
 }

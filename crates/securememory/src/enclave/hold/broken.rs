@@ -6,6 +6,8 @@
 pub(crate) const FETCH: u32 = 1;
 /// The second look after encrypting.
 pub(crate) const SEAL: u32 = 2;
+/// The confirmation of the key before encrypting, after a failure to decrypt, and before a renewal.
+pub(crate) const CONFIRM: u32 = 4;
 
 #[cfg(feature = "testing")]
 static SKIPPED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
@@ -32,7 +34,7 @@ pub(crate) fn skip(checks: u32) {
 #[cfg(feature = "testing")]
 static IN_WINDOW: std::sync::OnceLock<fn()> = std::sync::OnceLock::new();
 
-/// Between the check of a fetched key and its use in a seal: what a test wishes to happen there.
+/// Between the checks of a key and its use in a seal: what a test wishes to happen there.
 #[cfg(feature = "testing")]
 pub(crate) fn in_window() {
     if let Some(act) = IN_WINDOW.get() {

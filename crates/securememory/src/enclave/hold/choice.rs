@@ -7,7 +7,7 @@ use super::in_place::InPlace;
 use super::split::Split;
 use crate::error::{Error, Protection};
 use crate::os::{Call, CallError};
-use crate::policy::{Hold, Level, Levels};
+use crate::policy::{Cipher, Hold, Level, Levels};
 
 impl KeyHold {
     /// Makes a fresh key in the first hold of [`candidates`] that can be had. Where that is not the first of them, the
@@ -15,6 +15,7 @@ impl KeyHold {
     pub(crate) fn make(
         wish: Hold,
         level: Level,
+        cipher: Cipher,
         anchor: &Anchor,
         levels: Levels,
     ) -> Result<(Self, Option<Error>), Error> {
@@ -22,10 +23,10 @@ impl KeyHold {
         let mut refused = None;
         for &candidate in candidates {
             let made = match candidate {
-                Hold::Pkey => InPlace::pkey(levels).map(Self::Pkey),
-                Hold::Secretmem => InPlace::secretmem(levels).map(Self::Secretmem),
-                Hold::Split => Split::make(anchor).map(Self::Split),
-                Hold::Guarded | Hold::Auto => Guarded::make(anchor, levels).map(Self::Guarded),
+                Hold::Pkey => InPlace::pkey(cipher, levels).map(Self::Pkey),
+                Hold::Secretmem => InPlace::secretmem(cipher, levels).map(Self::Secretmem),
+                Hold::Split => Split::make(cipher, anchor).map(Self::Split),
+                Hold::Guarded | Hold::Auto => Guarded::make(cipher, levels).map(Self::Guarded),
             };
             match made {
                 Ok(hold) => {

@@ -7,11 +7,10 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::door::Door;
 use super::{CHECK, CHECK_AT, check_equals};
-use crate::enclave::cipher::KEY;
-use crate::enclave::hold::anchor::Anchor;
+use crate::enclave::cipher::{Confirmation, KEY, UNFIT};
 use crate::error::Error;
 use crate::os;
-use crate::policy::Levels;
+use crate::policy::{Cipher, Levels};
 use crate::region::bytes;
 use crate::region::pool::{Pages, Pool};
 use crate::status::Protections;
@@ -22,17 +21,21 @@ pub(crate) struct Guarded {
     pages: Option<Pages>,
     door: Door,
     check: [u64; CHECK / 8],
+    confirmation: Confirmation,
 }
+
+/// Pages with a key, and what is known of it.
+type Filled = (Pages, Door, [u64; CHECK / 8], Confirmation);
 
 impl Guarded {
     /// Makes a fresh key.
     #[allow(unsafe_code)]
-    pub(crate) fn make(_anchor: &Anchor, levels: Levels) -> Result<Self, Error> {
+    pub(crate) fn make(cipher: Cipher, levels: Levels) -> Result<Self, Error> {
         let mut pool = Pool::new();
-        match Self::fill(&pool, levels) {
-            Ok((mut pages, door, check)) => {
+        match Self::fill(cipher, &pool, levels) {
+            Ok((mut pages, door, check, confirmation)) => {
                 pages.check();
-                Ok(Self { pool, pages: Some(pages), door, check })
+                Ok(Self { pool, pages: Some(pages), door, check, confirmation })
             }
             Err(error) => {
                 // SAFETY: nobody has been given pages of it; a key that was made was never used.
@@ -43,17 +46,18 @@ impl Guarded {
     }
 
     #[allow(unsafe_code)]
-    fn fill(pool: &Pool, levels: Levels) -> Result<(Pages, Door, [u64; CHECK / 8]), Error> {
+    fn fill(cipher: Cipher, pool: &Pool, levels: Levels) -> Result<Filled, Error> {
         let pages = pool.take(KEY + CHECK, 16, levels)?;
         // SAFETY: fresh, accessible pages that nobody else knows yet, and that live as long as the pool.
         let door = unsafe { Door::paged(pages.start(), pages.capacity()) };
         let at = door.at();
         // SAFETY: as above; the check value is not secret.
-        let check = door.fill(|| unsafe {
+        let (check, confirmation) = door.fill(|| unsafe {
             os::random(at, KEY + CHECK)?;
-            Ok(at.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read())
+            let confirmation = Confirmation::of(cipher, &*at.cast::<[u8; KEY]>());
+            Ok((at.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read(), confirmation))
         })?;
-        Ok((pages, door, check))
+        Ok((pages, door, check, confirmation.map_err(|_| UNFIT)?))
     }
 
     /// See [`super::KeyHold::fetch`].
@@ -87,6 +91,10 @@ impl Guarded {
     pub(crate) unsafe fn is_intact(&self, head: *const u8) -> bool {
         // SAFETY: as the caller vouches.
         !self.door.is_destroyed() && unsafe { check_equals(head.add(CHECK_AT), &self.check) }
+    }
+
+    pub(crate) fn confirmation(&self) -> Confirmation {
+        self.confirmation
     }
 
     /// What is in force on the key's page, `now` or at creation; `None` once it is gone.

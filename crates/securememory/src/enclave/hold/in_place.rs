@@ -17,11 +17,11 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::door::Door;
 use super::{CHECK, CHECK_AT, Check, check_equals, lost};
-use crate::enclave::cipher::{Forged, KEY};
+use crate::enclave::cipher::{Confirmation, Forged, KEY, UNFIT};
 use crate::enclave::hold::anchor::Anchor;
 use crate::error::{Error, Protection};
 use crate::os::{self, Advice, ProtectionKey, SecretFile};
-use crate::policy::Levels;
+use crate::policy::{Cipher, Levels};
 use crate::region::{ForkGuard, Secured, Slab, bytes, insist, secure, settle, verify};
 use crate::registry;
 use crate::status::{Achieved, Evidence, Protections};
@@ -34,12 +34,13 @@ pub(crate) struct InPlace {
     page: usize,
     secured: Secured,
     check: [u64; CHECK / 8],
+    confirmation: Confirmation,
 }
 
 impl InPlace {
     /// Makes a fresh key in a page that a protection key closes.
     #[allow(unsafe_code)]
-    pub(crate) fn pkey(levels: Levels) -> Result<Self, Error> {
+    pub(crate) fn pkey(cipher: Cipher, levels: Levels) -> Result<Self, Error> {
         let key = ProtectionKey::of_process()?;
         let page = os::page_size();
         let slab = Slab::reserve(page, 1)?;
@@ -48,7 +49,7 @@ impl InPlace {
         let made = unsafe {
             secure(at, page, levels, true).and_then(|secured| Ok((secured, Door::keyed(at, page, key)?)))
         };
-        match made.and_then(|(secured, door)| Self::fill(door, page, secured)) {
+        match made.and_then(|(secured, door)| Self::fill(cipher, door, page, secured)) {
             Ok(made) => Ok(Self { slab: Some(slab), ..made }),
             Err(error) => {
                 // SAFETY: nobody has seen it; a key that was made was never used.
@@ -60,7 +61,7 @@ impl InPlace {
 
     /// Makes a fresh key in memory that the kernel does not keep mapped.
     #[allow(unsafe_code)]
-    pub(crate) fn secretmem(levels: Levels) -> Result<Self, Error> {
+    pub(crate) fn secretmem(cipher: Cipher, levels: Levels) -> Result<Self, Error> {
         let page = os::page_size();
         let slab = Slab::reserve(page, 1)?;
         let at = slab.slot(0);
@@ -71,7 +72,7 @@ impl InPlace {
                 .and_then(|key| unsafe { Door::keyed(at, page, key) });
             // SAFETY: as above.
             let door = keyed.unwrap_or_else(|_| unsafe { Door::paged(at, page) });
-            Self::fill(door, page, secured).map_err(Unmade::Clean)
+            Self::fill(cipher, door, page, secured).map_err(Unmade::Clean)
         });
         match made {
             Ok(made) => Ok(Self { slab: Some(slab), ..made }),
@@ -116,16 +117,18 @@ impl InPlace {
 
     /// Makes the key, and looks up whether its page is protected as was claimed.
     #[allow(unsafe_code)]
-    fn fill(door: Door, page: usize, mut secured: Secured) -> Result<Self, Error> {
+    fn fill(cipher: Cipher, door: Door, page: usize, mut secured: Secured) -> Result<Self, Error> {
         let at = door.at();
         // Straight from the kernel, which also populates the page: where there is no memory for it, that is an
         // error and not a signal.
         // SAFETY: the page is open meanwhile, and nobody else knows it yet. The check value is not secret.
-        let check = door.fill(|| unsafe {
+        let (check, confirmation) = door.fill(|| unsafe {
             os::random(at, KEY + CHECK)?;
-            Ok(at.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read())
+            let confirmation = Confirmation::of(cipher, &*at.cast::<[u8; KEY]>());
+            Ok((at.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read(), confirmation))
         })?;
-        let made = Self { slab: None, door, page, secured, check };
+        let confirmation = confirmation.map_err(|_| UNFIT)?;
+        let made = Self { slab: None, door, page, secured, check, confirmation };
         secured.protections = made.protections_now();
         insist(&secured.protections)?;
         Ok(Self { secured, ..made })
@@ -164,6 +167,10 @@ impl InPlace {
             Some(outcome) if !self.door.is_destroyed() => Ok(outcome),
             _ => Err(lost(anchor)),
         }
+    }
+
+    pub(crate) fn confirmation(&self) -> Confirmation {
+        self.confirmation
     }
 
     fn protections_now(&self) -> Protections {

@@ -4,6 +4,10 @@
 //! beside the key and wiped before it. After the work it is looked at again: an error says that the key, or what it
 //! came from, was wiped meanwhile. So nothing is published that was sealed under a wiped key.
 //!
+//! That the key is the vault's, the check value cannot say where key and check value are changed apart: a stray write to
+//! a share's file may hit the key half only. The work says so, by the key's [`Confirmation`]. Then [`KeyHold::distrust`]
+//! sees to it that the key is not lent from there again.
+//!
 //! `Pkey` and `Secretmem` lend the key where it lies, see [`in_place`]. `Split` and `Guarded` put it into a scratch
 //! head first. Layout of the head: `[ key 32 | what the check is computed from 32 | place of share B 8 ]`.
 
@@ -16,7 +20,7 @@ mod in_place;
 mod replica;
 pub(crate) mod split;
 
-use crate::enclave::cipher::{Forged, KEY};
+use crate::enclave::cipher::{Confirmation, Forged, KEY};
 use crate::error::Error;
 use crate::region::lease::Lease;
 use crate::status::{HoldUsed, Protections};
@@ -75,9 +79,6 @@ impl KeyHold {
             Self::Pkey(page) | Self::Secretmem(page) => page.lend(anchor, slot.bytes_mut(), when, work),
             Self::Split(_) | Self::Guarded(_) => {
                 self.fetch(anchor, thread, slot)?;
-                if matches!(when, Check::Always) {
-                    broken::in_window();
-                }
                 let (key, data) = slot.key_and_data();
                 let outcome = work(key, data);
                 // The shares, or the key in the slot, may have been wiped after the fetch: by a fork, a purge, a dying
@@ -110,6 +111,28 @@ impl KeyHold {
             slot.wipe_head();
         }
         outcome
+    }
+
+    /// The work found the key in the head of a slot to be another than the vault's. Says whether it makes sense to lend it
+    /// again: where it came from will not be asked again before it was made anew.
+    #[cold]
+    #[inline(never)]
+    #[allow(unsafe_code)]
+    pub(crate) fn distrust(&self, anchor: &Anchor, slot: &Lease) -> bool {
+        match self {
+            // SAFETY: the head of a slot that is ours has HEAD bytes.
+            Self::Split(split) => unsafe { split.distrust(anchor, slot.head()) },
+            Self::Pkey(_) | Self::Secretmem(_) | Self::Guarded(_) => false,
+        }
+    }
+
+    /// What tells the key from others.
+    pub(crate) fn confirmation(&self) -> Confirmation {
+        match self {
+            Self::Split(split) => split.confirmation(),
+            Self::Pkey(page) | Self::Secretmem(page) => page.confirmation(),
+            Self::Guarded(guarded) => guarded.confirmation(),
+        }
     }
 
     /// Is the key in the head of a slot, where [`Self::fetch`] put it, still the vault's key?
@@ -193,7 +216,7 @@ impl KeyHold {
 
 /// Why the key is not right.
 #[cold]
-fn lost(anchor: &Anchor) -> Error {
+pub(crate) fn lost(anchor: &Anchor) -> Error {
     if anchor.is_alive() { Error::KeyLost } else { Error::Forked }
 }
 

@@ -25,11 +25,19 @@ pub(super) struct Replica {
 pub(super) struct Entry(u64);
 
 impl Entry {
-    const MADE: u64 = 1 << 63;
+    /// Of every entry.
+    const MADE: u64 = 1 << 62;
+    /// Until its share was found to make another key than the vault's.
+    const TRUSTED: u64 = 1 << 63;
     const PLACE: u32 = 32;
 
     fn new(number: RawFd, place: usize) -> Self {
-        Self(Self::MADE | (place as u64) << Self::PLACE | u64::from(number.unsigned_abs()))
+        Self(Self::MADE | Self::TRUSTED | (place as u64) << Self::PLACE | u64::from(number.unsigned_abs()))
+    }
+
+    #[inline]
+    pub(super) fn is_trusted(self) -> bool {
+        self.0 & Self::TRUSTED != 0
     }
 
     /// The descriptor's number.
@@ -50,8 +58,24 @@ impl Replica {
     /// What is valid now. The share B in its place is complete.
     #[inline]
     pub(super) fn entry(&self) -> Option<Entry> {
+        self.last().filter(|entry| entry.is_trusted())
+    }
+
+    /// The same, or what was valid until it was distrusted.
+    #[inline]
+    pub(super) fn last(&self) -> Option<Entry> {
         let word = self.entry.load(Ordering::Acquire);
         (word != 0).then_some(Entry(word))
+    }
+
+    /// Nobody is to read by this entry any more. Without effect on a later one.
+    pub(super) fn distrust(&self, entry: Entry) {
+        let _ = self.entry.compare_exchange(
+            entry.0,
+            entry.0 & !Entry::TRUSTED,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
     }
 
     /// Is the entry still valid? To be asked after an acquire fence that follows the reads.
@@ -82,6 +106,8 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::enclave::hold::anchor::MAX_SHARES;
 
@@ -91,8 +117,25 @@ mod tests {
             for place in 0..MAX_SHARES {
                 let entry = Entry::new(number, place);
                 assert_eq!((entry.number(), entry.place()), (number, place));
-                assert_ne!(entry.0, 0);
+                assert!(entry.is_trusted());
             }
         }
+    }
+
+    #[test]
+    fn what_is_distrusted_stays_known_and_is_valid_no_more() {
+        let replica = Replica::default();
+        let (old, new) = (Entry::new(40, 1), Entry::new(41, 2));
+        replica.entry.store(old.0, Ordering::Relaxed);
+        replica.distrust(new);
+        assert!(replica.entry() == Some(old) && replica.is_still(old));
+        replica.distrust(old);
+        assert!(replica.entry().is_none() && !replica.is_still(old));
+        let last = replica.last().unwrap();
+        assert!(!last.is_trusted());
+        assert_eq!((last.number(), last.place()), (40, 1));
+        replica.entry.store(new.0, Ordering::Relaxed);
+        replica.distrust(old);
+        assert!(replica.entry() == Some(new));
     }
 }

@@ -13,16 +13,20 @@
 //! a new file, a new A, and a B in a place that was never used before (see [`super::replica`]). Of the old
 //! share B the key half is wiped and the check half stays: it tells those who fetched by it, and are still
 //! sealing, that the key was not wiped meanwhile.
+//!
+//! A replica of which only the key half was overwritten passes that check. Whoever finds by the key's confirmation that it
+//! makes a wrong key marks its entry, and then it is lost like others.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
 use super::broken;
 use super::replica::{Entry, Replica};
 use super::{CHECK, CHECK_AT, REPLICA_AT};
-use crate::enclave::cipher::KEY;
+use crate::enclave::cipher::{self, Confirmation, KEY, UNFIT};
 use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE};
 use crate::error::Error;
 use crate::os::{self, CallResult, ShareFile};
+use crate::policy::Cipher;
 use crate::region::{bytes, scrub};
 use crate::shutdown::fork;
 
@@ -34,9 +38,9 @@ const _: () = assert!(REPLICAS <= MAX_SHARES, "every replica has a place for its
 /// After a renewal was refused, so many fetches that meet a lost replica do without.
 const PAUSE: u32 = 1000;
 
-/// Bytes of stack that making a replica takes at most; measured by the test
+/// Bytes of stack that making a replica takes at most, apart from the confirmation of the key; measured by the test
 /// `renewals_stay_above_the_depth_that_is_scrubbed_after_them`.
-pub(crate) const RENEWAL_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
+const RENEWAL_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
 
 /// What is read and written at once. The cipher loads the key in parts of 16 bytes, which is slow when they
 /// were stored in smaller ones.
@@ -64,6 +68,7 @@ pub(crate) struct Split {
     count: usize,
     /// A.check ^ B.check of every replica. Not secret.
     check: [u64; CHECK / 8],
+    confirmation: Confirmation,
     /// The process that made the files.
     owner: u32,
     /// Held while replicas are renewed. Nobody waits for it.
@@ -78,8 +83,8 @@ pub(crate) struct Split {
 
 impl Split {
     /// Makes a fresh key and its shares.
-    pub(crate) fn make(anchor: &Anchor) -> Result<Self, Error> {
-        let outcome = Self::make_files(anchor);
+    pub(crate) fn make(cipher: Cipher, anchor: &Anchor) -> Result<Self, Error> {
+        let outcome = Self::make_files(cipher, anchor);
         anchor.wipe_staging();
         scrub::after_window(scrub::depth(RENEWAL_STACK));
         outcome
@@ -87,19 +92,21 @@ impl Split {
 
     #[inline(never)]
     #[allow(unsafe_code)]
-    fn make_files(anchor: &Anchor) -> Result<Self, Error> {
+    fn make_files(cipher: Cipher, anchor: &Anchor) -> Result<Self, Error> {
         let wanted = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, REPLICAS);
         let whole = anchor.staging();
         // SAFETY: the staging area is ours while the vault is built, and larger than two shares. The check
         // value is not secret.
-        let check = unsafe {
+        let (check, confirmation) = unsafe {
             os::random(whole, KEY + CHECK)?;
-            whole.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read_unaligned()
+            let confirmation = Confirmation::of(cipher, &*whole.cast::<[u8; KEY]>());
+            (whole.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read_unaligned(), confirmation)
         };
         let mut split = Self {
             replicas: std::array::from_fn(|_| Replica::default()),
             count: 0,
             check,
+            confirmation: confirmation.map_err(|_| UNFIT)?,
             owner: os::process_id(),
             renewing: AtomicBool::new(false),
             next_place: AtomicUsize::new(0),
@@ -243,7 +250,7 @@ impl Split {
                     // SAFETY: the key has just been put there.
                     if unsafe { self.renew_lost(anchor, head) } {
                         // Deeper than the window's own scrub reaches.
-                        scrub::after_window(scrub::depth(RENEWAL_STACK));
+                        scrub::after_window(scrub::depth(self.renewal_stack()));
                     }
                     return Ok(());
                 }
@@ -271,6 +278,37 @@ impl Split {
         }
     }
 
+    /// See [`super::KeyHold::distrust`].
+    ///
+    /// # Safety
+    ///
+    /// The head holds what a fetch put there, and belongs to the caller.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn distrust(&self, anchor: &Anchor, head: *const u8) -> bool {
+        // A child that shares our memory may have other files.
+        if !self.is_owner(anchor) {
+            return false;
+        }
+        // SAFETY: as the caller vouches.
+        let place = unsafe { head.add(REPLICA_AT).cast::<u64>().read_volatile() };
+        for replica in &self.replicas[..self.count] {
+            if let Some(entry) = replica.entry().filter(|entry| entry.place() as u64 == place) {
+                replica.distrust(entry);
+            }
+        }
+        // Where none was found, somebody else has seen to it.
+        true
+    }
+
+    pub(crate) fn confirmation(&self) -> Confirmation {
+        self.confirmation
+    }
+
+    /// Bytes of stack below the caller of [`Self::renew_lost`] that it may use.
+    pub(crate) fn renewal_stack(&self) -> usize {
+        RENEWAL_STACK.max(cipher::stack(self.confirmation.cipher()))
+    }
+
     /// Makes lost replicas anew, unless another thread is at it. Says whether it tried. What is refused here
     /// is tried again much later: the key has been fetched, and the loss costs one failed call in each fetch.
     ///
@@ -291,10 +329,19 @@ impl Split {
         if pause > 0 {
             self.pause.store(pause - 1, Ordering::Relaxed);
         } else if self.is_owner(anchor) {
+            let mut confirmed = false;
             for replica in &self.replicas[..self.count] {
-                let Some(entry) = replica.entry().filter(|&entry| !self.is_living(anchor, entry)) else {
+                let Some(entry) = replica.last().filter(|&entry| !self.is_living(anchor, entry)) else {
                     continue;
                 };
+                // A wrong key would spread to all replicas.
+                // SAFETY: as the caller vouches; the head begins with the key.
+                confirmed = confirmed || self.confirmation.confirms(unsafe { &*head.cast::<[u8; KEY]>() });
+                if !confirmed {
+                    // SAFETY: as the caller vouches.
+                    unsafe { self.distrust(anchor, head) };
+                    break;
+                }
                 // SAFETY: we have the flag, and so the staging area; the rest as the caller vouches.
                 let renewed = unsafe { self.renew(anchor, replica, entry, head) };
                 anchor.wipe_staging();
@@ -354,9 +401,12 @@ impl Split {
         anchor.is_alive() && os::process_id() == self.owner
     }
 
-    /// Does the file still hold its share, as far as its check half tells?
+    /// Does the file still hold its share, as far as its check half tells, and nobody has found it wrong?
     #[allow(unsafe_code)]
     fn is_living(&self, anchor: &Anchor, entry: Entry) -> bool {
+        if !entry.is_trusted() {
+            return false;
+        }
         let Ok(a) = ShareFile::read_check(entry.number()) else { return false };
         let b = anchor.share(entry.place());
         a.iter().zip(self.check).enumerate().all(|(word, (a, value))| {
@@ -403,12 +453,18 @@ impl Split {
     #[allow(unsafe_code)]
     pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) {
         // All places, also those of replicas that are just being renewed, see `renew`.
-        for place in 0..MAX_SHARES {
-            // SAFETY: our own page; readers notice.
-            unsafe { bytes::wipe(anchor.share(place).add(CHECK_AT), CHECK) };
-        }
-        fence(Ordering::SeqCst);
+        let wipe_checks = || {
+            for place in 0..MAX_SHARES {
+                // SAFETY: our own page; readers notice.
+                unsafe { bytes::wipe(anchor.share(place).add(CHECK_AT), CHECK) };
+            }
+            fence(Ordering::SeqCst);
+        };
+        wipe_checks();
         between();
+        // A renewer that sees no check half wiped has written its own before its fence, and so before ours; but maybe beside
+        // the first pass, after that had been at its place. Then its check half would stand over a wiped key half.
+        wipe_checks();
         for place in 0..MAX_SHARES {
             // SAFETY: as above.
             unsafe { bytes::wipe(anchor.share(place), KEY) };
@@ -422,7 +478,7 @@ impl Split {
         }
         self.wipe(anchor, || ());
         for replica in &self.replicas {
-            let Some(entry) = replica.entry() else { continue };
+            let Some(entry) = replica.last() else { continue };
             let file = replica.file(entry, self.owner);
             replica.clear();
             // The pages of a closed file are freed, but not at once overwritten.
