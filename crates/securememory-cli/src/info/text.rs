@@ -64,9 +64,7 @@ fn offers(page: &mut Page, host: &Host) {
     page.feature("wiping on fork", host.wipe_on_fork, "MADV_WIPEONFORK: a forked child finds zeros");
     page.feature("in-memory files", host.memfd, "memfd_create: the key hold `split` needs them");
     page.feature("secret memory", host.secretmem, "memfd_secret: the key hold `secretmem` needs it");
-    let keys =
-        "pkey_alloc: the key hold `pkey` needs them; EINVAL or ENOSPC: the processor or the kernel has none";
-    page.feature("protection keys", host.protection_keys, keys);
+    page.feature("protection keys", host.protection_keys, "pkey_alloc: the key hold `pkey` needs them");
     page.feature("guard advice", host.guard_advice, "MADV_GUARD_INSTALL; no use is made of it yet");
 }
 

@@ -325,7 +325,8 @@ impl Scratch {
             let hold = |state: u32| (state & OWNED != 0).then_some(state + 1);
             if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold).is_ok() {
                 if slot.secret.load(Ordering::Acquire) == secret {
-                    slot.state.fetch_or(REVOKED, Ordering::AcqRel);
+                    let mark = |state: u32| Some(state | REVOKED);
+                    let _ = slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark);
                 }
                 end_use(slot);
             }
