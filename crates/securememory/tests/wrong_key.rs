@@ -244,6 +244,10 @@ fn beside_a_wipe(tries: u32) -> Tally {
                     }
                     command.store(READY, Ordering::Release);
                     pause(&mut random, most);
+                    // Where the two take turns on one processor, each of these seals would come after its wipe.
+                    if random >> 30 == 0 {
+                        std::thread::yield_now();
+                    }
                     *saved.lock().unwrap() = anchor.shares();
                     if what == FORK {
                         anchor.set_alive(false);
