@@ -72,7 +72,7 @@ TEST = ("--nocapture", "--test-threads=2")
 # In this machine every key hold is to be had.
 HELD = (r"skipped: (Pkey|Secretmem|no protection keys)",)
 # Attacks on secretmem that a protection key makes different from what any host of today can try by itself.
-BESIDE_KEYS = "stray-read,read-instant,fork-child,residue"
+BESIDE_KEYS = "stray-read,read-instant,swap,fork-child,residue"
 
 
 

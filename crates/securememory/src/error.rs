@@ -265,7 +265,10 @@ impl Hint {
         match (cause.call, cause.errno) {
             // madvise(2) says EAGAIN where a mapping cannot be split, for ENOMEM.
             (Call::Madvise, libc::EAGAIN) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
-            (Call::Mlock, libc::ENOMEM | libc::EAGAIN | libc::EPERM) | (_, libc::EAGAIN) => {
+            // The page of a key in secretmem could not be populated: newer kernels count it only then.
+            (Call::Getrandom, libc::EFAULT)
+            | (Call::Mlock, libc::ENOMEM | libc::EAGAIN | libc::EPERM)
+            | (_, libc::EAGAIN) => {
                 Some(Self::LockedMemory { limit: crate::os::lock_limit(), in_use: crate::os::locked_now() })
             }
             (_, libc::EMFILE | libc::ENFILE) => {

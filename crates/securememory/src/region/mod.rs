@@ -165,11 +165,13 @@ pub(crate) unsafe fn secure(
     }
 }
 
-/// Looks up in the kernel's own listing what is in force on the range, and corrects what was claimed.
+/// Looks up in the kernel's own listing what is in force on the range, and corrects what was claimed, but for what
+/// follows from how the range was made.
 pub(crate) fn verify(at: NonNull<u8>, len: usize, claimed: Protections) -> Protections {
     let Some(flags) = os::range_flags(at.addr().get(), len) else { return claimed };
     let correct = |claim: Achieved, in_force: bool| match (claim.got, in_force) {
         (_, true) => Achieved { got: true, evidence: Evidence::Kernel, ..claim },
+        (true, false) if claim.evidence == Evidence::Construction => claim,
         (_, false) => Achieved { got: false, evidence: Evidence::None, ..claim },
     };
     Protections {

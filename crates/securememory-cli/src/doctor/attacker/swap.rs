@@ -65,17 +65,20 @@ struct Entry {
 
 /// What proc_pid_smaps(5) says of the mapping at an address.
 fn entry(smaps: &str, address: usize) -> Option<Entry> {
-    let mut here = false;
+    let (mut here, mut never) = (false, false);
     let mut swapped = 0;
     for line in smaps.lines() {
         let first = line.split_ascii_whitespace().next()?;
         if let Some((start, end)) = first.split_once('-') {
             let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
             here = (start..end).contains(&address);
+            // memfd_secret(2): never swapped. Newer kernels do not count it as locked.
+            never = line.contains("/secretmem");
         } else if here && first == "Swap:" {
             swapped = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
         } else if here && first == "VmFlags:" {
-            return Some(Entry { locked: line.split_ascii_whitespace().any(|flag| flag == "lo"), swapped });
+            let locked = never || line.split_ascii_whitespace().any(|flag| flag == "lo");
+            return Some(Entry { locked, swapped });
         }
     }
     None
@@ -95,5 +98,8 @@ mod tests {
         assert!(!low.locked && low.swapped == 8);
         assert!(entry(smaps, 0x2000).unwrap().locked);
         assert!(entry(smaps, 0x4000).is_none());
+        let secret =
+            entry("1000-2000 rw-s 0 0 0 /secretmem (deleted)\nVmFlags: rd wr sh dd\n", 0x1000).unwrap();
+        assert!(secret.locked);
     }
 }

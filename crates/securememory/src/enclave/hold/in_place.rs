@@ -104,14 +104,11 @@ impl InPlace {
         drop(frozen);
         let guard = if kept.is_ok() { ForkGuard::Absent } else { ForkGuard::None };
         let fork = settle(Protection::Fork, levels.fork, kept)?;
-        // The kernel does so by itself; it is looked up later.
-        let by_itself = |asked| Achieved { asked, got: true, evidence: Evidence::Unverified, refused: None };
-        let protections = Protections {
-            guard: Achieved::by_construction(levels.guard),
-            lock: by_itself(levels.lock),
-            dump: by_itself(levels.dump),
-            fork,
-        };
+        // The kernel does both by itself. It never swaps such pages, whether it counts them as locked (it lists the flag
+        // then) or not, as since 2026; the other is looked up later.
+        let dump = Achieved { asked: levels.dump, got: true, evidence: Evidence::Unverified, refused: None };
+        let lock = Achieved::by_construction(levels.lock);
+        let protections = Protections { guard: Achieved::by_construction(levels.guard), lock, dump, fork };
         Ok(Secured { protections, fork: guard })
     }
 
