@@ -128,6 +128,15 @@ pub enum Error {
     /// The vault's key cannot be put together: its share in the file, or the one in memory, is lost.
     #[error("the vault's key is lost")]
     KeyLost,
+    /// The key that it was sealed under was destroyed by [`Vault::purge`](crate::Vault::purge).
+    #[error("purged: its key was destroyed")]
+    Purged,
+    /// The vault's key has made as many seals as are safe, and could not be replaced by a new one.
+    #[error("the key has sealed {limit} times, which is as often as is safe, and a new one could not be had")]
+    KeyUsedUp {
+        /// Seals under one key at most.
+        limit: u64,
+    },
     /// What lies at rest is not what was stored.
     #[error("what was stored has been changed or exchanged")]
     Tampered,
@@ -197,10 +206,11 @@ impl Error {
             Self::OutOfMemory { .. }
             | Self::ScratchExhausted { .. }
             | Self::TooManyVaults { .. }
-            | Self::TooManyViews { .. } => ErrorKind::Limit,
+            | Self::TooManyViews { .. }
+            | Self::KeyUsedUp { .. } => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
-            Self::Closed | Self::Revoked | Self::Forked => ErrorKind::Gone,
+            Self::Closed | Self::Revoked | Self::Forked | Self::Purged => ErrorKind::Gone,
             Self::KeyLost | Self::Tampered | Self::Overrun { .. } => ErrorKind::Damage,
             Self::System(cause) if is_limit(cause) => ErrorKind::Limit,
             Self::System(_) | Self::StuckOpen(_) | Self::EndedEarly { .. } | Self::Reader { .. } => {

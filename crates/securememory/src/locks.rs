@@ -16,12 +16,14 @@ use crate::os;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Rank {
+    /// Changing a vault's keys.
+    Keys = 0,
     /// Growing a vault's scratch.
     Scratch = 1,
     /// A vault's pool of pages.
     Pages = 2,
-    /// A vault's slabs of ciphertext.
-    Slab = 3,
+    /// A vault's account of its secrets and their ciphertext.
+    Ledger = 3,
     /// The process's table of vaults.
     Registry = 4,
 }

@@ -13,6 +13,9 @@ use crate::sync;
 /// Vaults in one process at most.
 pub(crate) const MAX_VAULTS: usize = 1024;
 
+/// Stands for all secrets where readers are waited for.
+pub(crate) const ANY: u64 = u64::MAX;
+
 /// Nobody uses the slot.
 pub(crate) const FREE: u32 = 0;
 /// Its thread is between fetching the key and scrubbing it: a fork waits.
@@ -110,7 +113,7 @@ impl Slot {
     pub(crate) fn may_read(&self, secret: u64) -> bool {
         self.state.load(Ordering::SeqCst) == WINDOW && {
             let id = self.secret.load(Ordering::Acquire);
-            id == secret || id == 0
+            secret == ANY || id == secret || id == 0
         }
     }
 

@@ -86,6 +86,9 @@ pub struct Status {
     pub vault_id: u64,
     /// How often it has been changed.
     pub version: u64,
+    /// The number of the key that it is sealed under: the vault's first is 1, and each refresh makes the next. 0 if paged
+    /// or closed.
+    pub epoch: u64,
     /// Bytes.
     pub len: usize,
     /// [`Store::Sealed`] or [`Store::Paged`].
@@ -124,6 +127,15 @@ pub struct VaultStatus {
     /// How many such files were lost, and have been replaced by new ones. If it rises, something in this process
     /// closes descriptors that are not its own; after some twenty of them, lost files stay lost.
     pub replicas_renewed: usize,
+    /// The number of the key that seals now: the first is 1, and each refresh makes the next. 0 where a purge has left
+    /// none, because a new one could not be had.
+    pub epoch: u64,
+    /// Keys that live, the present one included: more than one while secrets are still sealed under older ones.
+    pub keys: usize,
+    /// Seals under the present key.
+    pub seals: u64,
+    /// Why the last refresh that was due by itself was not made; it is tried again.
+    pub refresh_refused: Option<Error>,
     /// The cipher in use.
     pub cipher: Cipher,
     /// Bytes that the vault has locked.

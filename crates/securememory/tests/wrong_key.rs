@@ -51,6 +51,7 @@ fn opens_under(key: &Key, secret: &Secret) -> Option<Vec<u8>> {
     bound[8..16].copy_from_slice(&status.vault_id.to_le_bytes());
     bound[16..24].copy_from_slice(&status.id.to_le_bytes());
     bound[24..32].copy_from_slice(&status.version.to_le_bytes());
+    bound[32..40].copy_from_slice(&status.epoch.to_le_bytes());
     bound[40..48].copy_from_slice(&(status.len as u64).to_le_bytes());
     let nonce = record[..32].try_into().unwrap();
     let mut data = record[48..].to_vec();

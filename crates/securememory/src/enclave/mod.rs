@@ -1,11 +1,14 @@
-//! The machinery of sealed secrets: the cipher, and the key that is lent for the moment of its use.
+//! The machinery of sealed secrets: the cipher, and the keys, which are lent for the moment of their use.
 //!
 //! From before the key is lent to the end of the scrub a thread is in its *window*. All that works with the
 //! key runs below a call that is not inlined, so that when it has returned, everything it put on the stack
 //! lies below the frame of the one who scrubs.
 
 pub(crate) mod cipher;
+pub(crate) mod epoch;
 pub(crate) mod hold;
+
+use std::mem::MaybeUninit;
 
 use crate::error::{Error, Protection};
 use crate::os;
@@ -14,10 +17,13 @@ use crate::region::both;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Thread;
-use crate::status::Protections;
-use cipher::{ASSOCIATED, Confirmation, Forged, NONCE, TAG};
+use crate::status::{Achieved, HoldUsed, Protections};
+use cipher::{ASSOCIATED, Confirmation, Forged, KEY, NONCE, TAG};
+use epoch::Epochs;
 use hold::anchor::{Anchor, MAX_SHARES};
-use hold::{Check, KeyHold, broken, lost};
+use hold::{KeyHold, broken, lost};
+
+pub(crate) use hold::Check;
 
 /// What a ciphertext is bound to.
 #[derive(Clone, Copy)]
@@ -25,10 +31,11 @@ pub(crate) struct Binding {
     pub(crate) vault: u64,
     pub(crate) secret: u64,
     pub(crate) version: u64,
+    pub(crate) epoch: u64,
 }
 
 impl Binding {
-    /// `"smv1"`, cipher, vault, secret, version, epoch (always 0 so far), length; little endian.
+    /// `"smv1"`, cipher, vault, secret, version, epoch, length; little endian.
     #[inline]
     fn associated(&self, cipher: Cipher, len: usize) -> [u8; ASSOCIATED] {
         let mut bytes = [0; ASSOCIATED];
@@ -37,6 +44,7 @@ impl Binding {
         bytes[8..16].copy_from_slice(&self.vault.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.secret.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.version.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[40..48].copy_from_slice(&(len as u64).to_le_bytes());
         bytes
     }
@@ -50,12 +58,75 @@ pub(crate) struct Envelope {
     pub(crate) tag: [u8; TAG],
 }
 
-/// The cipher and the key of one vault.
+/// Ciphertext to be opened.
+pub(crate) struct Sealed<'a> {
+    pub(crate) binding: Binding,
+    pub(crate) envelope: &'a Envelope,
+    pub(crate) ciphertext: &'a [u8],
+}
+
+/// A vault's key in the hands of a thread that is in its window.
+pub(crate) struct InHand<'a> {
+    cipher: Cipher,
+    key: &'a [u8; KEY],
+    confirmation: &'a Confirmation,
+}
+
+impl InHand<'_> {
+    /// Decrypts into `out`, which is as long as the ciphertext.
+    #[inline]
+    pub(crate) fn open(&self, sealed: &Sealed<'_>, out: &mut [u8]) -> Result<(), Forged> {
+        let associated = sealed.binding.associated(self.cipher, sealed.ciphertext.len());
+        let Envelope { nonce, tag } = sealed.envelope;
+        cipher::open_to(self.cipher, self.key, nonce, &associated, sealed.ciphertext, out, tag)
+            // Where it is the key that is wrong, it is not the data that was tampered with.
+            .map_err(|forged| if self.is_right() { forged } else { Forged::Key })
+    }
+
+    /// Encrypts into `out`, which is as long as the plaintext, under a nonce that was never used. The key must have been
+    /// found right.
+    #[inline]
+    pub(crate) fn seal(
+        &self,
+        binding: Binding,
+        nonce: &[u8; NONCE],
+        plain: &[u8],
+        out: &mut [MaybeUninit<u8>],
+    ) -> Result<Envelope, Forged> {
+        let associated = binding.associated(self.cipher, plain.len());
+        let tag = cipher::seal_to(self.cipher, self.key, nonce, &associated, plain, out)?;
+        Ok(Envelope { nonce: *nonce, tag })
+    }
+
+    /// Is it the vault's key? The check value that its hold has compared does not say that.
+    #[inline]
+    pub(crate) fn is_right(&self) -> bool {
+        self.confirmation.confirms(self.key)
+    }
+}
+
+/// What is to be told of a vault's keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keys {
+    pub(crate) live: usize,
+    /// Is a page of one open at rest?
+    pub(crate) stuck: bool,
+    /// Of the newest.
+    pub(crate) replicas: usize,
+    pub(crate) renewed: usize,
+    pub(crate) refused: Option<Error>,
+}
+
+/// The cipher and the keys of one vault.
 pub(crate) struct Enclave {
     cipher: Cipher,
     anchor: Anchor,
-    hold: KeyHold,
-    confirmation: Confirmation,
+    epochs: Epochs,
+    levels: Levels,
+    /// What was found in force at creation, on all that holds the key and its shares. Every later key has as much.
+    at_creation: Protections,
+    /// The hold of the first key, and so of all.
+    used: HoldUsed,
     stepped_down: Option<Error>,
     /// Bytes of stack to wipe after a window.
     scrub_depth: usize,
@@ -69,15 +140,19 @@ impl Enclave {
         levels: Levels,
     ) -> Result<Self, Error> {
         let cipher = cipher.unwrap_or_else(cipher::choose);
-        let anchor = Anchor::make(levels)?;
-        match KeyHold::make(wish, wish_level, cipher, &anchor, levels) {
-            Ok((hold, stepped_down)) => {
-                let scrub_depth = scrub::depth(cipher::stack(cipher));
-                let confirmation = hold.confirmation();
-                Ok(Self { cipher, anchor, hold, confirmation, stepped_down, scrub_depth })
-            }
+        let mut anchor = Anchor::make(levels)?;
+        match KeyHold::make(wish, wish_level, cipher, &anchor, epoch::cell_of(1), levels) {
+            Ok((hold, stepped_down)) => Ok(Self {
+                cipher,
+                levels,
+                at_creation: protections_of(&anchor, &hold, false),
+                anchor,
+                used: hold.used(),
+                epochs: Epochs::new(hold),
+                stepped_down,
+                scrub_depth: scrub::depth(cipher::stack(cipher)),
+            }),
             Err(error) => {
-                let mut anchor = anchor;
                 anchor.end();
                 Err(error)
             }
@@ -88,8 +163,13 @@ impl Enclave {
         self.cipher
     }
 
-    pub(crate) fn hold(&self) -> &KeyHold {
-        &self.hold
+    /// The key hold in use.
+    pub(crate) fn used(&self) -> HoldUsed {
+        self.used
+    }
+
+    pub(crate) fn epochs(&self) -> &Epochs {
+        &self.epochs
     }
 
     pub(crate) fn anchor(&self) -> &Anchor {
@@ -105,126 +185,265 @@ impl Enclave {
         self.anchor.is_alive()
     }
 
-    pub(crate) fn locked_bytes(&self) -> usize {
-        self.anchor.locked_bytes() + self.hold.locked_bytes()
+    /// Bytes locked with `keys` keys.
+    pub(crate) fn locked_bytes(&mut self, keys: usize) -> usize {
+        let each = self.epochs.all_mut().next().map_or(0, |hold| hold.locked_bytes());
+        self.anchor.locked_bytes() + keys * each
     }
 
-    /// What is in force now on all that holds the key and its shares.
+    /// What is in force now on all that holds keys and their shares.
     pub(crate) fn protections(&self) -> Protections {
-        let anchor = self.anchor.protections();
-        self.hold.protections(true).map_or(anchor, |hold| both(anchor, hold))
+        let now = self.epochs.freeze().ok().and_then(|keys| {
+            let each = keys.live().filter_map(|epoch| keys.key(epoch));
+            each.map(|hold| protections_of(&self.anchor, hold, true)).reduce(both)
+        });
+        now.unwrap_or_else(|| self.anchor.protections())
     }
 
     /// What was found in force there at creation.
     pub(crate) fn protections_at_creation(&self) -> Protections {
-        let anchor = *self.anchor.protections_at_creation();
-        self.hold.protections(false).map_or(anchor, |hold| both(anchor, hold))
+        self.at_creation
+    }
+
+    /// What is to be told of the keys.
+    pub(crate) fn keys(&self) -> Keys {
+        let Ok(keys) = self.epochs.freeze() else { return Keys::default() };
+        let replicas = keys.newest_key().map_or((0, 0), |hold| hold.replicas(&self.anchor));
+        Keys {
+            live: keys.live().count(),
+            stuck: self.is_alive() && keys.live().filter_map(|epoch| keys.key(epoch)).any(KeyHold::is_stuck),
+            replicas: replicas.0,
+            renewed: replicas.1,
+            refused: keys.refused(),
+        }
+    }
+
+    /// Destroys a split key as a process that ends has to; see [`KeyHold::wipe`].
+    #[cfg(feature = "testing")]
+    pub(crate) fn wipe_newest(&self, between: impl FnOnce()) -> bool {
+        let keys = self.epochs.freeze();
+        keys.is_ok_and(|keys| keys.newest_key().is_some_and(|hold| hold.wipe(&self.anchor, between)))
     }
 
     /// Refuses where a secret requires more than the vault got.
+    #[inline]
     pub(crate) fn satisfies(&self, levels: Levels) -> Result<(), Error> {
-        let got = self.protections_at_creation();
-        let wanted = [
-            (Protection::Lock, levels.lock, got.lock),
-            (Protection::Dump, levels.dump, got.dump),
-            (Protection::Fork, levels.fork, got.fork),
-        ];
-        for (protection, level, achieved) in wanted {
-            if level == Level::Require && !achieved.got {
-                return Err(match achieved.refused {
-                    Some(cause) => Error::Refused { protection, cause },
-                    None => Error::NotInForce(protection),
-                });
-            }
+        let missing = missing(levels, &self.at_creation);
+        if let Some((protection, achieved)) = missing {
+            return Err(match achieved.refused {
+                Some(cause) => Error::Refused { protection, cause },
+                None => Error::NotInForce(protection),
+            });
         }
-        let in_secretmem = matches!(self.hold, KeyHold::Secretmem(_));
-        if levels.secretmem == Level::Require && !in_secretmem {
+        if levels.secretmem == Level::Require && self.used != HoldUsed::Secretmem {
             return Err(Error::NotInForce(Protection::Secretmem));
         }
         Ok(())
     }
 
+    /// A fresh key like the ones that there are, for the epoch after `newest`.
+    pub(crate) fn make_key(&self, newest: u64) -> Result<KeyHold, Error> {
+        let wish = match self.used {
+            HoldUsed::Pkey => Hold::Pkey,
+            HoldUsed::Split => Hold::Split,
+            HoldUsed::Secretmem => Hold::Secretmem,
+            HoldUsed::Guarded => Hold::Guarded,
+        };
+        let cell = epoch::cell_of(newest + 1);
+        let levels = Levels { secretmem: Level::Off, ..self.levels };
+        let (mut hold, _) = KeyHold::make(wish, Level::Require, self.cipher, &self.anchor, cell, levels)?;
+        // A vault's promise to its secrets is for all its keys.
+        let promised = &self.at_creation;
+        let of = |achieved: Achieved| if achieved.got { Level::Require } else { Level::Off };
+        let (lock, dump, fork) = (of(promised.lock), of(promised.dump), of(promised.fork));
+        match missing(Levels { lock, dump, fork, ..levels }, &protections_of(&self.anchor, &hold, false)) {
+            None => Ok(hold),
+            Some((protection, achieved)) => {
+                hold.destroy(&self.anchor);
+                Err(achieved
+                    .refused
+                    .map_or(Error::NotInForce(protection), |cause| Error::Refused { protection, cause }))
+            }
+        }
+    }
+
+    /// The key of an epoch, for a thread that is in its window.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn key(&self, epoch: u64) -> Result<&KeyHold, Error> {
+        // SAFETY: called by what runs in a window only, and used no longer than that.
+        unsafe { self.epochs.key(epoch) }.ok_or_else(|| self.without_key())
+    }
+
+    /// Why a record's key is not there.
+    #[cold]
+    fn without_key(&self) -> Error {
+        if self.is_alive() { Error::Purged } else { Error::Forked }
+    }
+
+    /// What an error of a window means: a key that was lost in the middle of its use may have been purged.
+    #[cold]
+    fn explain(&self, error: Error, epoch: u64) -> Error {
+        if error == Error::KeyLost && !self.epochs.has(epoch) { self.without_key() } else { error }
+    }
+
+    fn in_hand<'a>(&self, key: &'a [u8; KEY], hold: &'a KeyHold) -> InHand<'a> {
+        InHand { cipher: self.cipher, key, confirmation: hold.confirmation() }
+    }
+
     /// Decrypts into a slot whose window is open, and closes the window. On an error the data is wiped.
     #[inline]
-    pub(crate) fn open(
-        &self,
-        thread: Thread,
-        slot: &mut Lease,
-        binding: Binding,
-        envelope: &Envelope,
-        ciphertext: &[u8],
-    ) -> Result<(), Error> {
-        let outcome = self.open_in_window(thread, slot, binding, envelope, ciphertext);
+    pub(crate) fn open(&self, thread: Thread, slot: &mut Lease, sealed: &Sealed<'_>) -> Result<(), Error> {
+        let outcome = self.open_in_window(thread, slot, sealed);
         if outcome.is_err() {
             slot.wipe_data();
         }
         self.end_window(slot);
-        outcome
+        outcome.map_err(|error| self.explain(error, sealed.binding.epoch))
     }
 
     #[inline(never)]
-    fn open_in_window(
-        &self,
-        thread: Thread,
-        slot: &mut Lease,
-        binding: Binding,
-        envelope: &Envelope,
-        ciphertext: &[u8],
-    ) -> Result<(), Error> {
-        let associated = binding.associated(self.cipher, ciphertext.len());
+    fn open_in_window(&self, thread: Thread, slot: &mut Lease, sealed: &Sealed<'_>) -> Result<(), Error> {
+        let hold = self.key(sealed.binding.epoch)?;
         for _ in 0..=MAX_SHARES {
-            slot.bytes_mut().copy_from_slice(ciphertext);
-            let opened = self.hold.lend(&self.anchor, thread.index(), slot, Check::Forged, |key, data| {
-                // Where it is the key that is wrong, it is not the data that was tampered with.
-                cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
-                    .map_err(|forged| if self.confirmation.confirms(key) { forged } else { Forged::Key })
+            let opened = hold.lend(&self.anchor, thread.index(), slot, Check::Forged, |key, data| {
+                self.in_hand(key, hold).open(sealed, data)
             })?;
             match opened {
                 Ok(()) => return Ok(()),
                 Err(Forged::Data) => return Err(Error::Tampered),
-                Err(Forged::Key) if self.hold.distrust(&self.anchor, slot) => {}
+                Err(Forged::Key) if hold.distrust(&self.anchor, slot) => {}
                 Err(Forged::Key) => break,
             }
         }
         Err(lost(&self.anchor))
     }
 
-    /// Encrypts what lies in a slot whose window is open, in place, and closes the window. On an error the data is
-    /// wiped; nothing that was made may be published.
+    /// Encrypts what lies in a slot whose window is open into `out`, which is as long, and closes the window. On an error
+    /// nothing that was made may be published.
     #[inline]
-    pub(crate) fn seal(&self, thread: Thread, slot: &mut Lease, binding: Binding) -> Result<Envelope, Error> {
-        let outcome = self.seal_in_window(thread, slot, binding);
-        if outcome.is_err() {
-            slot.wipe_data();
-        }
+    pub(crate) fn seal(
+        &self,
+        thread: Thread,
+        slot: &mut Lease,
+        binding: Binding,
+        out: &mut [MaybeUninit<u8>],
+    ) -> Result<Envelope, Error> {
+        let outcome = self.seal_in_window(thread, slot, binding, out);
         self.end_window(slot);
-        outcome
+        outcome.map_err(|error| self.explain(error, binding.epoch))
     }
 
     #[inline(never)]
-    fn seal_in_window(&self, thread: Thread, slot: &mut Lease, binding: Binding) -> Result<Envelope, Error> {
+    fn seal_in_window(
+        &self,
+        thread: Thread,
+        slot: &mut Lease,
+        binding: Binding,
+        out: &mut [MaybeUninit<u8>],
+    ) -> Result<Envelope, Error> {
+        let hold = self.key(binding.epoch)?;
         let mut nonce = [0; NONCE];
         os::fill_random(&mut nonce)?;
-        let associated = binding.associated(self.cipher, slot.len());
+        let len = slot.len();
         for _ in 0..=MAX_SHARES {
-            let sealed = self.hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
-                // Before anything is changed, so that another key may be tried, with the nonce that was not used yet.
-                if !self.confirmation.confirms(key) {
+            let sealed = hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
+                let key = self.in_hand(key, hold);
+                // Before anything is made, so that another key may be tried, with the nonce that was not used yet.
+                if !key.is_right() {
                     return Err(Forged::Key);
                 }
                 broken::in_window();
-                cipher::seal(self.cipher, key, &nonce, &associated, data)
+                key.seal(binding, &nonce, data, out)
             })?;
             match sealed {
-                Ok(tag) => return Ok(Envelope { nonce, tag }),
-                Err(Forged::Data) => {
-                    return Err(Error::TooLarge { len: slot.len(), limit: isize::MAX as usize });
-                }
-                Err(Forged::Key) if self.hold.distrust(&self.anchor, slot) => {}
+                Ok(envelope) => return Ok(envelope),
+                Err(Forged::Data) => return Err(Error::TooLarge { len, limit: isize::MAX as usize }),
+                Err(Forged::Key) if hold.distrust(&self.anchor, slot) => {}
                 Err(Forged::Key) => break,
             }
         }
         Err(lost(&self.anchor))
+    }
+
+    /// Has `work` done with one key in hand, which it may use many times, and closes the window of the slot. On an error
+    /// nothing that was sealed may be published. `work` may neither panic nor call code of the user's.
+    pub(crate) fn with_key(
+        &self,
+        thread: Thread,
+        slot: &mut Lease,
+        epoch: u64,
+        when: Check,
+        work: impl FnOnce(&InHand<'_>) -> Result<(), Forged>,
+    ) -> Result<(), Error> {
+        let outcome = self.with_key_in_window(thread, slot, epoch, when, work);
+        self.end_batch(slot);
+        outcome.map_err(|error| self.explain(error, epoch))
+    }
+
+    #[inline(never)]
+    fn with_key_in_window(
+        &self,
+        thread: Thread,
+        slot: &mut Lease,
+        epoch: u64,
+        when: Check,
+        work: impl FnOnce(&InHand<'_>) -> Result<(), Forged>,
+    ) -> Result<(), Error> {
+        let hold = self.key(epoch)?;
+        let mut work = Some(work);
+        for _ in 0..=MAX_SHARES {
+            let done = hold.lend(&self.anchor, thread.index(), slot, when, |key, _| {
+                let key = self.in_hand(key, hold);
+                if !key.is_right() {
+                    return Err(Forged::Key);
+                }
+                work.take().map_or(Err(Forged::Key), |work| work(&key))
+            })?;
+            match done {
+                Ok(()) => return Ok(()),
+                Err(Forged::Data) => return Err(Error::Tampered),
+                Err(Forged::Key) if work.is_some() && hold.distrust(&self.anchor, slot) => {}
+                Err(Forged::Key) => break,
+            }
+        }
+        Err(lost(&self.anchor))
+    }
+
+    /// The same with the keys of two epochs, the first of which opens and the second seals, and with the data of the
+    /// first slot. Both windows stay open, for who publishes what was made: [`Self::end_batch`] closes them.
+    #[inline(never)]
+    pub(crate) fn with_two_keys(
+        &self,
+        thread: Thread,
+        (from, old_slot): (u64, &mut Lease),
+        (to, new_slot): (u64, &mut Lease),
+        work: impl FnOnce(&InHand<'_>, &InHand<'_>, &mut [u8]),
+    ) -> Result<(), Error> {
+        let (old, new) = (self.key(from)?, self.key(to)?);
+        let anchor = &self.anchor;
+        let outcome = new.lend(anchor, thread.index(), new_slot, Check::Always, |new_key, _| {
+            let new_key = self.in_hand(new_key, new);
+            if !new_key.is_right() {
+                return Err(Forged::Key);
+            }
+            Ok(old.lend(anchor, thread.index(), old_slot, Check::Forged, |old_key, data| {
+                let old_key = self.in_hand(old_key, old);
+                if !old_key.is_right() {
+                    return Err(Forged::Key);
+                }
+                work(&old_key, &new_key, data);
+                Ok(())
+            }))
+        })?;
+        // What is found wrong will not be lent again; then the next attempt has another replica.
+        match outcome {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(_))) => drop(old.distrust(anchor, old_slot)),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => drop(new.distrust(anchor, new_slot)),
+        }
+        Err(lost(anchor))
     }
 
     #[inline]
@@ -234,15 +453,44 @@ impl Enclave {
         slot.close_window();
     }
 
-    /// Destroys the key; in a child that inherited it, does nothing.
-    pub(crate) fn destroy_key(&mut self) {
-        self.hold.destroy(&self.anchor);
+    /// Closes the window of a slot after work on many records.
+    pub(crate) fn end_batch(&self, slot: &Lease) {
+        slot.wipe_head();
+        scrub::after_window(scrub::depth(cipher::stack(self.cipher) + BATCH_STACK));
+        slot.close_window();
+    }
+
+    /// Destroys all keys; in a child that inherited them, does nothing.
+    pub(crate) fn destroy_keys(&mut self) {
+        let Self { anchor, epochs, .. } = self;
+        epochs.all_mut().for_each(|hold| hold.destroy(anchor));
     }
 
     /// Gives the page back that everything else hung on. The last call; in the owner process only.
     pub(crate) fn end(&mut self) {
         self.anchor.end();
     }
+}
+
+/// Bytes of stack that work on many records takes more than that on one; measured by the test
+/// `the_cipher_path_stays_above_the_scrubbed_depth`.
+const BATCH_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
+
+/// What is in force, `now` or at creation, on the memory that a key lies in.
+fn protections_of(anchor: &Anchor, hold: &KeyHold, now: bool) -> Protections {
+    let own = if now { anchor.protections() } else { *anchor.protections_at_creation() };
+    hold.protections(now).map_or(own, |hold| both(own, hold))
+}
+
+/// The first protection that is required and was not got.
+fn missing(levels: Levels, got: &Protections) -> Option<(Protection, Achieved)> {
+    let wanted = [
+        (Protection::Lock, levels.lock, got.lock),
+        (Protection::Dump, levels.dump, got.dump),
+        (Protection::Fork, levels.fork, got.fork),
+    ];
+    let missing = wanted.into_iter().find(|(_, level, achieved)| *level == Level::Require && !achieved.got);
+    missing.map(|(protection, _, achieved)| (protection, achieved))
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -294,11 +542,12 @@ mod tests {
     fn renewals_stay_above_the_depth(cipher: Cipher) {
         let settings = Settings { hold: Hold::Split, cipher: Some(cipher), ..Settings::default() };
         let machinery = Machinery::make(settings).unwrap();
-        let Enclave { anchor, hold: KeyHold::Split(split), .. } = &machinery.enclave else {
-            panic!("split is asked for")
-        };
+        let Enclave { anchor, epochs, .. } = &machinery.enclave;
+        let keys = epochs.freeze().unwrap();
+        let hold = keys.key(1).unwrap();
+        let KeyHold::Split(split) = hold else { panic!("split is asked for") };
         let mut slot = machinery.scratch.take(registry::thread(), 1, 8, 8, false, Duration::ZERO).unwrap();
-        machinery.enclave.hold.fetch(anchor, 1, &mut slot).unwrap();
+        hold.fetch(anchor, 1, &mut slot).unwrap();
         for measured in [false, true] {
             assert!(split.lose_one());
             let low = paint();
@@ -330,23 +579,31 @@ mod tests {
                 made => made.unwrap(),
             };
             let thread = registry::thread();
-            let binding = Binding { vault: machinery.id, secret: 1, version: 0 };
+            let binding = Binding { vault: machinery.id, secret: 1, version: 0, epoch: 1 };
             let mut slot = machinery.scratch.take(thread, 1, 100, 16, false, Duration::ZERO).unwrap();
             slot.bytes_mut().fill(9);
             // Both ways once unmeasured: first calls resolve symbols and detect the processor.
             for measured in [false, true] {
+                let mut sealed = [0; 100];
                 let low = paint();
-                let envelope = machinery.enclave.seal_in_window(thread, &mut slot, binding).unwrap();
+                let envelope = {
+                    // SAFETY: initialised bytes may be seen as bytes that need not be.
+                    let out = unsafe { &mut *(&raw mut sealed).cast::<[MaybeUninit<u8>; 100]>() };
+                    machinery.enclave.seal_in_window(thread, &mut slot, binding, out).unwrap()
+                };
                 let sealing = depth_used(low);
-                let sealed = slot.bytes().to_vec();
+                let opening = |envelope| Sealed { binding, envelope, ciphertext: &sealed };
                 let low = paint();
-                machinery.enclave.open_in_window(thread, &mut slot, binding, &envelope, &sealed).unwrap();
-                let opening = depth_used(low);
+                machinery.enclave.open_in_window(thread, &mut slot, &opening(&envelope)).unwrap();
+                let opening_used = depth_used(low);
+                assert_eq!(slot.bytes(), [9; 100]);
                 let forged = Envelope { tag: [0; TAG], ..envelope };
                 let low = paint();
-                let refused = machinery.enclave.open_in_window(thread, &mut slot, binding, &forged, &sealed);
+                let refused = machinery.enclave.open_in_window(thread, &mut slot, &opening(&forged));
                 let refusing = depth_used(low);
+                slot.bytes_mut().fill(9);
                 assert_eq!(refused, Err(Error::Tampered));
+                let opening = opening_used;
                 println!(
                     "{hold:?} {cipher:?}: {sealing} bytes to seal, {opening} to open, {refusing} to refuse"
                 );

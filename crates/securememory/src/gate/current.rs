@@ -29,9 +29,15 @@ impl<T> Current<T> {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Puts something else in its place. What was there may be freed once the slots have been seen
+    /// Puts something else in its place, and gives what was there. That may be freed once the slots have been seen
     /// to be quiet ([`crate::registry::quiet`]), and not before.
-    pub(crate) fn replace(&self, by: *mut T) {
-        self.0.store(by, Ordering::SeqCst);
+    pub(crate) fn replace(&self, by: *mut T) -> *mut T {
+        self.0.swap(by, Ordering::SeqCst)
+    }
+
+    /// The same, if what is there is still `from`, which the caller has found in a window that is still open: so it was not
+    /// freed meanwhile, and nothing else can have come to lie at its address.
+    pub(crate) fn exchange(&self, from: *mut T, by: *mut T) -> bool {
+        self.0.compare_exchange(from, by, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 }

@@ -114,12 +114,17 @@ impl Lease {
 
     /// Opens the window again, to seal what lies here.
     pub(crate) fn open_window(&self, wait: Duration) -> Result<(), Error> {
+        Self::open_windows(&[self], wait)
+    }
+
+    /// The same with several. All or none: with one open and another waiting for a fork, the fork would wait for us.
+    pub(crate) fn open_windows(leases: &[&Self], wait: Duration) -> Result<(), Error> {
         loop {
-            self.slot.state.store(WINDOW, Ordering::SeqCst);
+            leases.iter().for_each(|lease| lease.slot.state.store(WINDOW, Ordering::SeqCst));
             if !fork::pending() {
                 return Ok(());
             }
-            self.close_window();
+            leases.iter().for_each(|lease| lease.close_window());
             fork::wait_out(wait)?;
         }
     }

@@ -82,7 +82,7 @@ impl Lingering {
 
     /// The reader that calls has left the pages of a secret open. False: there is no place, and it must close them.
     pub(super) fn list(&self, header: &Header, linger: Duration, has_janitor: bool) -> bool {
-        let Body::Paged(paged) = &header.body else { return true };
+        let Body::Paged(paged) = header.body() else { return true };
         let nanos = u64::try_from(linger.as_nanos()).unwrap_or(u64::MAX);
         let until = os::coarse_now().saturating_add(nanos);
         paged.open_until.store(until, Ordering::Relaxed);
@@ -161,7 +161,7 @@ fn sweep(place: &Place, now: u64) -> Option<u64> {
 
 /// Closes the pages, if they are due; returns until when the secret stays listed.
 fn close_due(header: &Header, now: u64) -> Option<u64> {
-    let Body::Paged(paged) = &header.body else { return None };
+    let Body::Paged(paged) = header.body() else { return None };
     let until = paged.open_until.load(Ordering::Relaxed);
     if until > now {
         return Some(until);

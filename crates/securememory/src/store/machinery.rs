@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::enclave::Enclave;
+use crate::enclave::epoch::LIVE;
+use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Outstanding};
 use crate::gate::{Deadline, Refusal, word};
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
@@ -14,8 +16,9 @@ use crate::region::slots;
 use crate::registry::{HELD, Slot, Thread};
 use crate::shutdown::fork;
 use crate::status::{Evidence, Protections, VaultStatus};
+use crate::store::ledger::{Kind, Ledger};
 use crate::store::linger::Lingering;
-use crate::store::slab::Slabs;
+use crate::store::turnover::Turnover;
 
 /// What a vault is built from.
 #[derive(Clone, Debug)]
@@ -29,6 +32,22 @@ pub(crate) struct Settings {
     pub(crate) views_max: usize,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) janitor: bool,
+    /// A key that has made so many seals is due to be replaced.
+    pub(crate) seals_max: u64,
+    /// So is one that is so old.
+    pub(crate) age_max: Option<Duration>,
+}
+
+impl Settings {
+    /// How a secret of this length is kept that asks for this store.
+    pub(super) fn kind_for(&self, store: Store, len: usize) -> Kind {
+        match store {
+            Store::Sealed => Kind::Sealed,
+            Store::Paged => Kind::Paged,
+            Store::Auto if len <= self.sealed_max => Kind::Sealed,
+            Store::Auto => Kind::Paged,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -43,6 +62,8 @@ impl Default for Settings {
             views_max: 4096,
             cipher: None,
             janitor: false,
+            seals_max: u64::MAX,
+            age_max: None,
         }
     }
 }
@@ -59,9 +80,12 @@ pub(crate) struct Machinery {
     pub(crate) enclave: Enclave,
     pub(crate) lingering: Lingering,
     pub(crate) settings: Settings,
+    /// Bytes that each key locks besides the first page.
+    key_bytes: usize,
     pub(crate) scratch: Scratch,
     pub(crate) pool: Pool,
-    pub(super) slabs: Slabs,
+    pub(super) ledger: Ledger,
+    pub(super) turnover: Turnover,
 }
 
 /// The first threads have a ticket of their own for a view that is not nested.
@@ -82,15 +106,23 @@ impl Machinery {
         let canary = Canary::new()?;
         let tickets = Tickets::make(settings.views_max.saturating_add(HOMES))?;
         let mut enclave = Enclave::make(settings.hold, settings.hold_level, settings.cipher, levels)?;
-        let scratch =
-            match Scratch::new(settings.views_max, levels, settings.locked_max, enclave.locked_bytes()) {
-                Ok(scratch) => scratch,
-                Err(error) => {
-                    enclave.destroy_key();
-                    enclave.end();
-                    return Err(error);
-                }
-            };
+        // Room for all keys that there may be one day counts as used from the start.
+        let locked = enclave.locked_bytes(LIVE);
+        let scratch = match Scratch::new(settings.views_max, levels, settings.locked_max, locked) {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                enclave.destroy_keys();
+                enclave.end();
+                return Err(error);
+            }
+        };
+        let key_bytes = enclave.locked_bytes(1) - enclave.locked_bytes(0);
+        let ledger = Ledger::new(cipher::most_seals(enclave.cipher()));
+        if let Err(error) = ledger.open_epoch(1) {
+            enclave.destroy_keys();
+            enclave.end();
+            return Err(error);
+        }
         if let Some((base, capacity)) = enclave.anchor().spare() {
             scratch.adopt(base, capacity, enclave.anchor().is_locked());
         }
@@ -101,7 +133,9 @@ impl Machinery {
             canary,
             scratch,
             pool: Pool::new(),
-            slabs: Slabs::new(),
+            ledger,
+            turnover: Turnover::new(),
+            key_bytes,
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
@@ -189,29 +223,40 @@ impl Machinery {
 
     pub(crate) fn status(&self) -> VaultStatus {
         let (scratch_slots, scratch_unlocked) = self.scratch.counts();
-        let (replicas, replicas_renewed) = self.enclave.hold().replicas(self.enclave.anchor());
+        let keys = self.enclave.keys();
+        let (epoch, seals) = self.ledger.current();
         VaultStatus {
             id: self.id,
-            hold: self.enclave.hold().used(),
+            hold: self.enclave.used(),
             hold_stepped_down: self.enclave.stepped_down(),
-            key_stuck_open: self.enclave.is_alive() && self.enclave.hold().is_stuck(),
-            replicas,
-            replicas_renewed,
+            key_stuck_open: keys.stuck,
+            replicas: keys.replicas,
+            replicas_renewed: keys.renewed,
+            epoch,
+            keys: keys.live,
+            seals,
+            refresh_refused: keys.refused,
             cipher: self.enclave.cipher(),
-            // The scratch's count began with the enclave's.
-            locked_bytes: self.scratch.locked_bytes() + self.pool.locked_bytes(),
+            // The scratch's count began with what all keys may lock.
+            locked_bytes: (self.scratch.locked_bytes() + self.pool.locked_bytes())
+                .saturating_sub(LIVE.saturating_sub(keys.live) * self.key_bytes),
             scratch_slots,
             scratch_unlocked,
-            secrets: self.slabs.live(),
+            secrets: self.ledger.live(),
             protections: self.enclave.protections(),
         }
+    }
+
+    /// An id that no other secret of the vault has.
+    pub(crate) fn new_id(&self) -> Result<u64, Error> {
+        self.ledger.new_id()
     }
 
     /// Destroys a split key as a process that ends has to: the check halves, keys in use, the key halves. Says
     /// whether there is such a key.
     #[cfg(feature = "testing")]
     pub(crate) fn wipe_key(&self) -> bool {
-        self.enclave.hold().wipe(self.enclave.anchor(), || self.scratch.wipe_keys())
+        self.enclave.wipe_newest(|| self.scratch.wipe_keys())
     }
 
     /// What is in force on the key and on the first scratch.
@@ -260,13 +305,13 @@ impl Drop for Machinery {
             return;
         }
         // The key first; then what is only worth something with it; the page that scratch may lie in last.
-        self.enclave.destroy_key();
+        self.enclave.destroy_keys();
         // SAFETY: all secrets and owned views hold references to the machinery, so there are none;
         // a borrowed view that was forgotten can no longer be used by anybody.
         unsafe {
             self.scratch.end();
             self.pool.end();
-            self.slabs.end();
+            self.ledger.end();
             slots::free(self.tickets);
         }
         self.enclave.end();

@@ -3,16 +3,20 @@
 //! `sealed` keeps ciphertext, `paged` keeps plaintext in closed pages; everything that is the same for both
 //! (counting references, closing, telling what is true) is here and in `object`.
 
+mod ledger;
 mod linger;
 pub(crate) mod machinery;
 mod object;
 mod opened;
 mod paged;
 mod published;
+mod roll;
 mod sealed;
 mod slab;
+mod turnover;
 
 pub(crate) use machinery::{Machinery, Settings};
-pub(crate) use object::{Object, Source, Spec};
+pub(crate) use object::{Object, Position, Source, Spec};
 pub(crate) use opened::{Opened, OpenedMut, Owned};
 pub(crate) use published::Published;
+pub use turnover::Refreshed;

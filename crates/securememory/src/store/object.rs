@@ -11,13 +11,13 @@ use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, READER, WRITER};
 use crate::status::{AtRest, Status};
+use crate::store::ledger::{Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::{MOMENT, Sealed};
-use crate::store::slab::{Slabs, Taken};
 
-/// Labels are cut from the same slabs as secrets.
+/// Bytes of a label at most.
 pub(crate) const MAX_LABEL: usize = 255;
 
 /// What a secret is to be.
@@ -27,6 +27,30 @@ pub(crate) struct Spec {
     pub(crate) store: Option<Store>,
     pub(crate) policy: Option<Policy>,
     pub(crate) label: Option<String>,
+    /// Where the secret is a chunk of a stream: then it is sealed, whatever the store, and is never changed.
+    pub(crate) position: Option<Position>,
+}
+
+/// The place of a chunk. It takes the place of a secret's id and version in what the seal is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The stream's id, which no secret of the vault has.
+    pub(crate) stream: u64,
+    pub(crate) index: u64,
+    /// Is it the last chunk of a stream that is complete?
+    pub(crate) last: bool,
+}
+
+impl Position {
+    const CHUNK: u64 = 1 << 63;
+    const LAST: u64 = 1 << 62;
+    /// No chunk of a stream that has bytes comes so far.
+    pub(crate) const MAX_INDEX: u64 = Self::LAST - 1;
+
+    /// As the version of a record.
+    pub(crate) fn version(self) -> u64 {
+        Self::CHUNK | if self.last { Self::LAST } else { 0 } | (self.index & Self::MAX_INDEX)
+    }
 }
 
 /// What most secrets do without.
@@ -36,51 +60,93 @@ struct Extra {
 }
 
 impl Extra {
-    fn make(policy: Option<Policy>, label: Option<String>) -> Result<Box<[Self]>, Error> {
-        let mut extra = Vec::new();
-        if policy.is_some() || label.is_some() {
-            let no_memory = |_| Error::OutOfMemory { bytes: std::mem::size_of::<Self>() };
-            extra.try_reserve_exact(1).map_err(no_memory)?;
-            extra.push(Self { policy, label });
+    fn make(policy: Option<Policy>, label: Option<String>) -> Result<Option<Box<[Self; 1]>>, Error> {
+        if policy.is_none() && label.is_none() {
+            return Ok(None);
         }
-        Ok(extra.into_boxed_slice())
+        let no_memory = Error::OutOfMemory { bytes: std::mem::size_of::<Self>() };
+        let mut extra = Vec::new();
+        extra.try_reserve_exact(1).map_err(|_| no_memory)?;
+        extra.push(Self { policy, label });
+        extra.into_boxed_slice().try_into().map(Some).map_err(|_| no_memory)
     }
 }
 
 /// How the secret is kept.
-pub(super) enum Body {
-    Sealed(Sealed),
-    Paged(Paged),
+pub(super) enum Body<'a> {
+    Sealed(&'a Sealed),
+    Paged(&'a Paged),
 }
 
-/// All there is to a secret but its bytes.
+/// All there is to a secret but its bytes. As small as can be, since a vault may have a million of them.
+#[repr(C)]
 pub(super) struct Header {
     pub(super) gate: Gate,
+    /// Zero where there is no secret, see [`super::roll`]; so it is written last.
     references: AtomicU32,
     /// Is it in the vault's list of lingering secrets? See [`crate::store::linger`].
     pub(super) lingers: AtomicU8,
-    /// Has its policy a linger?
-    pub(super) may_linger: bool,
     /// The last attempt to close the pages of a paged secret has failed.
     pub(super) stuck: AtomicBool,
+    traits: u8,
     /// The alignment, as a power of two.
     align_bits: u8,
     pub(super) id: u64,
     pub(super) len: usize,
-    pub(super) body: Body,
+    /// Of a paged secret, the pointer inside is to its [`Paged`].
+    sealed: Sealed,
     pub(super) machinery: Arc<Machinery>,
-    /// At most one; a slice, because its allocation can fail without an abort.
-    extra: Box<[Extra]>,
+    /// At most one; an array, because its allocation can fail without an abort.
+    extra: Option<Box<[Extra; 1]>>,
 }
 
+/// The secret is paged.
+const PAGED: u8 = 1;
+/// Its policy has a linger.
+const MAY_LINGER: u8 = 2;
+
+/// Bytes of a header.
+pub(super) const HEADER: usize = std::mem::size_of::<Header>();
+#[cfg(all(target_pointer_width = "64", not(loom)))]
+const _: () = assert!(HEADER == 64, "a cache line");
+const _: () = assert!(std::mem::align_of::<Header>() <= crate::store::slab::ALIGN);
+const _: () = assert!(std::mem::offset_of!(Header, references) >= 8);
+
 impl Header {
+    #[inline]
+    fn kind(&self) -> Kind {
+        if self.traits & PAGED == 0 { Kind::Sealed } else { Kind::Paged }
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(super) fn body(&self) -> Body<'_> {
+        match self.kind() {
+            Kind::Sealed => Body::Sealed(&self.sealed),
+            // SAFETY: set by `Object::make`, and freed with the header.
+            Kind::Paged => Body::Paged(unsafe { &*self.sealed.pointer().cast() }),
+        }
+    }
+
     pub(super) fn align(&self) -> usize {
         1 << self.align_bits
     }
 
     #[inline]
+    pub(super) fn may_linger(&self) -> bool {
+        self.traits & MAY_LINGER != 0
+    }
+
+    fn extra(&self) -> Option<&Extra> {
+        self.extra.as_ref().map(|extra| {
+            let [extra] = &**extra;
+            extra
+        })
+    }
+
+    #[inline]
     pub(super) fn policy(&self) -> &Policy {
-        let own = self.extra.first().and_then(|extra| extra.policy.as_ref());
+        let own = self.extra().and_then(|extra| extra.policy.as_ref());
         own.unwrap_or(&self.machinery.settings.policy)
     }
 
@@ -102,7 +168,7 @@ impl Header {
             if !self.gate.begin_final() {
                 return Ok(());
             }
-            let wiped = match &self.body {
+            let wiped = match self.body() {
                 Body::Sealed(sealed) => sealed.end(self, deadline),
                 Body::Paged(paged) => paged.end(self).map(|()| true),
             };
@@ -138,8 +204,9 @@ pub(crate) trait Source<E> {
 
 /// The pieces of a secret in the making: given back unless it is made, also where the source panics.
 struct Pieces<'a> {
-    slabs: &'a Slabs,
+    ledger: &'a Ledger,
     taken: &'a Taken,
+    kind: Kind,
     size: usize,
 }
 
@@ -153,7 +220,7 @@ impl Drop for Pieces<'_> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         // SAFETY: of no secret: whoever made one has called `keep`.
-        unsafe { self.slabs.give_secret(Some((self.taken.header, HEADER)), self.taken.body, self.size) };
+        unsafe { self.ledger.untake(self.kind, self.taken, self.size) };
     }
 }
 
@@ -166,9 +233,6 @@ unsafe impl Send for Object {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
 unsafe impl Sync for Object {}
-
-const HEADER: usize = std::mem::size_of::<Header>();
-const _: () = assert!(std::mem::align_of::<Header>() <= crate::store::slab::ALIGN);
 
 impl Object {
     /// Makes a secret of `len` bytes that `source` writes, in protected memory. On an error everything that
@@ -198,45 +262,97 @@ impl Object {
         if !machinery.enclave.is_alive() {
             return Err(Error::Forked.into());
         }
-        let settings = &machinery.settings;
-        let sealed = match spec.store.unwrap_or(settings.store) {
-            Store::Sealed => true,
-            Store::Paged => false,
-            Store::Auto => len <= settings.sealed_max,
+        let kind = match spec.store.unwrap_or(machinery.settings.store) {
+            _ if spec.position.is_some() => Kind::Sealed,
+            store => machinery.settings.kind_for(store, len),
         };
+        if kind == Kind::Sealed {
+            machinery.enclave.satisfies(levels)?;
+        } else if levels.secretmem == crate::policy::Level::Require {
+            return Err(Error::NotInForce(crate::error::Protection::Secretmem).into());
+        }
         // Before the body: what has been made cannot fail any more.
         // The label is taken, not copied: a copy would end the process where there is no memory.
         let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
-        let size = if sealed { Sealed::size(len)? } else { Paged::SIZE };
-        let taken = machinery.slabs.take_secret(HEADER, size)?;
-        let pieces = Pieces { slabs: &machinery.slabs, taken: &taken, size };
-        let body = if sealed {
-            machinery.enclave.satisfies(levels)?;
-            Body::Sealed(Sealed::make(&machinery, &taken, policy, (len, align), source)?)
-        } else if levels.secretmem == crate::policy::Level::Require {
-            return Err(Error::NotInForce(crate::error::Protection::Secretmem).into());
-        } else {
-            Body::Paged(Paged::make(&machinery, &taken, policy, (len, align), source)?)
+        let size = if kind == Kind::Sealed { Sealed::size(len)? } else { Paged::SIZE };
+        let taken =
+            machinery.ledger.take_secret(kind, size, spec.position.map(|position| position.stream))?;
+        let pieces = Pieces { ledger: &machinery.ledger, taken: &taken, kind, size };
+        let version = spec.position.map_or(0, Position::version);
+        let record = match kind {
+            Kind::Sealed => Sealed::make(&machinery, &taken, policy, (len, align, version), source)?,
+            Kind::Paged => Paged::make(&machinery, &taken, policy, (len, align), source)?.cast(),
         };
         pieces.keep();
-        let header = taken.header.cast::<Header>();
+        let paged = if kind == Kind::Paged { PAGED } else { 0 };
+        let traits = paged | if may_linger { MAY_LINGER } else { 0 };
+        let (id, seals) = (taken.id, taken.seals);
         // SAFETY: a fresh piece of the right size and alignment.
-        unsafe {
-            header.write(Header {
+        let object = unsafe {
+            let header = Header {
                 gate: Gate::new(),
-                references: AtomicU32::new(1),
+                references: AtomicU32::new(0),
                 lingers: AtomicU8::new(linger::NEVER),
-                may_linger,
                 stuck: AtomicBool::new(false),
+                traits,
                 align_bits: align.trailing_zeros() as u8,
-                id: taken.id,
+                id,
                 len,
-                body,
+                sealed: Sealed::new(record),
                 machinery,
                 extra,
-            });
+            };
+            Self::write_header(taken.header, header)
+        };
+        if kind == Kind::Sealed {
+            object.machinery().after_seal(seals);
         }
-        Ok(Self(header))
+        Ok(object)
+    }
+
+    /// Fills a header's piece. Whoever walks through the roll may look at its count of references meanwhile: so
+    /// that is not written with the rest, but last, as an atomic.
+    ///
+    /// # Safety
+    ///
+    /// A piece of the roll of the vault, taken for this.
+    #[allow(unsafe_code)]
+    unsafe fn write_header(piece: NonNull<u8>, header: Header) -> Self {
+        let Header { gate, lingers, stuck, traits, align_bits, id, len, sealed, machinery, extra, .. } =
+            header;
+        let at = piece.cast::<Header>();
+        // SAFETY: as the caller vouches.
+        unsafe {
+            let at = at.as_ptr();
+            (&raw mut (*at).gate).write(gate);
+            (&raw mut (*at).lingers).write(lingers);
+            (&raw mut (*at).stuck).write(stuck);
+            (&raw mut (*at).traits).write(traits);
+            (&raw mut (*at).align_bits).write(align_bits);
+            (&raw mut (*at).id).write(id);
+            (&raw mut (*at).len).write(len);
+            (&raw mut (*at).sealed).write(sealed);
+            (&raw mut (*at).machinery).write(machinery);
+            (&raw mut (*at).extra).write(extra);
+            (*at).references.store(1, Ordering::Release);
+        }
+        Self(at)
+    }
+
+    /// A reference to the secret whose header is in this piece of the roll, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// A piece of the roll, whose ledger's lock the caller has, so that no piece is given back meanwhile.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn upgrade(piece: NonNull<u8>) -> Option<Self> {
+        let at = piece.cast::<Header>();
+        // SAFETY: in use or not, this part of the piece is an atomic number.
+        let references = unsafe { &(*at.as_ptr()).references };
+        let one_more = |count| (1..MAX_REFERENCES).contains(&count).then_some(count + 1);
+        // Acquire: the rest of the header was written before.
+        references.fetch_update(Ordering::Acquire, Ordering::Relaxed, one_more).ok()?;
+        Some(Self(at))
     }
 
     #[inline]
@@ -263,20 +379,22 @@ impl Object {
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
-        self.header().extra.first().and_then(|extra| extra.label.as_deref())
+        self.header().extra().and_then(|extra| extra.label.as_deref())
     }
 
     pub(crate) fn status(&self) -> Status {
         let header = self.header();
-        let (store, version, at_rest, stuck_open, protections) = match &header.body {
+        let (store, (version, epoch), at_rest, stuck_open, protections) = match header.body() {
             Body::Sealed(sealed) => {
                 let protections = header.machinery.protections();
-                let (version, at_rest) = sealed.at_rest(header).unzip();
-                (Store::Sealed, version.unwrap_or(0), at_rest, false, protections)
+                let found = sealed.at_rest(header);
+                let (version, epoch, place) = found.map_or((0, 0, None), |(v, e, place)| (v, e, Some(place)));
+                (Store::Sealed, (version, epoch), place, false, protections)
             }
             Body::Paged(paged) => {
                 let place = paged.at_rest(header);
-                (Store::Paged, paged.version(), place, paged.is_stuck(header), paged.protections(header))
+                let stuck = paged.is_stuck(header);
+                (Store::Paged, (paged.version(), 0), place, stuck, paged.protections(header))
             }
         };
         let is_sealed = store == Store::Sealed;
@@ -285,10 +403,11 @@ impl Object {
             id: header.id,
             vault_id: header.machinery.id,
             version,
+            epoch,
             len: header.len,
             store,
             cipher: is_sealed.then(|| enclave.cipher()),
-            hold: is_sealed.then(|| enclave.hold().used()),
+            hold: is_sealed.then(|| enclave.used()),
             open_views: header.machinery.holders(header.id).views(),
             closed: header.gate.is_closed(),
             stuck_open,
@@ -351,13 +470,11 @@ impl Drop for Object {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         let header = self.header();
-        // Where there is one reference, it is this one, and nobody can make another.
-        if header.references.load(Ordering::Acquire) != 1 {
-            if header.references.fetch_sub(1, Ordering::Release) != 1 {
-                return;
-            }
-            fence(Ordering::Acquire);
+        // Never by a look at the count alone: whoever walks through the roll may make a reference at any time.
+        if header.references.fetch_sub(1, Ordering::Release) != 1 {
+            return;
         }
+        fence(Ordering::Acquire);
         // A child leaves alone what it inherited.
         if !header.machinery.enclave.is_alive() {
             return;
@@ -367,26 +484,23 @@ impl Drop for Object {
         }
         // A borrowed view that was forgotten may still be counted, but can no longer be used: it borrowed the secret
         // that is being dropped. So there is nobody whom the gate would have to keep out.
-        let body = if header.gate.is_final() {
-            None
-        } else {
-            match &header.body {
-                Body::Sealed(sealed) => sealed.take(header),
-                Body::Paged(paged) => paged.take(header).unwrap_or_else(|cause| {
+        let ends = !header.gate.is_final();
+        let body = match header.body() {
+            Body::Sealed(sealed) => sealed.take(header),
+            Body::Paged(paged) => {
+                if ends && let Err(cause) = paged.take(header) {
                     tracing::warn!(secret = header.id, %cause, "a secret was dropped that cannot be wiped yet");
-                    paged.abandon(header)
-                }),
+                    paged.abandon(header);
+                }
+                let at = NonNull::from(paged).cast();
+                Some(Retired { secret: header.id, at, size: Paged::SIZE, epoch: 0 })
             }
         };
-        // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its slabs.
+        let kind = header.kind();
+        // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its ledger.
         unsafe {
             let header = self.0.read();
-            let piece = self.0.cast();
-            let slabs = &header.machinery.slabs;
-            match body {
-                Some((body, size)) => slabs.give_secret(Some((piece, HEADER)), body, size),
-                None => slabs.give(piece, HEADER),
-            }
+            header.machinery.ledger.give_secret(self.0.cast(), kind, body, ends);
         }
     }
 }

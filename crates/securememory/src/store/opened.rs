@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Slot;
-use crate::store::object::{Body, Header, Object};
+use crate::store::object::{Body, Header, Object, Position};
 use crate::store::paged::Change;
 
 enum Place {
@@ -29,7 +29,7 @@ impl Object {
     #[inline]
     pub(crate) fn open(&self) -> Result<Opened<'_>, Error> {
         let header = self.header();
-        let (data, place) = match &header.body {
+        let (data, place) = match header.body() {
             Body::Sealed(sealed) => {
                 let lease = sealed.open(header)?;
                 (lease.data_start(), Place::Scratch(lease))
@@ -45,7 +45,7 @@ impl Object {
     /// Opens a copy that may be changed, or the pages themselves, waiting as long as `wait` for whoever is in the way.
     pub(crate) fn open_mut(&self, wait: Duration) -> Result<OpenedMut<'_>, Error> {
         let header = self.header();
-        let (data, edit) = match &header.body {
+        let (data, edit) = match header.body() {
             Body::Sealed(sealed) => {
                 let lease = sealed.open_mut(header, wait)?;
                 (lease.data_start(), Edit::Copy(lease))
@@ -61,10 +61,26 @@ impl Object {
     /// Opens a view that owns its copy and its reference to the secret.
     pub(crate) fn open_owned(&self) -> Result<Owned, Error> {
         let header = self.header();
-        let lease = match &header.body {
+        let lease = match header.body() {
             Body::Sealed(sealed) => sealed.open(header)?,
             Body::Paged(_) => self.copy_pages()?,
         };
+        self.own(lease)
+    }
+
+    /// As [`Self::open_owned`], of a chunk that must have been sealed as the one at this place.
+    pub(crate) fn open_owned_at(&self, position: Position) -> Result<Owned, Error> {
+        let header = self.header();
+        match header.body() {
+            Body::Sealed(sealed) if header.id == position.stream => {
+                self.own(sealed.open_version(header, Some(position.version()))?)
+            }
+            _ => Err(Error::Tampered),
+        }
+    }
+
+    fn own(&self, lease: Lease) -> Result<Owned, Error> {
+        let header = self.header();
         let object = match self.try_clone() {
             Ok(object) => object,
             Err(error) => {
@@ -121,7 +137,7 @@ impl Opened<'_> {
         let outcome = match self.place.take() {
             None => return Ok(()),
             Some(Place::Scratch(lease)) => end_lease(self.header, lease),
-            Some(Place::Pages(ticket)) => match &self.header.body {
+            Some(Place::Pages(ticket)) => match self.header.body() {
                 Body::Paged(paged) => paged.release(self.header, ticket),
                 Body::Sealed(_) => Ok(()),
             },
@@ -190,7 +206,7 @@ impl OpenedMut<'_> {
 
     fn end(&mut self, keep: bool) -> Result<(), Error> {
         let header = self.header;
-        let outcome = match (self.edit.take(), &header.body) {
+        let outcome = match (self.edit.take(), header.body()) {
             (Some(Edit::Copy(mut lease)), Body::Sealed(sealed)) => {
                 if header.check_alive().is_err() {
                     lease.forsake();
@@ -201,11 +217,11 @@ impl OpenedMut<'_> {
                         .check_canary(&header.machinery.canary)
                         .and_then(|()| sealed.commit(header, &mut lease))
                 } else {
-                    Ok(())
+                    Ok(0)
                 };
                 lease.release();
                 sealed.end_write(header);
-                committed
+                committed.map(|seals| header.machinery.after_seal(seals))
             }
             (Some(Edit::InPlace(change)), Body::Paged(paged)) => paged.end_change(header, change, keep),
             _ => return Ok(()),

@@ -5,6 +5,7 @@
 //! puts it back unless it commits.
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,20 +20,28 @@ use crate::region::pool::Pages;
 use crate::region::scrub;
 use crate::registry::{self, READER, Slot, WRITER};
 use crate::status::Protections;
+use crate::store::ledger::{Kind, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::object::{Header, Source};
-use crate::store::slab::Taken;
 
 /// A secret's pages. They are given back when the secret ends; that they are gone is said by the null.
 pub(super) struct Paged {
+    /// To what lies behind this in the same piece of memory.
     pages: AtomicPtr<Pages>,
     version: AtomicU64,
     /// Until when open pages may stay open, as [`os::coarse_now`](crate::os::coarse_now) tells.
     pub(super) open_until: AtomicU64,
 }
 
-const _: () = assert!(std::mem::align_of::<Pages>() <= crate::store::slab::ALIGN);
+/// What a paged secret has in ordinary memory besides its header.
+#[repr(C)]
+struct Piece {
+    paged: Paged,
+    pages: MaybeUninit<Pages>,
+}
+
+const _: () = assert!(std::mem::align_of::<Piece>() <= crate::store::slab::ALIGN);
 
 /// A writer's right to the pages, and what it needs to undo.
 pub(super) struct Change {
@@ -46,7 +55,7 @@ fn too_large(len: usize) -> Error {
 
 impl Paged {
     /// Bytes of ordinary memory besides the header.
-    pub(super) const SIZE: usize = std::mem::size_of::<Pages>();
+    pub(super) const SIZE: usize = std::mem::size_of::<Piece>();
 
     /// Keeps what `source` writes into fresh pages.
     #[allow(unsafe_code)]
@@ -56,7 +65,7 @@ impl Paged {
         policy: &Policy,
         (len, align): (usize, usize),
         source: S,
-    ) -> Result<Self, TryError<E>> {
+    ) -> Result<*mut Self, TryError<E>> {
         machinery.lingering.poll();
         let pages = machinery.pool.take(len, align, policy.levels())?;
         let capacity = pages.capacity();
@@ -76,16 +85,16 @@ impl Paged {
         draft.close()?;
         // What the source's code has left of the bytes.
         scrub::after_view();
-        let at = taken.body.cast::<Pages>();
-        if let Some(pages) = draft.pages.take() {
-            // SAFETY: a fresh piece of the right size and alignment.
-            unsafe { at.write(pages) };
+        let at = taken.body.cast::<Piece>().as_ptr();
+        let Some(pages) = draft.pages.take() else { return Err(Error::Closed.into()) };
+        // SAFETY: a fresh piece of the right size and alignment.
+        unsafe {
+            let place = (&raw mut (*at).pages).cast::<Pages>();
+            place.write(pages);
+            let (pages, version) = (AtomicPtr::new(place), AtomicU64::new(0));
+            (&raw mut (*at).paged).write(Self { pages, version, open_until: AtomicU64::new(0) });
         }
-        Ok(Self {
-            pages: AtomicPtr::new(at.as_ptr()),
-            version: AtomicU64::new(0),
-            open_until: AtomicU64::new(0),
-        })
+        Ok(at.cast())
     }
 
     #[allow(unsafe_code)]
@@ -185,7 +194,7 @@ impl Paged {
     /// Leaves the gate; the last one closes the pages, or has them closed later.
     #[inline]
     fn leave_pages(&self, header: &Header) -> Result<(), CallError> {
-        if !header.may_linger {
+        if !header.may_linger() {
             return header.gate.leave_paged(|| self.protect_none(header));
         }
         let machinery = &header.machinery;
@@ -216,7 +225,7 @@ impl Paged {
     /// closing of the pages to us, or the end of the secret.
     #[cold]
     fn settle(&self, header: &Header) {
-        if self.shut(header).is_err() && header.may_linger {
+        if self.shut(header).is_err() && header.may_linger() {
             // Nobody comes back to pages that may stay open but whoever sweeps.
             let machinery = &header.machinery;
             machinery.lingering.list(header, linger::RETRY, machinery.settings.janitor);
@@ -363,20 +372,17 @@ impl Paged {
     }
 
     /// Overwrites the pages and gives them back. The caller has begun the end.
-    #[allow(unsafe_code)]
     pub(super) fn end(&self, header: &Header) -> Result<(), Error> {
-        if let Some((body, size)) = self.take(header)? {
-            // SAFETY: nobody finds it any more.
-            unsafe { header.machinery.slabs.give_secret(None, body, size) };
-        }
+        self.take(header)?;
+        header.machinery.ledger.ended(Kind::Paged);
         Ok(())
     }
 
-    /// Overwrites the pages and gives them back, and takes the body away. Only where nobody is inside or will come.
+    /// Overwrites the pages and gives them back, if they are there. Only where nobody is inside or will come.
     #[allow(unsafe_code)]
-    pub(super) fn take(&self, header: &Header) -> Result<Option<(NonNull<u8>, usize)>, Error> {
-        let Some(at) = NonNull::new(self.pages.load(Ordering::Acquire)) else { return Ok(None) };
-        // SAFETY: as the caller vouches; `at` is the body that was filled in `make`.
+    pub(super) fn take(&self, header: &Header) -> Result<(), Error> {
+        let Some(at) = NonNull::new(self.pages.load(Ordering::Acquire)) else { return Ok(()) };
+        // SAFETY: as the caller vouches; `at` was filled in `make`.
         unsafe {
             let pages = at.as_ref();
             let place = Self::place(header, pages)?;
@@ -386,17 +392,16 @@ impl Paged {
             // Without the pool's lock they stay mapped, wiped and unused.
             let _ = header.machinery.pool.give(at.read());
         }
-        Ok(Some((at.cast(), Self::SIZE)))
+        Ok(())
     }
 
-    /// Where [`Self::take`] has failed: leaves the pages to the pool, which tries again to wipe them, and takes the
-    /// body away.
+    /// Where [`Self::take`] has failed: leaves the pages to the pool, which tries again to wipe them.
     #[allow(unsafe_code)]
-    pub(super) fn abandon(&self, header: &Header) -> Option<(NonNull<u8>, usize)> {
-        let at = NonNull::new(self.pages.swap(std::ptr::null_mut(), Ordering::AcqRel))?;
-        // SAFETY: as for `take`.
-        header.machinery.pool.lose(unsafe { at.read() });
-        Some((at.cast(), Self::SIZE))
+    pub(super) fn abandon(&self, header: &Header) {
+        if let Some(at) = NonNull::new(self.pages.swap(std::ptr::null_mut(), Ordering::AcqRel)) {
+            // SAFETY: as for `take`.
+            header.machinery.pool.lose(unsafe { at.read() });
+        }
     }
 }
 

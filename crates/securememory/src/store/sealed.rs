@@ -1,34 +1,36 @@
 //! The store `Sealed`: authenticated ciphertext in ordinary memory.
 //!
-//! A record (version, nonce, tag, ciphertext) never changes once it is published. A commit publishes a new one
+//! A record (version, epoch, nonce, tag, ciphertext) never changes once it is published. A commit publishes a new one
 //! by exchanging the pointer; the old one is overwritten and freed when no reader can still be decrypting it
-//! (see [`crate::gate`]). If that takes longer than a moment, it stays on a chain behind the new record until
-//! the next commit or the end.
+//! (see [`crate::gate`]). If that takes longer than a moment, it waits in limbo (see [`super::ledger`]).
+//!
+//! Two may exchange the pointer: the one writer, and whoever moves records to a new key ([`super::turnover`]). The
+//! mover does so only if the pointer is still the one it has read. The writer does so in any case: what the mover has
+//! published meanwhile is the same old value.
 
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use crate::enclave::{Binding, Envelope};
+use crate::enclave::{self, Binding, Envelope};
 use crate::error::{Error, TryError};
 use crate::gate::{Current, Deadline, Refusal};
 use crate::policy::{Level, Policy};
 use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};
+use crate::store::ledger::{Retired, Taken, Taking};
 use crate::store::machinery::Machinery;
 use crate::store::object::{Header, Source};
-use crate::store::slab::Taken;
 
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
 pub(super) const MOMENT: Duration = Duration::from_micros(200);
-/// Retired records on the chain at most; then a commit waits for the readers.
-const MAX_RETIRED: usize = 2;
 
 /// What stands before the ciphertext.
 #[repr(C)]
-struct Record {
+pub(super) struct Record {
     version: u64,
-    /// The record that this one replaced, if it could not be freed yet.
-    older: *mut Record,
+    /// Of the key that it is sealed under.
+    epoch: u64,
     envelope: Envelope,
     // Followed by the ciphertext.
 }
@@ -42,20 +44,31 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
+    /// Without a record yet.
+    pub(super) fn new(record: *mut Record) -> Self {
+        Self { record: Current::new(record) }
+    }
+
+    /// Whatever the pointer is to, also of a secret that is not sealed.
+    #[inline]
+    pub(super) fn pointer(&self) -> *mut Record {
+        self.record.current()
+    }
+
     /// Bytes of a record.
     pub(super) fn size(len: usize) -> Result<usize, Error> {
         let limit = isize::MAX as usize / 2;
         len.checked_add(HEAD).filter(|&size| size <= limit).ok_or(Error::TooLarge { len, limit })
     }
 
-    /// Seals what `source` writes into scratch, into the body that was taken for it.
+    /// Seals what `source` writes into scratch, as this version, into the body that was taken for it.
     pub(super) fn make<E, S: Source<E>>(
         machinery: &Machinery,
         taken: &Taken,
         policy: &Policy,
-        (len, align): (usize, usize),
+        (len, align, version): (usize, usize, u64),
         source: S,
-    ) -> Result<Self, TryError<E>> {
+    ) -> Result<*mut Record, TryError<E>> {
         let thread = registry::thread();
         let lock = policy.levels().lock == Level::Require;
         let slot = machinery.scratch.take(thread, taken.id, len, align, lock, policy.wait)?;
@@ -70,16 +83,26 @@ impl Sealed {
             slot.check_canary(&machinery.canary)?;
             slot.open_window(policy.wait)?;
         }
-        let binding = Binding { vault: machinery.id, secret: taken.id, version: 0 };
-        let envelope = machinery.enclave.seal(thread, slot, binding)?;
+        let Taken { id: secret, epoch, .. } = *taken;
+        let binding = Binding { vault: machinery.id, secret, version, epoch };
         let record = taken.body.cast::<Record>();
-        write_record(record, 0, std::ptr::null_mut(), envelope, slot.bytes());
-        Ok(Self { record: Current::new(record.as_ptr()) })
+        // SAFETY: the body was taken for a record of this length, and nobody else has it.
+        #[allow(unsafe_code)]
+        let draft = unsafe { Draft::new(record, len) };
+        let envelope = machinery.enclave.seal(thread, slot, binding, draft.room)?;
+        draft.complete(binding, envelope);
+        Ok(record.as_ptr())
     }
 
     /// Opens a view in scratch.
     #[inline]
     pub(super) fn open(&self, header: &Header) -> Result<Lease, Error> {
+        self.open_version(header, None)
+    }
+
+    /// The same, where it must have been sealed as this version: else it is [`Error::Tampered`].
+    #[inline]
+    pub(super) fn open_version(&self, header: &Header, version: Option<u64>) -> Result<Lease, Error> {
         let machinery = &*header.machinery;
         let policy = header.policy();
         header.check_alive()?;
@@ -87,7 +110,7 @@ impl Sealed {
         let lock = header.requires_lock();
         let mut slot =
             machinery.scratch.take(thread, header.id, header.len, header.align(), lock, policy.wait)?;
-        match self.open_into(header, thread, &mut slot) {
+        match self.open_into(header, thread, &mut slot, version) {
             Ok(()) => {
                 slot.write_canary(&machinery.canary);
                 Ok(slot)
@@ -104,16 +127,32 @@ impl Sealed {
 
     #[inline]
     #[allow(unsafe_code)]
-    fn open_into(&self, header: &Header, thread: registry::Thread, slot: &mut Lease) -> Result<(), Error> {
-        let machinery = &*header.machinery;
+    fn open_into(
+        &self,
+        header: &Header,
+        thread: registry::Thread,
+        slot: &mut Lease,
+        version: Option<u64>,
+    ) -> Result<(), Error> {
         let record = self.record.find(&header.gate).ok_or(Error::Closed)?;
         // SAFETY: signed in, so the record is not freed before the window is closed, which is the last thing that
         // `Enclave::open` does.
-        unsafe {
-            let binding = Binding { vault: machinery.id, secret: header.id, version: (*record).version };
-            let ciphertext = ciphertext_of(record, header.len);
-            machinery.enclave.open(thread, slot, binding, &(*record).envelope, ciphertext)
+        let sealed = unsafe { sealed_in(header, record) };
+        if version.is_some_and(|version| version != sealed.binding.version) {
+            return Err(Error::Tampered);
         }
+        header.machinery.enclave.open(thread, slot, &sealed)
+    }
+
+    /// What is valid now, for a thread whose slot is signed in: it is not freed before the window is closed.
+    #[inline]
+    pub(super) fn find(&self, header: &Header) -> Option<NonNull<Record>> {
+        self.record.find(&header.gate).and_then(NonNull::new)
+    }
+
+    /// Publishes a copy that was sealed under another key, unless there is a newer one than `from`.
+    pub(super) fn publish_moved(&self, from: NonNull<Record>, to: NonNull<Record>) -> bool {
+        self.record.exchange(from.as_ptr(), to.as_ptr())
     }
 
     /// Becomes the writer and opens a copy to be changed.
@@ -148,50 +187,87 @@ impl Sealed {
         }
     }
 
-    /// Seals the writer's copy and publishes it. The copy is gone afterwards, whatever the outcome.
+    /// Seals the writer's copy and publishes it. The copy is gone afterwards, whatever the outcome. Gives the seals made
+    /// under the present key so far.
     #[allow(unsafe_code)]
-    pub(super) fn commit(&self, header: &Header, slot: &mut Lease) -> Result<(), Error> {
+    pub(super) fn commit(&self, header: &Header, slot: &mut Lease) -> Result<u64, Error> {
         let machinery = &*header.machinery;
         let wait = header.policy().wait;
         if header.gate.is_closed() {
             return Err(if header.gate.is_revoked() { Error::Revoked } else { Error::Closed });
         }
-        let current = self.record.current();
-        // SAFETY: only the writer, which is the caller, exchanges and frees records.
-        let (version, retired) = unsafe { ((*current).version.wrapping_add(1), chain_length(current)) };
-        if retired >= MAX_RETIRED {
-            let deadline = Deadline::after(wait);
-            if !machinery.scratch.quiesce(header.id, deadline) {
-                return Err(machinery.explain(Refusal::Late, header.id, deadline));
+        let size = Self::size(header.len)?;
+        let (piece, epoch, seals) = self.take_record(header, size, wait)?;
+        // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the record, but whoever
+        // frees the old one waits for our window, which was open since before we look.
+        let version = match slot.open_window(wait) {
+            Ok(()) => match self.record.find(&header.gate) {
+                Some(current) => Ok(unsafe { (*current).version.wrapping_add(1) }),
+                None => Err(Error::Closed),
+            },
+            Err(error) => Err(error),
+        };
+        let made = version.and_then(|version| {
+            let binding = Binding { vault: machinery.id, secret: header.id, version, epoch };
+            // SAFETY: taken for a record of this length, and nobody else has it.
+            let draft = unsafe { Draft::new(piece.cast(), header.len) };
+            let envelope = machinery.enclave.seal(registry::thread(), slot, binding, draft.room)?;
+            draft.complete(binding, envelope);
+            Ok(())
+        });
+        if let Err(error) = made {
+            slot.close_window();
+            // SAFETY: nobody has seen it.
+            unsafe { machinery.ledger.free(&[Retired { secret: header.id, at: piece, size, epoch }], 1) };
+            return Err(error);
+        }
+        if let Some(old) = NonNull::new(self.record.replace(piece.cast().as_ptr())) {
+            // SAFETY: it is not freed before that is done here.
+            let old =
+                Retired { secret: header.id, at: old.cast(), size, epoch: unsafe { old.as_ref().epoch } };
+            if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
+                // SAFETY: no reader is left that could have loaded the old pointer.
+                unsafe { machinery.ledger.free(&[old], 1) };
+            } else {
+                machinery.ledger.retire(&[old]);
             }
-            // SAFETY: no reader is left that could have loaded an older pointer.
-            unsafe { free_older(header, current) };
         }
-        slot.open_window(wait)?;
-        let binding = Binding { vault: machinery.id, secret: header.id, version };
-        let envelope = machinery.enclave.seal(registry::thread(), slot, binding)?;
-        let record = machinery.slabs.take(Self::size(header.len)?)?.cast::<Record>();
-        write_record(record, version, current, envelope, slot.bytes());
-        let record = record.as_ptr();
-        self.record.replace(record);
-        if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
-            // SAFETY: as above.
-            unsafe { free_older(header, record) };
-        }
-        Ok(())
+        Ok(seals)
     }
 
-    /// Address and length of what is at rest, with its version.
+    /// Memory for a new record. Where too many old ones wait for readers, so does the caller.
+    fn take_record(
+        &self,
+        header: &Header,
+        size: usize,
+        wait: Duration,
+    ) -> Result<(NonNull<u8>, u64, u64), Error> {
+        let machinery = &*header.machinery;
+        let deadline = Deadline::after(wait);
+        loop {
+            match machinery.ledger.take_record(size) {
+                Ok(taken) => return Ok(taken),
+                Err(Taking::Failed(error)) => return Err(error),
+                Err(Taking::LimboFull) => {}
+            }
+            if !machinery.sweep_limbo(deadline) {
+                return Err(machinery.explain(Refusal::Late, header.id, deadline));
+            }
+        }
+    }
+
+    /// Version, epoch, address and length of what is at rest.
     #[allow(unsafe_code)]
-    pub(super) fn at_rest(&self, header: &Header) -> Option<(u64, (usize, usize))> {
+    pub(super) fn at_rest(&self, header: &Header) -> Option<(u64, u64, (usize, usize))> {
         // A reader's sign-in without the reading: what it looks at is not freed meanwhile.
         let policy = header.policy();
         let thread = registry::thread();
         let slot = header.machinery.scratch.take(thread, header.id, 1, 1, false, policy.wait).ok()?;
-        let found = self.record.find(&header.gate).map(|record| {
+        let found = self.find(header).map(|record| {
             // SAFETY: signed in, see `open_into`.
-            let (version, address) = unsafe { ((*record).version, (&raw const (*record).envelope).addr()) };
-            (version, (address, HEAD - std::mem::offset_of!(Record, envelope) + header.len))
+            let record = unsafe { record.as_ref() };
+            let len = HEAD - std::mem::offset_of!(Record, envelope) + header.len;
+            (record.version, record.epoch, ((&raw const record.envelope).addr(), len))
         });
         slot.abandon();
         if header.gate.notify() && header.check_alive().is_ok() {
@@ -204,24 +280,30 @@ impl Sealed {
     /// has begun the end.
     #[allow(unsafe_code)]
     pub(super) fn end(&self, header: &Header, deadline: Option<Deadline>) -> Result<bool, Error> {
-        if deadline.is_some_and(|deadline| !header.machinery.scratch.quiesce(header.id, deadline)) {
+        let machinery = &*header.machinery;
+        let retired = machinery.ledger.retired();
+        if deadline.is_some_and(|deadline| !machinery.scratch.quiesce(header.id, deadline)) {
             return Ok(false);
         }
-        if let Some((body, size)) = self.take(header) {
-            // SAFETY: the last record, which nobody finds any more.
-            unsafe { header.machinery.slabs.give_secret(None, body, size) };
+        if let Some(retired) = retired {
+            // SAFETY: the readers were seen to be done after that was asked.
+            unsafe { machinery.ledger.sweep(Some(header.id), retired) };
         }
+        if let Some(last) = self.take(header) {
+            // SAFETY: the last record, which nobody finds any more.
+            unsafe { machinery.ledger.free(&[last], 0) };
+        }
+        machinery.ledger.ended(super::ledger::Kind::Sealed);
         Ok(true)
     }
 
-    /// Takes the last record away and frees the others. Only where no reader and no writer is left or will come.
+    /// Takes the last record away. Only where no reader and no writer is left or will come.
     #[allow(unsafe_code)]
-    pub(super) fn take(&self, header: &Header) -> Option<(NonNull<u8>, usize)> {
-        let last = NonNull::new(self.record.current())?;
-        self.record.replace(std::ptr::null_mut());
-        // SAFETY: as the caller vouches.
-        unsafe { free_older(header, last.as_ptr()) };
-        Some((last.cast(), Self::size(header.len).ok()?))
+    pub(super) fn take(&self, header: &Header) -> Option<Retired> {
+        let last = NonNull::new(self.record.replace(std::ptr::null_mut()))?;
+        // SAFETY: it was published, and has not been freed.
+        let epoch = unsafe { last.as_ref().epoch };
+        Some(Retired { secret: header.id, at: last.cast(), size: Self::size(header.len).ok()?, epoch })
     }
 }
 
@@ -235,64 +317,47 @@ impl Drop for Scrap {
     }
 }
 
-/// Fills a record's piece.
-#[allow(unsafe_code)]
-fn write_record(
+/// A record in the making, in memory with any content.
+pub(super) struct Draft<'a> {
     record: NonNull<Record>,
-    version: u64,
-    older: *mut Record,
-    envelope: Envelope,
-    ciphertext: &[u8],
-) {
-    // SAFETY: the callers took a piece of `Sealed::size` for a ciphertext of this length, and nobody else has it.
-    unsafe {
-        record.write(Record { version, older, envelope });
-        let body = record.as_ptr().cast::<u8>().add(HEAD);
-        std::ptr::copy_nonoverlapping(ciphertext.as_ptr(), body, ciphertext.len());
+    /// For the ciphertext.
+    pub(super) room: &'a mut [MaybeUninit<u8>],
+}
+
+impl Draft<'_> {
+    /// # Safety
+    ///
+    /// `record` is memory for a record of `len` bytes, which nobody else uses as long as the draft lives.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn new(record: NonNull<Record>, len: usize) -> Self {
+        // SAFETY: the ciphertext follows the head.
+        let room = unsafe {
+            std::slice::from_raw_parts_mut(record.as_ptr().cast::<MaybeUninit<u8>>().add(HEAD), len)
+        };
+        Self { record, room }
+    }
+
+    /// Writes the head; the ciphertext is there.
+    #[allow(unsafe_code)]
+    pub(super) fn complete(self, binding: Binding, envelope: Envelope) {
+        let Binding { version, epoch, .. } = binding;
+        // SAFETY: memory of ours, see `new`.
+        unsafe { self.record.write(Record { version, epoch, envelope }) };
     }
 }
 
+/// What is in a record of this secret.
+///
 /// # Safety
 ///
-/// `record` is live and holds `len` bytes.
+/// `record` is complete, and is not freed before the result is dropped.
 #[inline]
 #[allow(unsafe_code)]
-unsafe fn ciphertext_of<'a>(record: *const Record, len: usize) -> &'a [u8] {
-    // SAFETY: the ciphertext follows the head.
-    unsafe { std::slice::from_raw_parts(record.cast::<u8>().add(HEAD), len) }
-}
-
-/// # Safety
-///
-/// The caller is the only writer, `record` is the current one.
-#[allow(unsafe_code)]
-unsafe fn chain_length(record: *const Record) -> usize {
-    let mut length = 0;
-    // SAFETY: records on the chain are freed by the only writer alone.
-    let mut older = unsafe { (*record).older };
-    while !older.is_null() {
-        length += 1;
-        // SAFETY: as above.
-        older = unsafe { (*older).older };
-    }
-    length
-}
-
-/// Frees all records behind `record`.
-///
-/// # Safety
-///
-/// The caller is the only writer, and no reader can still look at them.
-#[allow(unsafe_code)]
-unsafe fn free_older(header: &Header, record: *mut Record) {
-    let Ok(size) = Sealed::size(header.len) else { return };
-    // SAFETY: `older` is only read and written by the writer.
-    let mut older = unsafe { std::mem::replace(&mut (*record).older, std::ptr::null_mut()) };
-    while let Some(piece) = NonNull::new(older) {
-        // SAFETY: pieces of this size from the vault's slabs, unlinked.
-        unsafe {
-            older = (*older).older;
-            header.machinery.slabs.give(piece.cast(), size);
-        }
-    }
+pub(super) unsafe fn sealed_in<'a>(header: &Header, record: *const Record) -> enclave::Sealed<'a> {
+    // SAFETY: as the caller vouches; the ciphertext follows the head.
+    let (head, ciphertext) =
+        unsafe { (&*record, std::slice::from_raw_parts(record.cast::<u8>().add(HEAD), header.len)) };
+    let Record { version, epoch, ref envelope } = *head;
+    let binding = Binding { vault: header.machinery.id, secret: header.id, version, epoch };
+    enclave::Sealed { binding, envelope, ciphertext }
 }

@@ -1,12 +1,13 @@
-//! Ordinary memory for ciphertext and headers, in slabs of equal pieces; overwritten when freed.
+//! Ordinary memory for ciphertext, in slabs of equal pieces; overwritten when freed.
 //!
 //! An old ciphertext must not be found in freed memory, or it would open with a key that leaks later.
+//!
+//! Nothing here is shared between threads: see [`super::ledger`].
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
 use crate::error::Error;
-use crate::locks::{Lock, Rank};
 use crate::region::bytes;
 
 /// All pieces are aligned to this.
@@ -14,36 +15,60 @@ pub(crate) const ALIGN: usize = 16;
 /// Pieces up to this size come from slabs, in steps of [`ALIGN`]; larger ones from the allocator.
 const LARGEST: usize = 1024;
 const CLASSES: usize = LARGEST / ALIGN;
-/// Bytes of one slab.
-const SLAB: usize = 32 * 1024;
+/// Bytes of the first slab. Each is twice as large as the one before, up to [`MAX_SLAB`].
+const MIN_SLAB: usize = 32 * 1024;
+const MAX_SLAB: usize = 2 << 20;
 
-/// A vault's slabs.
-pub(crate) struct Slabs {
-    inner: Lock<Inner>,
-}
-
-struct Inner {
-    /// Free pieces of each class, each holding the address of the next.
-    free: [Option<NonNull<u8>>; CLASSES],
-    /// The part of the newest slab that no piece was cut from yet.
-    fresh: Option<(NonNull<u8>, usize)>,
-    slabs: Vec<NonNull<u8>>,
-    /// Secrets made and not ended.
-    live: u64,
-    /// The newest secret's id.
-    last_id: u64,
-}
-
-// SAFETY: addresses of memory that the slabs own; access is behind the lock.
+/// Memory for the slab that comes after `made` others, for slabs whose first has `first` bytes; as small as that one
+/// where there is no memory for a larger one. With its size.
 #[allow(unsafe_code)]
-unsafe impl Send for Inner {}
+pub(super) fn take_slab(first: usize, made: usize) -> Result<(NonNull<u8>, usize), Error> {
+    let no_memory = Error::OutOfMemory { bytes: first };
+    for size in [slab_size(first, made), first] {
+        // SAFETY: the layout has a size.
+        if let Some(slab) = NonNull::new(unsafe { alloc_zeroed(slab_layout(size)?) }) {
+            return Ok((slab, size));
+        }
+    }
+    Err(no_memory)
+}
+
+/// Gives it back.
+///
+/// # Safety
+///
+/// It came from [`take_slab`], which said that it has this size, and nothing of it is in use.
+#[allow(unsafe_code)]
+pub(super) unsafe fn give_slab((slab, size): (NonNull<u8>, usize)) {
+    if let Ok(layout) = slab_layout(size) {
+        // SAFETY: allocated with this layout; the rest as the caller vouches.
+        unsafe { dealloc(slab.as_ptr(), layout) };
+    }
+}
+
+fn slab_size(first: usize, made: usize) -> usize {
+    // So often doubled, every size is large enough.
+    (first << made.min(16)).clamp(first, MAX_SLAB)
+}
+
+fn slab_layout(size: usize) -> Result<Layout, Error> {
+    // A cache line, so that what lies next to each other in a piece is read together.
+    Layout::from_size_align(size, 64).map_err(|_| Error::OutOfMemory { bytes: size })
+}
 
 fn class_of(size: usize) -> Option<usize> {
     (1..=LARGEST).contains(&size).then(|| (size - 1) / ALIGN)
 }
 
-fn slab_layout() -> Result<Layout, Error> {
-    Layout::from_size_align(SLAB, 4096).map_err(|_| Error::OutOfMemory { bytes: SLAB })
+/// Does a piece of this size come from the allocator, and not from a slab?
+#[inline]
+pub(super) fn is_large(size: usize) -> bool {
+    class_of(size).is_none()
+}
+
+/// Bytes that a piece of this size takes.
+pub(super) fn piece_size(size: usize) -> usize {
+    class_of(size).map_or(size, |class| (class + 1) * ALIGN)
 }
 
 fn large_layout(size: usize) -> Result<Layout, Error> {
@@ -51,132 +76,51 @@ fn large_layout(size: usize) -> Result<Layout, Error> {
         .map_err(|_| Error::TooLarge { len: size, limit: isize::MAX as usize })
 }
 
-impl Slabs {
-    pub(crate) fn new() -> Self {
-        let inner = Inner { free: [None; CLASSES], fresh: None, slabs: Vec::new(), live: 0, last_id: 0 };
-        Self { inner: Lock::new(Rank::Slab, inner) }
-    }
+/// A large piece, with any content.
+#[allow(unsafe_code)]
+pub(super) fn take_large(size: usize) -> Result<NonNull<u8>, Error> {
+    let layout = large_layout(size)?;
+    // SAFETY: the layout has a size: zero-sized pieces are never asked for, and belong to no class.
+    let piece = if size == 0 { None } else { NonNull::new(unsafe { alloc(layout) }) };
+    piece.ok_or(Error::OutOfMemory { bytes: size })
+}
 
-    /// The pieces of a new secret, with any content, and its id.
-    pub(crate) fn take_secret(&self, header: usize, body: usize) -> Result<Taken, Error> {
-        let large = if class_of(body).is_none() { Some(self.take(body)?) } else { None };
-        let mut inner = self.inner.lock()?;
-        let header_piece = inner.take(header);
-        let body_piece = large.map_or_else(|| inner.take(body), Ok);
-        match (header_piece, body_piece) {
-            (Ok(header), Ok(body)) => {
-                inner.live += 1;
-                inner.last_id += 1;
-                Ok(Taken { id: inner.last_id, header, body })
-            }
-            // No memory for a slab: a piece that was had stays unused until the vault ends.
-            (Err(error), _) | (_, Err(error)) => Err(error),
-        }
-    }
-
-    /// Takes back the body of a secret that has ended, and with it the header if there is one.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Self::give`], for both.
-    #[allow(unsafe_code)]
-    pub(crate) unsafe fn give_secret(
-        &self,
-        header: Option<(NonNull<u8>, usize)>,
-        body: NonNull<u8>,
-        size: usize,
-    ) {
-        // SAFETY: as the caller vouches, for both.
-        unsafe {
-            bytes::wipe(body.as_ptr(), size);
-            if class_of(size).is_none() {
-                self.give(body, size);
-            }
-            let Ok(mut inner) = self.inner.lock() else { return };
-            inner.live -= 1;
-            if let Some(class) = class_of(size) {
-                inner.give(body, class);
-            }
-            if let Some((header, size)) = header
-                && let Some(class) = class_of(size)
-            {
-                inner.give(header, class);
-            }
-        }
-    }
-
-    /// Secrets whose bodies are there.
-    pub(crate) fn live(&self) -> u64 {
-        self.inner.lock().map_or(0, |inner| inner.live)
-    }
-
-    /// A piece of at least `size` bytes, with any content.
-    #[allow(unsafe_code)]
-    pub(crate) fn take(&self, size: usize) -> Result<NonNull<u8>, Error> {
-        if class_of(size).is_none() {
-            let layout = large_layout(size)?;
-            // SAFETY: the layout has a size: zero-sized pieces are never asked for, and belong to no class.
-            let piece = if size == 0 { None } else { NonNull::new(unsafe { alloc(layout) }) };
-            return piece.ok_or(Error::OutOfMemory { bytes: size });
-        }
-        self.inner.lock()?.take(size)
-    }
-
-    /// Takes a piece back, overwriting it.
-    ///
-    /// # Safety
-    ///
-    /// `piece` came from [`Self::take`] of these slabs with the same `size`, and nobody uses it any more.
-    #[allow(unsafe_code)]
-    pub(crate) unsafe fn give(&self, piece: NonNull<u8>, size: usize) {
-        // SAFETY: the caller gives up the piece, all of it.
-        unsafe { bytes::wipe(piece.as_ptr(), size) };
-        match class_of(size) {
-            Some(class) => {
-                // Without the lock the piece is lost until the vault ends; it is wiped, which is what matters.
-                let Ok(mut inner) = self.inner.lock() else { return };
-                // SAFETY: as the caller vouches.
-                unsafe { inner.give(piece, class) };
-            }
-            None => {
-                if let Ok(layout) = large_layout(size) {
-                    // SAFETY: allocated by `take` with this layout.
-                    unsafe { dealloc(piece.as_ptr(), layout) };
-                }
-            }
-        }
-    }
-
-    /// Frees all slabs. Large pieces must have been given back before.
-    ///
-    /// # Safety
-    ///
-    /// No piece is in use.
-    #[allow(unsafe_code)]
-    pub(crate) unsafe fn end(&mut self) {
-        let Ok(mut inner) = self.inner.lock() else { return };
-        inner.free = [None; CLASSES];
-        inner.fresh = None;
-        for slab in std::mem::take(&mut inner.slabs) {
-            if let Ok(layout) = slab_layout() {
-                // SAFETY: allocated by `cut` with this layout; the caller vouches that no piece of it is in use.
-                unsafe { dealloc(slab.as_ptr(), layout) };
-            }
-        }
+/// Frees a large piece that has been overwritten.
+///
+/// # Safety
+///
+/// It came from [`take_large`] with the same `size`, and nobody uses it any more.
+#[allow(unsafe_code)]
+pub(super) unsafe fn give_large(piece: NonNull<u8>, size: usize) {
+    if let Ok(layout) = large_layout(size) {
+        // SAFETY: as the caller vouches.
+        unsafe { dealloc(piece.as_ptr(), layout) };
     }
 }
 
-/// The pieces of a new secret.
-pub(crate) struct Taken {
-    pub(crate) id: u64,
-    pub(crate) header: NonNull<u8>,
-    pub(crate) body: NonNull<u8>,
+/// Slabs, and the pieces of them that are free.
+pub(super) struct Pieces {
+    /// Free pieces of each class, each holding the address of the next.
+    free: [Option<NonNull<u8>>; CLASSES],
+    /// The part of the newest slab that no piece was cut from yet.
+    fresh: Option<(NonNull<u8>, usize)>,
+    /// Each with its size.
+    slabs: Vec<(NonNull<u8>, usize)>,
 }
 
-impl Inner {
+// SAFETY: addresses of memory that the slabs own.
+#[allow(unsafe_code)]
+unsafe impl Send for Pieces {}
+
+impl Pieces {
+    pub(super) const fn new() -> Self {
+        Self { free: [None; CLASSES], fresh: None, slabs: Vec::new() }
+    }
+
+    /// A piece of at least `size` bytes, with any content; not a large one.
     #[inline]
     #[allow(unsafe_code)]
-    fn take(&mut self, size: usize) -> Result<NonNull<u8>, Error> {
+    pub(super) fn take(&mut self, size: usize) -> Result<NonNull<u8>, Error> {
         let class = class_of(size).ok_or(Error::OutOfMemory { bytes: size })?;
         if let Some(piece) = self.free[class] {
             // SAFETY: a free piece holds the address of the next one, written by `give`.
@@ -186,12 +130,15 @@ impl Inner {
         self.cut((class + 1) * ALIGN)
     }
 
+    /// Takes back a piece that has been overwritten; not a large one.
+    ///
     /// # Safety
     ///
-    /// The piece is of this class, and nobody uses it any more.
+    /// It came from [`Self::take`] of these slabs with the same `size`, and nobody uses it any more.
     #[inline]
     #[allow(unsafe_code)]
-    unsafe fn give(&mut self, piece: NonNull<u8>, class: usize) {
+    pub(super) unsafe fn give(&mut self, piece: NonNull<u8>, size: usize) {
+        let Some(class) = class_of(size) else { return };
         // SAFETY: a piece has at least 16 bytes and is aligned to 16.
         unsafe { piece.cast::<Option<NonNull<u8>>>().write(self.free[class]) };
         self.free[class] = Some(piece);
@@ -203,18 +150,43 @@ impl Inner {
         let (at, left) = match self.fresh {
             Some((at, left)) if left >= size => (at, left),
             _ => {
-                let no_memory = Error::OutOfMemory { bytes: SLAB };
-                self.slabs.try_reserve(1).map_err(|_| no_memory)?;
-                // SAFETY: the layout has a size.
-                let slab = NonNull::new(unsafe { alloc(slab_layout()?) }).ok_or(no_memory)?;
+                self.slabs.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: MIN_SLAB })?;
+                let slab = take_slab(MIN_SLAB, self.slabs.len())?;
                 self.slabs.push(slab);
-                (slab, SLAB)
+                slab
             }
         };
         // SAFETY: `size` bytes from `at` lie inside the slab.
         self.fresh = Some((unsafe { at.add(size) }, left - size));
         Ok(at)
     }
+
+    /// Frees all slabs.
+    ///
+    /// # Safety
+    ///
+    /// No piece is in use.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn end(&mut self) {
+        self.free = [None; CLASSES];
+        self.fresh = None;
+        for slab in std::mem::take(&mut self.slabs) {
+            // SAFETY: taken by `cut`; the caller vouches that no piece of it is in use.
+            unsafe { give_slab(slab) };
+        }
+    }
+}
+
+/// Overwrites a piece.
+///
+/// # Safety
+///
+/// It has `size` bytes, which nobody else uses.
+#[inline]
+#[allow(unsafe_code)]
+pub(super) unsafe fn overwrite(piece: NonNull<u8>, size: usize) {
+    // SAFETY: as the caller vouches.
+    unsafe { bytes::wipe(piece.as_ptr(), size) };
 }
 
 #[cfg(test)]
@@ -226,14 +198,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_aligned_disjoint_and_wiped_when_freed(
-            sizes in proptest::collection::vec(1usize..3000, 1..80), seed: u64,
-        ) {
-            let mut slabs = Slabs::new();
+        fn pieces_are_aligned_and_disjoint(sizes in proptest::collection::vec(1usize..1200, 1..80), seed: u64) {
+            let mut pieces = Pieces::new();
             let mut live: Vec<(NonNull<u8>, usize)> = Vec::new();
+            let give = |pieces: &mut Pieces, (piece, size): (NonNull<u8>, usize)| {
+                // SAFETY: ours, and dropped from the list.
+                unsafe {
+                    overwrite(piece, size);
+                    if is_large(size) { give_large(piece, size) } else { pieces.give(piece, size) }
+                }
+            };
             for (n, size) in sizes.into_iter().enumerate() {
-                let piece = slabs.take(size).unwrap();
+                let piece = if is_large(size) { take_large(size) } else { pieces.take(size) }.unwrap();
                 prop_assert_eq!(piece.addr().get() % ALIGN, 0);
+                prop_assert!(piece_size(size) >= size && piece_size(size) < size + ALIGN);
                 for (other, len) in &live {
                     let (a, b) = (piece.addr().get(), other.addr().get());
                     prop_assert!(a + size <= b || b + len <= a);
@@ -242,23 +220,19 @@ mod tests {
                 unsafe { piece.as_ptr().write_bytes(0xA5, size) };
                 live.push((piece, size));
                 if (seed >> (n % 64)) & 1 == 1 {
-                    let (piece, size) = live.swap_remove(n % live.len());
-                    // SAFETY: ours, and dropped from the list; a small one stays mapped in its slab.
-                    unsafe {
-                        slabs.give(piece, size);
-                        if size <= LARGEST {
-                            let rest = std::slice::from_raw_parts(piece.as_ptr().add(8), size.saturating_sub(8));
-                            prop_assert!(rest.iter().all(|&byte| byte == 0));
-                        }
-                    }
+                    give(&mut pieces, live.swap_remove(n % live.len()));
                 }
             }
-            for (piece, size) in live {
-                // SAFETY: the last use of each.
-                unsafe { slabs.give(piece, size) };
-            }
+            live.into_iter().for_each(|piece| give(&mut pieces, piece));
             // SAFETY: all pieces were given back.
-            unsafe { slabs.end() };
+            unsafe { pieces.end() };
         }
+    }
+
+    #[test]
+    fn slabs_grow_up_to_a_bound() {
+        let sizes: Vec<usize> = (0..80).map(|made| slab_size(4096, made)).collect();
+        assert_eq!(sizes[..4], [4096, 8192, 16384, 32768]);
+        assert!(sizes[9..].iter().all(|&size| size == MAX_SLAB));
     }
 }

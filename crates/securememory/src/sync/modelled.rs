@@ -237,8 +237,18 @@ impl<T> AtomicPtr<T> {
         self.0.load(how)
     }
 
-    pub(crate) fn store(&self, value: *mut T, how: Ordering) {
-        self.0.store(value, how);
+    pub(crate) fn swap(&self, value: *mut T, how: Ordering) -> *mut T {
+        self.0.swap(value, how)
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        current: *mut T,
+        new: *mut T,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<*mut T, *mut T> {
+        self.0.compare_exchange(current, new, success, failure)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod diagnostics;
 mod janitor;
+mod keys;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
@@ -116,6 +117,10 @@ impl std::fmt::Debug for Vault {
 }
 
 impl VaultBuilder {
+    fn settings(&mut self) -> &mut Settings {
+        &mut self.0
+    }
+
     /// The policy of secrets that have none of their own, and of the vault's key and scratch.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.0.policy = policy;

@@ -97,7 +97,7 @@ unsafe impl Sync for Anchor {}
 
 impl Anchor {
     /// Places for shares B.
-    pub const PLACES: usize = 31;
+    pub const PLACES: usize = 15;
 
     /// Looks for it.
     pub fn find() -> Self {

@@ -1,14 +1,16 @@
-//! The one locked page that every vault has: the alive mark, and the second shares of a split key.
+//! The one locked page that every vault has: the alive mark, and the second shares of split keys.
 //!
 //! Where pages are so large that a second locked one may be too much (64 KiB), the first scratch slot lies in
 //! the same page.
 //!
 //! ```text
-//! [ alive mark | shares, 64 bytes each | staging, wiped after use ... ][ from 4096: scratch slot, on large pages ]
+//! [ alive mark | shares of the keys of four epochs, 64 bytes each | staging ][ from 4096: scratch slot, on large pages ]
 //! ```
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::enclave::epoch::LIVE;
 use crate::error::Error;
 use crate::os;
 use crate::policy::Levels;
@@ -18,11 +20,13 @@ use crate::status::Protections;
 /// Bytes of one share: half of a key, and half of its check value.
 pub(crate) const SHARE: usize = 64;
 const SHARES_AT: usize = 64;
-const STAGING_AT: usize = 2048;
-/// Shares that have room. A place is never used again, so this bounds how many replicas a vault can have had.
-pub(crate) const MAX_SHARES: usize = (STAGING_AT - SHARES_AT) / SHARE;
-/// Bytes for material in the making.
-pub(crate) const STAGING: usize = 512;
+/// Shares of one key that have room. While the key lives no place is used again, so this bounds how many replicas it can
+/// have had.
+pub(crate) const MAX_SHARES: usize = 15;
+const STAGING_AT: usize = SHARES_AT + LIVE * MAX_SHARES * SHARE;
+/// Bytes for material in the making: a key with its check value, and a share.
+pub(crate) const STAGING: usize = 2 * SHARE;
+const _: () = assert!(STAGING_AT + STAGING <= SLOT_AT);
 const SLOT_AT: usize = 4096;
 /// From this page size on, the page is shared with a scratch slot.
 const LARGE_PAGE: usize = 64 * 1024;
@@ -36,6 +40,8 @@ pub(crate) struct Anchor {
     page: usize,
     secured: Secured,
     owner: u32,
+    /// Is the staging area in use?
+    staged: AtomicBool,
 }
 
 // SAFETY: after `make`, the page is read by everybody and written only by wipers, with volatile accesses.
@@ -61,7 +67,8 @@ impl Anchor {
             Ok(secured) => {
                 // SAFETY: accessible since `secure`, and aligned as a page.
                 unsafe { at.cast::<u64>().write_volatile(ALIVE) };
-                Ok(Self { slab: Some(slab), at, page, secured, owner: os::process_id() })
+                let (owner, staged) = (os::process_id(), AtomicBool::new(false));
+                Ok(Self { slab: Some(slab), at, page, secured, owner, staged })
             }
             Err(error) => {
                 // SAFETY: nobody has seen it.
@@ -85,23 +92,14 @@ impl Anchor {
 
     #[allow(unsafe_code)]
     pub(crate) fn share(&self, index: usize) -> *mut u8 {
-        debug_assert!(index < MAX_SHARES);
+        debug_assert!(index < LIVE * MAX_SHARES);
         // SAFETY: inside the page.
         unsafe { self.at.as_ptr().add(SHARES_AT + index * SHARE) }
     }
 
-    /// Room for shares in the making; whoever uses it wipes it. For the builder of the vault, and then for one
-    /// thread at a time, the one that renews replicas.
-    #[allow(unsafe_code)]
-    pub(crate) fn staging(&self) -> *mut u8 {
-        // SAFETY: inside the page.
-        unsafe { self.at.as_ptr().add(STAGING_AT) }
-    }
-
-    #[allow(unsafe_code)]
-    pub(crate) fn wipe_staging(&self) {
-        // SAFETY: our own page; the caller is the only one who uses the staging area.
-        unsafe { bytes::wipe(self.staging(), STAGING) };
+    /// Room for shares in the making, if nobody else uses it. Wiped when it is given back.
+    pub(crate) fn take_staging(&self) -> Option<Staging<'_>> {
+        (!self.staged.swap(true, Ordering::Acquire)).then_some(Staging(self))
     }
 
     /// The part of a large page that is left for scratch.
@@ -138,5 +136,26 @@ impl Anchor {
             bytes::wipe(self.at.as_ptr(), self.page);
             let _ = slab.release();
         }
+    }
+}
+
+/// The right to the staging area.
+pub(crate) struct Staging<'a>(&'a Anchor);
+
+impl Staging<'_> {
+    /// [`STAGING`] bytes, aligned to 64.
+    #[allow(unsafe_code)]
+    pub(crate) fn at(&self) -> *mut u8 {
+        // SAFETY: inside the page.
+        unsafe { self.0.at.as_ptr().add(STAGING_AT) }
+    }
+}
+
+impl Drop for Staging<'_> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: our own page, and we are the only one who uses this part of it.
+        unsafe { bytes::wipe(self.at(), STAGING) };
+        self.0.staged.store(false, Ordering::Release);
     }
 }

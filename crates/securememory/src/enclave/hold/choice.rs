@@ -11,12 +11,13 @@ use crate::policy::{Cipher, Hold, Level, Levels};
 
 impl KeyHold {
     /// Makes a fresh key in the first hold of [`candidates`] that can be had. Where that is not the first of them, the
-    /// last refusal comes with it.
+    /// last refusal comes with it. `cell`: where in the anchor a split key has its places, see [`crate::enclave::epoch`].
     pub(crate) fn make(
         wish: Hold,
         level: Level,
         cipher: Cipher,
         anchor: &Anchor,
+        cell: usize,
         levels: Levels,
     ) -> Result<(Self, Option<Error>), Error> {
         let (candidates, required) = candidates(wish, level, levels.secretmem)?;
@@ -25,7 +26,7 @@ impl KeyHold {
             let made = match candidate {
                 Hold::Pkey => InPlace::pkey(cipher, levels).map(Self::Pkey),
                 Hold::Secretmem => InPlace::secretmem(cipher, levels).map(Self::Secretmem),
-                Hold::Split => Split::make(cipher, anchor).map(Self::Split),
+                Hold::Split => Split::make(cipher, anchor, cell).map(Self::Split),
                 Hold::Guarded | Hold::Auto => Guarded::make(cipher, levels).map(Self::Guarded),
             };
             match made {

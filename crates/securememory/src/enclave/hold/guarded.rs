@@ -93,8 +93,8 @@ impl Guarded {
         !self.door.is_destroyed() && unsafe { check_equals(head.add(CHECK_AT), &self.check) }
     }
 
-    pub(crate) fn confirmation(&self) -> Confirmation {
-        self.confirmation
+    pub(crate) fn confirmation(&self) -> &Confirmation {
+        &self.confirmation
     }
 
     /// What is in force on the key's page, `now` or at creation; `None` once it is gone.

@@ -166,8 +166,8 @@ impl InPlace {
         }
     }
 
-    pub(crate) fn confirmation(&self) -> Confirmation {
-        self.confirmation
+    pub(crate) fn confirmation(&self) -> &Confirmation {
+        &self.confirmation
     }
 
     fn protections_now(&self) -> Protections {

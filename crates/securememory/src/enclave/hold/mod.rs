@@ -127,7 +127,8 @@ impl KeyHold {
     }
 
     /// What tells the key from others.
-    pub(crate) fn confirmation(&self) -> Confirmation {
+    #[inline]
+    pub(crate) fn confirmation(&self) -> &Confirmation {
         match self {
             Self::Split(split) => split.confirmation(),
             Self::Pkey(page) | Self::Secretmem(page) => page.confirmation(),
@@ -167,8 +168,7 @@ impl KeyHold {
     }
 
     /// Destroys a split key in memory, and in the middle of that what `between` destroys; says whether there
-    /// is one.
-    #[cfg(feature = "testing")]
+    /// is one. Also under its users.
     pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) -> bool {
         match self {
             Self::Split(split) => split.wipe(anchor, between),

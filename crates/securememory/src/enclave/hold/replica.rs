@@ -109,12 +109,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::enclave::epoch::LIVE;
     use crate::enclave::hold::anchor::MAX_SHARES;
 
     #[test]
     fn an_entry_says_what_was_put_in() {
         for number in [0, 3, 63, 1 << 20, RawFd::MAX] {
-            for place in 0..MAX_SHARES {
+            for place in 0..LIVE * MAX_SHARES {
                 let entry = Entry::new(number, place);
                 assert_eq!((entry.number(), entry.place()), (number, place));
                 assert!(entry.is_trusted());

@@ -17,13 +17,15 @@
 //! A replica of which only the key half was overwritten passes that check. Whoever finds by the key's confirmation that it
 //! makes a wrong key marks its entry, and then it is lost like others.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use super::broken;
 use super::replica::{Entry, Replica};
 use super::{CHECK, CHECK_AT, REPLICA_AT};
 use crate::enclave::cipher::{self, Confirmation, KEY, UNFIT};
-use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE};
+use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE, Staging};
 use crate::error::Error;
 use crate::os::{self, CallResult, ShareFile};
 use crate::policy::Cipher;
@@ -34,6 +36,9 @@ use crate::shutdown::fork;
 const REPLICAS: usize = 8;
 
 const _: () = assert!(REPLICAS <= MAX_SHARES, "every replica has a place for its share B");
+
+/// How long the making of a key waits for the staging area.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// After a renewal was refused, so many fetches that meet a lost replica do without.
 const PAUSE: u32 = 1000;
@@ -71,9 +76,9 @@ pub(crate) struct Split {
     confirmation: Confirmation,
     /// The process that made the files.
     owner: u32,
-    /// Held while replicas are renewed. Nobody waits for it.
-    renewing: AtomicBool,
-    /// Places for shares B from here on were never used. Changed by the renewer only, as the next one.
+    /// The first of the places for this key's shares B.
+    first_place: usize,
+    /// Places from here on were never used for this key. Changed by the renewer only, as the next one.
     next_place: AtomicUsize,
     /// Fetches that will do without a renewal.
     pause: AtomicU32,
@@ -82,19 +87,35 @@ pub(crate) struct Split {
 }
 
 impl Split {
-    /// Makes a fresh key and its shares.
-    pub(crate) fn make(cipher: Cipher, anchor: &Anchor) -> Result<Self, Error> {
-        let outcome = Self::make_files(cipher, anchor);
-        anchor.wipe_staging();
+    /// Makes a fresh key and its shares; those in memory in the places of a cell, none of which is in use.
+    pub(crate) fn make(cipher: Cipher, anchor: &Anchor, cell: usize) -> Result<Self, Error> {
+        let started = Instant::now();
+        let staging = loop {
+            if let Some(staging) = anchor.take_staging() {
+                break staging;
+            }
+            // Another key's replica is being made anew, which takes less than a millisecond.
+            if started.elapsed() > PATIENCE {
+                return Err(Error::LockTimeout(PATIENCE));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        };
+        let outcome = Self::make_files(cipher, anchor, &staging, cell * MAX_SHARES);
+        drop(staging);
         scrub::after_window(scrub::depth(RENEWAL_STACK));
         outcome
     }
 
     #[inline(never)]
     #[allow(unsafe_code)]
-    fn make_files(cipher: Cipher, anchor: &Anchor) -> Result<Self, Error> {
+    fn make_files(
+        cipher: Cipher,
+        anchor: &Anchor,
+        staging: &Staging,
+        first_place: usize,
+    ) -> Result<Self, Error> {
         let wanted = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, REPLICAS);
-        let whole = anchor.staging();
+        let whole = staging.at();
         // SAFETY: the staging area is ours while the vault is built, and larger than two shares. The check
         // value is not secret.
         let (check, confirmation) = unsafe {
@@ -108,37 +129,34 @@ impl Split {
             check,
             confirmation: confirmation.map_err(|_| UNFIT)?,
             owner: os::process_id(),
-            renewing: AtomicBool::new(false),
-            next_place: AtomicUsize::new(0),
+            first_place,
+            next_place: AtomicUsize::new(first_place),
             pause: AtomicU32::new(0),
             renewed: AtomicUsize::new(0),
         };
-        for place in 0..wanted {
+        for (made, place) in (0..wanted).zip(first_place..) {
             // SAFETY: as above; nobody knows the places of the shares yet.
-            let made =
-                unsafe { Self::make_file(anchor, None).inspect(|_| split.write_b(anchor, whole, place)) };
-            match made {
-                Ok(file) => split.replicas[place].publish(&file, place),
+            let file = unsafe {
+                Self::make_file(staging, None).inspect(|_| split.write_b(anchor, staging, whole, place))
+            };
+            match file {
+                Ok(file) => split.replicas[made].publish(&file, place),
                 // One file is enough to work with; more are for speed.
-                Err(_) if place > 0 => break,
+                Err(_) if made > 0 => break,
                 Err(error) => return Err(error.into()),
             }
-            split.count = place + 1;
+            split.count = made + 1;
             *split.next_place.get_mut() = place + 1;
         }
         Ok(split)
     }
 
     /// A new file with a fresh share A, which is in the staging area as well.
-    ///
-    /// # Safety
-    ///
-    /// The caller has the staging area to itself.
     #[allow(unsafe_code)]
-    unsafe fn make_file(anchor: &Anchor, lost: Option<Entry>) -> CallResult<ShareFile> {
+    fn make_file(staging: &Staging, lost: Option<Entry>) -> CallResult<ShareFile> {
         let file = ShareFile::create_but(lost.map(Entry::number))?;
-        let a = Self::staged_a(anchor);
-        // SAFETY: inside the staging area, as the caller vouches.
+        let a = Self::staged_a(staging);
+        // SAFETY: inside the staging area, which is the caller's.
         match unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) } {
             Ok(()) => Ok(file),
             Err(cause) => {
@@ -149,9 +167,9 @@ impl Split {
     }
 
     #[allow(unsafe_code)]
-    fn staged_a(anchor: &Anchor) -> *mut u8 {
+    fn staged_a(staging: &Staging) -> *mut u8 {
         // SAFETY: the staging area has room for a key with its check value, and a share.
-        unsafe { anchor.staging().add(SHARE) }
+        unsafe { staging.at().add(SHARE) }
     }
 
     /// Writes share B to a place: the staged A, exclusive or `key`. A leaf, so that no part of the key gets
@@ -159,12 +177,11 @@ impl Split {
     ///
     /// # Safety
     ///
-    /// The caller has the staging area to itself; `key` is readable for [`KEY`] bytes, aligned as a page or a
-    /// scratch head; the place is not in use.
+    /// `key` is readable for [`KEY`] bytes, aligned as a page or a scratch head; the place is not in use.
     #[inline(never)]
     #[allow(unsafe_code)]
-    unsafe fn write_b(&self, anchor: &Anchor, key: *const u8, place: usize) {
-        let (a, b) = (Self::staged_a(anchor), anchor.share(place));
+    unsafe fn write_b(&self, anchor: &Anchor, staging: &Staging, key: *const u8, place: usize) {
+        let (a, b) = (Self::staged_a(staging), anchor.share(place));
         // SAFETY: all are readable or writable for as much, and aligned to 16.
         unsafe {
             for part in 0..KEY / size_of::<Part>() {
@@ -274,7 +291,7 @@ impl Split {
         // SAFETY: as the caller vouches; a number that was overwritten is out of bounds or fails the check.
         unsafe {
             let place = head.add(REPLICA_AT).cast::<u64>().read_volatile() as usize;
-            place < MAX_SHARES && self.check_of(anchor, head, place)
+            self.places().contains(&place) && self.check_of(anchor, head, place)
         }
     }
 
@@ -300,8 +317,15 @@ impl Split {
         true
     }
 
-    pub(crate) fn confirmation(&self) -> Confirmation {
-        self.confirmation
+    #[inline]
+    pub(crate) fn confirmation(&self) -> &Confirmation {
+        &self.confirmation
+    }
+
+    /// Where in the anchor this key's shares B lie.
+    #[inline]
+    fn places(&self) -> Range<usize> {
+        self.first_place..self.first_place + MAX_SHARES
     }
 
     /// Bytes of stack below the caller of [`Self::renew_lost`] that it may use.
@@ -309,7 +333,7 @@ impl Split {
         RENEWAL_STACK.max(cipher::stack(self.confirmation.cipher()))
     }
 
-    /// Makes lost replicas anew, unless another thread is at it. Says whether it tried. What is refused here
+    /// Makes lost replicas anew, unless another thread is at that or at a new key. Says whether it tried. What is refused here
     /// is tried again much later: the key has been fetched, and the loss costs one failed call in each fetch.
     ///
     /// # Safety
@@ -319,12 +343,10 @@ impl Split {
     #[allow(unsafe_code)]
     pub(crate) unsafe fn renew_lost(&self, anchor: &Anchor, head: *const u8) -> bool {
         // A fork waits for our window, and a child must not find us at it; it would keep the flag besides.
-        if self.next_place.load(Ordering::Relaxed) >= MAX_SHARES
-            || fork::pending()
-            || self.renewing.swap(true, Ordering::Acquire)
-        {
+        if self.next_place.load(Ordering::Relaxed) >= self.places().end || fork::pending() {
             return false;
         }
+        let Some(staging) = anchor.take_staging() else { return false };
         let pause = self.pause.load(Ordering::Relaxed);
         if pause > 0 {
             self.pause.store(pause - 1, Ordering::Relaxed);
@@ -342,34 +364,37 @@ impl Split {
                     unsafe { self.distrust(anchor, head) };
                     break;
                 }
-                // SAFETY: we have the flag, and so the staging area; the rest as the caller vouches.
-                let renewed = unsafe { self.renew(anchor, replica, entry, head) };
-                anchor.wipe_staging();
-                if !renewed {
+                // SAFETY: we have the staging area; the rest as the caller vouches.
+                if !unsafe { self.renew(anchor, &staging, replica, entry, head) } {
                     self.pause.store(PAUSE, Ordering::Relaxed);
                     break;
                 }
             }
         }
-        self.renewing.store(false, Ordering::Release);
         pause == 0
     }
 
     /// # Safety
     ///
-    /// As for [`Self::renew_lost`]; and the caller is the only one who renews.
+    /// As for [`Self::renew_lost`].
     #[allow(unsafe_code)]
-    unsafe fn renew(&self, anchor: &Anchor, replica: &Replica, lost: Entry, head: *const u8) -> bool {
+    unsafe fn renew(
+        &self,
+        anchor: &Anchor,
+        staging: &Staging,
+        replica: &Replica,
+        lost: Entry,
+        head: *const u8,
+    ) -> bool {
         let place = self.next_place.load(Ordering::Relaxed);
-        if place >= MAX_SHARES {
+        if place >= self.places().end {
             return false;
         }
-        // SAFETY: as the caller vouches.
-        let Ok(file) = (unsafe { Self::make_file(anchor, Some(lost)) }) else { return false };
+        let Ok(file) = Self::make_file(staging, Some(lost)) else { return false };
         // Whatever comes, this place is used.
         self.next_place.store(place + 1, Ordering::Relaxed);
         // SAFETY: as the caller vouches; a place that nobody reads or has read, since no entry names it.
-        unsafe { self.write_b(anchor, head, place) };
+        unsafe { self.write_b(anchor, staging, head, place) };
         // Against a wiper, which wipes all check halves, then all key halves, this place's included. Between the two it
         // has a fence like this one. So if we see no check half wiped, it will come past what we have written;
         // otherwise we take it back ourselves.
@@ -454,7 +479,7 @@ impl Split {
     pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) {
         // All places, also those of replicas that are just being renewed, see `renew`.
         let wipe_checks = || {
-            for place in 0..MAX_SHARES {
+            for place in self.places() {
                 // SAFETY: our own page; readers notice.
                 unsafe { bytes::wipe(anchor.share(place).add(CHECK_AT), CHECK) };
             }
@@ -465,7 +490,7 @@ impl Split {
         // A renewer that sees no check half wiped has written its own before its fence, and so before ours; but maybe beside
         // the first pass, after that had been at its place. Then its check half would stand over a wiped key half.
         wipe_checks();
-        for place in 0..MAX_SHARES {
+        for place in self.places() {
             // SAFETY: as above.
             unsafe { bytes::wipe(anchor.share(place), KEY) };
         }

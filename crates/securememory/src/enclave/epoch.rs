@@ -1,0 +1,223 @@
+//! The keys of a vault over time: at most [`LIVE`] at once, each with a number, its epoch.
+//!
+//! A record says which epoch it was sealed in. Its key is found in the cell that the number names. Cells are used again,
+//! so whoever uses one compares its number first.
+//!
+//! **When a key may go.** Who seals or opens is in its window (see [`crate::enclave`]) and then looks for the key
+//! ([`Epochs::key`]). Who takes a key away makes it impossible to be found ([`Changing::withdraw`]) and then waits until
+//! no window is open that was open before. Either the one finds that the key is gone, or the other sees its window. All
+//! that is needed is that each writes its own word before it reads the other's, in one total order. In an ordinary change
+//! of keys there is nobody to wait for: a key is only taken away when it has no records, and who is at work with it has
+//! one (see `store/ledger.rs`).
+
+use std::cell::UnsafeCell;
+
+use crate::enclave::hold::KeyHold;
+use crate::enclave::hold::anchor::Anchor;
+use crate::error::Error;
+use crate::locks::{Guard, Lock, Rank};
+use crate::sync::{self, AtomicU64};
+use std::sync::atomic::Ordering;
+
+/// Keys that a vault has at most.
+pub(crate) const LIVE: usize = 4;
+
+/// The cell of an epoch. The first is number 1.
+#[inline]
+pub(crate) fn cell_of(epoch: u64) -> usize {
+    (epoch.wrapping_sub(1) % LIVE as u64) as usize
+}
+
+/// The number of the key in a cell: zero where it cannot be found.
+pub(crate) struct Number(AtomicU64);
+
+impl Number {
+    pub(crate) fn new(epoch: u64) -> Self {
+        Self(AtomicU64::new(epoch))
+    }
+
+    /// For who is in its window: is it the key of this epoch, so that it stays until the window is closed?
+    #[inline]
+    pub(crate) fn is(&self, epoch: u64) -> bool {
+        sync::total_order();
+        self.0.load(Ordering::SeqCst) == epoch
+    }
+
+    /// The key in the cell is complete, and can be found from now on.
+    pub(crate) fn publish(&self, epoch: u64) {
+        self.0.store(epoch, Ordering::SeqCst);
+    }
+
+    /// Nobody finds it from now on. It may be used until the windows that are open now are closed.
+    pub(crate) fn withdraw(&self) {
+        self.0.store(0, Ordering::SeqCst);
+        sync::total_order();
+    }
+}
+
+struct Cell {
+    number: Number,
+    /// `None`: empty. Written by whoever has the lock, while the number is zero and nobody can be using it.
+    hold: UnsafeCell<Option<KeyHold>>,
+}
+
+/// All keys of a vault.
+pub(crate) struct Epochs {
+    cells: [Cell; LIVE],
+    state: Lock<State>,
+}
+
+struct State {
+    /// The newest epoch that there ever was.
+    newest: u64,
+    /// Why the last refresh that was due by itself was not made.
+    refused: Option<Error>,
+}
+
+// SAFETY: a cell's hold is shared by those who have found its number, and changed only where nobody can have; see above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Epochs {}
+
+impl Epochs {
+    /// With the first key.
+    pub(crate) fn new(first: KeyHold) -> Self {
+        let mut first = Some(first);
+        let cell = |number| Cell { number: Number::new(number), hold: UnsafeCell::new(None) };
+        let mut cells = [cell(1), cell(0), cell(0), cell(0)];
+        let [one, ..] = &mut cells;
+        *one.hold.get_mut() = first.take();
+        Self { cells, state: Lock::new(Rank::Keys, State { newest: 1, refused: None }) }
+    }
+
+    fn cell(&self, epoch: u64) -> &Cell {
+        // Never out of bounds.
+        let [first, ..] = &self.cells;
+        self.cells.get(cell_of(epoch)).unwrap_or(first)
+    }
+
+    /// The key of an epoch, if it has not been taken away.
+    ///
+    /// # Safety
+    ///
+    /// The caller is in its window, and uses the key until the window is closed and no longer.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn key(&self, epoch: u64) -> Option<&KeyHold> {
+        let cell = self.cell(epoch);
+        if !cell.number.is(epoch) {
+            return None;
+        }
+        // SAFETY: published, so it is complete; and nobody changes it before the window is closed, see above.
+        unsafe { (*cell.hold.get()).as_ref() }
+    }
+
+    /// Can the key of this epoch still be found?
+    pub(crate) fn has(&self, epoch: u64) -> bool {
+        self.cell(epoch).number.is(epoch)
+    }
+
+    /// Keeps others from changing keys, and lets all keys be looked at.
+    pub(crate) fn freeze(&self) -> Result<Changing<'_>, Error> {
+        Ok(Changing { epochs: self, state: self.state.lock()? })
+    }
+
+    /// The holds, for the end of the vault.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut KeyHold> {
+        self.cells.iter_mut().filter_map(|cell| cell.hold.get_mut().as_mut())
+    }
+}
+
+/// The right to change a vault's keys.
+pub(crate) struct Changing<'a> {
+    epochs: &'a Epochs,
+    state: Guard<'a, State>,
+}
+
+impl Changing<'_> {
+    /// The newest epoch that there ever was.
+    pub(crate) fn newest(&self) -> u64 {
+        self.state.newest
+    }
+
+    /// Epochs whose keys can be found, the oldest first.
+    pub(crate) fn live(&self) -> impl Iterator<Item = u64> {
+        let oldest = self.newest().saturating_sub(LIVE as u64 - 1).max(1);
+        (oldest..=self.newest()).filter(|&epoch| self.epochs.has(epoch))
+    }
+
+    /// The key of an epoch, withdrawn or not, as long as it is there.
+    #[allow(unsafe_code)]
+    pub(crate) fn key(&self, epoch: u64) -> Option<&KeyHold> {
+        // SAFETY: keys are changed only by whoever has the lock, and mutably borrows it.
+        unsafe { (*self.epochs.cell(epoch).hold.get()).as_ref() }
+    }
+
+    /// The key of the newest epoch, if it can be found.
+    pub(crate) fn newest_key(&self) -> Option<&KeyHold> {
+        self.epochs.has(self.newest()).then(|| self.key(self.newest())).flatten()
+    }
+
+    /// Why the last refresh that was due by itself was not made.
+    pub(crate) fn refused(&self) -> Option<Error> {
+        self.state.refused
+    }
+
+    pub(crate) fn note_refusal(&mut self, error: Error) {
+        self.state.refused = Some(error);
+    }
+
+    /// Is the cell of the next epoch empty?
+    pub(crate) fn has_room(&self) -> bool {
+        self.key(self.newest() + 1).is_none()
+    }
+
+    /// Puts the next epoch's key into its cell, which must be empty, and lets it be found. Gives the epoch.
+    #[allow(unsafe_code)]
+    pub(crate) fn install(&mut self, hold: KeyHold) -> Result<u64, KeyHold> {
+        if !self.has_room() {
+            return Err(hold);
+        }
+        let epoch = self.newest() + 1;
+        let cell = self.epochs.cell(epoch);
+        // SAFETY: empty, so nobody can have found it; and we have the lock.
+        unsafe { *cell.hold.get() = Some(hold) };
+        cell.number.publish(epoch);
+        self.state.newest = epoch;
+        self.state.refused = None;
+        Ok(epoch)
+    }
+
+    /// Lets nobody find the key of an epoch any more.
+    pub(crate) fn withdraw(&mut self, epoch: u64) {
+        if self.epochs.has(epoch) {
+            self.epochs.cell(epoch).number.withdraw();
+        }
+    }
+
+    /// Destroys the keys that were withdrawn.
+    ///
+    /// # Safety
+    ///
+    /// Since they were withdrawn, no window was open in which they could have been found, or all of those have been seen
+    /// to be closed.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn destroy_withdrawn(&mut self, anchor: &Anchor) {
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is(0)) {
+            // SAFETY: nobody finds it or uses it, as the caller vouches; and we have the lock.
+            if let Some(mut hold) = unsafe { (*cell.hold.get()).take() } {
+                hold.destroy(anchor);
+            }
+        }
+    }
+
+    /// Wipes what of the withdrawn keys lies in memory and can be wiped under their users.
+    #[allow(unsafe_code)]
+    pub(crate) fn wipe_withdrawn(&self, anchor: &Anchor) {
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is(0)) {
+            // SAFETY: as in `key`.
+            if let Some(hold) = unsafe { (*cell.hold.get()).as_ref() } {
+                hold.wipe(anchor, || ());
+            }
+        }
+    }
+}

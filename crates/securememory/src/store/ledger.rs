@@ -1,0 +1,433 @@
+//! What a vault keeps account of under one lock: the memory of its secrets, which of them there are, how many records
+//! each key has sealed, and which old records wait to be freed.
+//!
+//! **Records are counted by the epoch of their key**, from before they are sealed until their memory has been
+//! overwritten. So an epoch without records is one that no thread is at work with, and its key can go. The epoch of a
+//! seal is chosen here, together with the count: no seal can begin under a key that was counted out.
+//!
+//! **Limbo**: a record that was replaced while a reader, which may still be decrypting it, does not run. It waits here
+//! until no such reader is left. There are few places, and whoever replaces a record has one beforehand.
+
+use std::ptr::NonNull;
+
+use crate::enclave::epoch::{LIVE, cell_of};
+use crate::error::Error;
+use crate::locks::{Lock, Rank};
+use crate::store::object::HEADER;
+use crate::store::roll::{Place, Roll};
+use crate::store::slab::{self, Pieces};
+
+/// Old records that may wait, and places kept for those that are being replaced.
+const LIMBO: usize = 96;
+
+/// A vault's account.
+pub(crate) struct Ledger {
+    inner: Lock<Inner>,
+}
+
+struct Inner {
+    pieces: Pieces,
+    roll: Roll,
+    /// Where the walk through it goes on.
+    walk: Place,
+    /// Secrets made and not ended.
+    live: u64,
+    /// Paged ones among them.
+    paged: u64,
+    /// The newest secret's id.
+    last_id: u64,
+    /// The epoch of the key that seals; zero where there is none.
+    epoch: u64,
+    /// Records of epochs before this one are counted no more: their keys were purged.
+    oldest: u64,
+    /// Records of each live epoch.
+    records: [u64; LIVE],
+    /// Seals under the present key, and how many there may be.
+    seals: u64,
+    most_seals: u64,
+    /// Each with its number.
+    limbo: [Option<(u64, Retired)>; LIMBO],
+    /// How many ever came there.
+    retired: u64,
+    /// How many places of it are kept for somebody.
+    kept: usize,
+}
+
+/// A secret's body that is out of use: mostly a record that was replaced.
+#[derive(Clone, Copy)]
+pub(super) struct Retired {
+    pub(super) secret: u64,
+    pub(super) at: NonNull<u8>,
+    pub(super) size: usize,
+    pub(super) epoch: u64,
+}
+
+// SAFETY: the address of memory that only whoever has this uses.
+#[allow(unsafe_code)]
+unsafe impl Send for Retired {}
+
+/// The pieces of a new secret.
+pub(super) struct Taken {
+    pub(super) id: u64,
+    pub(super) header: NonNull<u8>,
+    pub(super) body: NonNull<u8>,
+    /// Of a sealed secret's key.
+    pub(super) epoch: u64,
+    /// Seals under that key so far.
+    pub(super) seals: u64,
+}
+
+/// What a new secret keeps its bytes in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sealed,
+    Paged,
+}
+
+impl Ledger {
+    /// `most_seals`: as many as one key may make.
+    pub(super) fn new(most_seals: u64) -> Self {
+        let inner = Inner {
+            pieces: Pieces::new(),
+            roll: Roll::new(HEADER),
+            walk: Place::default(),
+            live: 0,
+            paged: 0,
+            last_id: 0,
+            epoch: 0,
+            oldest: 0,
+            records: [0; LIVE],
+            seals: 0,
+            most_seals,
+            limbo: [None; LIMBO],
+            retired: 0,
+            kept: 0,
+        };
+        Self { inner: Lock::new(Rank::Ledger, inner) }
+    }
+
+    /// An id that no other secret of the vault has.
+    pub(crate) fn new_id(&self) -> Result<u64, Error> {
+        let mut inner = self.inner.lock()?;
+        inner.last_id += 1;
+        Ok(inner.last_id)
+    }
+
+    /// The pieces of a new secret, with any content but for the header's count of references, which is zero. `id`: the
+    /// one that it is to have, or a new one.
+    #[allow(unsafe_code)]
+    pub(super) fn take_secret(&self, kind: Kind, size: usize, id: Option<u64>) -> Result<Taken, Error> {
+        let large = if slab::is_large(size) { Some(slab::take_large(size)?) } else { None };
+        let free_large = || {
+            if let Some(piece) = large {
+                // SAFETY: nobody has seen it.
+                unsafe { slab::give_large(piece, size) };
+            }
+        };
+        let mut inner = self.inner.lock().inspect_err(|_| free_large())?;
+        inner.take_secret(kind, size, id, large).inspect_err(|_| free_large())
+    }
+
+    /// Takes back what [`Self::take_secret`] gave, with nothing made of it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the pieces.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn untake(&self, kind: Kind, taken: &Taken, size: usize) {
+        let Taken { id: secret, body: at, epoch, .. } = *taken;
+        // SAFETY: as the caller vouches.
+        unsafe { self.give_secret(taken.header, kind, Some(Retired { secret, at, size, epoch }), true) };
+    }
+
+    /// A secret's bytes are gone for good; its header is still there.
+    pub(super) fn ended(&self, kind: Kind) {
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.end(kind);
+        }
+    }
+
+    /// Takes back a secret's header, and the body if that is still there. `ends`: the secret ends with it, and not before.
+    ///
+    /// # Safety
+    ///
+    /// They came from [`Self::take_secret`], or the body from [`Self::take_record`], and nobody uses them any more.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn give_secret(
+        &self,
+        header: NonNull<u8>,
+        kind: Kind,
+        body: Option<Retired>,
+        ends: bool,
+    ) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            if let Some(Retired { at, size, .. }) = body {
+                slab::overwrite(at, size);
+            }
+            // Without the lock they stay unused until the vault ends; the body is overwritten, which is what matters.
+            let Ok(mut inner) = self.inner.lock() else { return };
+            if ends {
+                inner.end(kind);
+            }
+            inner.roll.give(header);
+            if let Some(Retired { at, size, epoch, .. }) = body {
+                inner.give(kind, at, size, epoch);
+            }
+        }
+    }
+
+    /// Memory for a new record of `size` bytes, the epoch to seal it under, and the seals under that key so far. With
+    /// it comes a place in limbo for the record that it replaces, which [`Self::free`] or [`Self::retire`] gives back.
+    #[allow(unsafe_code)]
+    pub(super) fn take_record(&self, size: usize) -> Result<(NonNull<u8>, u64, u64), Taking> {
+        let large = if slab::is_large(size) { Some(slab::take_large(size)?) } else { None };
+        let outcome = self.inner.lock().map_err(Taking::Failed).and_then(|mut inner| {
+            if inner.waiting() + inner.kept >= LIMBO {
+                return Err(Taking::LimboFull);
+            }
+            let epoch = inner.seal_under()?;
+            let record = large.map_or_else(|| inner.pieces.take(size), Ok)?;
+            inner.kept += 1;
+            let seals = inner.count_seal(epoch);
+            Ok((record, epoch, seals))
+        });
+        if let (Err(_), Some(piece)) = (&outcome, large) {
+            // SAFETY: nobody has seen it.
+            unsafe { slab::give_large(piece, size) };
+        }
+        outcome
+    }
+
+    /// Overwrites and frees records: those that were replaced, or new ones that were not published. `kept`: places in
+    /// limbo that are not needed any more.
+    ///
+    /// # Safety
+    ///
+    /// They came from [`Self::take_record`] or [`Self::take_secret`], and nobody reads them any more.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn free(&self, records: &[Retired], kept: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            records.iter().for_each(|record| slab::overwrite(record.at, record.size));
+            let Ok(mut inner) = self.inner.lock() else { return };
+            inner.kept = inner.kept.saturating_sub(kept);
+            for record in records {
+                inner.give(Kind::Sealed, record.at, record.size, record.epoch);
+            }
+        }
+    }
+
+    /// Leaves records that were replaced in the places that were kept for them.
+    pub(super) fn retire(&self, records: &[Retired]) {
+        // Without the lock they stay as they are until the vault ends.
+        let Ok(mut inner) = self.inner.lock() else { return };
+        let inner = &mut *inner;
+        inner.kept = inner.kept.saturating_sub(records.len());
+        let free = inner.limbo.iter_mut().filter(|place| place.is_none());
+        // There is a place for each.
+        for (place, record) in free.zip(records) {
+            inner.retired += 1;
+            *place = Some((inner.retired, *record));
+        }
+    }
+
+    /// How many records were ever retired: to be asked before the readers are looked at, for [`Self::sweep`]. `None`:
+    /// nothing waits.
+    pub(super) fn retired(&self) -> Option<u64> {
+        let inner = self.inner.lock().ok()?;
+        (inner.waiting() > 0).then_some(inner.retired)
+    }
+
+    /// Overwrites and frees what waits, of one secret if it is named, up to the one that was retired as the `last`.
+    ///
+    /// # Safety
+    ///
+    /// Since that one was retired, all readers (of that secret) that were at work then have been seen to be done.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn sweep(&self, secret: Option<u64>, last: u64) {
+        let Ok(mut inner) = self.inner.lock() else { return };
+        for index in 0..LIMBO {
+            let Some((number, record)) = inner.limbo[index] else { continue };
+            if number <= last && secret.is_none_or(|secret| secret == record.secret) {
+                inner.limbo[index] = None;
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    slab::overwrite(record.at, record.size);
+                    inner.give(Kind::Sealed, record.at, record.size, record.epoch);
+                }
+            }
+        }
+    }
+
+    /// Walks on through the headers' pieces, free ones included, and calls `look` with each until it says that it has
+    /// enough. False: that was the end of the roll.
+    pub(super) fn walk(&self, mut look: impl FnMut(NonNull<u8>) -> bool) -> Result<bool, Error> {
+        let mut inner = self.inner.lock()?;
+        while let Some((piece, next)) = inner.roll.at(inner.walk) {
+            inner.walk = next;
+            if !look(piece) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The next walk begins at the start.
+    pub(super) fn walk_from_start(&self) -> Result<(), Error> {
+        self.inner.lock()?.walk = Place::default();
+        Ok(())
+    }
+
+    /// From now on seals are made under the key of this epoch.
+    pub(super) fn open_epoch(&self, epoch: u64) -> Result<(), Error> {
+        let mut inner = self.inner.lock()?;
+        inner.epoch = epoch;
+        inner.seals = 0;
+        Ok(())
+    }
+
+    /// All keys are purged: the records of epochs before `oldest` are counted no more, and nothing is sealed until
+    /// there is a new epoch.
+    pub(super) fn forget_epochs(&self, oldest: u64) -> Result<(), Error> {
+        let mut inner = self.inner.lock()?;
+        inner.epoch = 0;
+        inner.oldest = oldest;
+        inner.records = [0; LIVE];
+        Ok(())
+    }
+
+    /// Records of an epoch, those in limbo and in the making included.
+    pub(super) fn records_of(&self, epoch: u64) -> Result<u64, Error> {
+        let inner = self.inner.lock()?;
+        Ok(if epoch < inner.oldest { 0 } else { inner.records[cell_of(epoch)] })
+    }
+
+    /// The epoch that seals now, and the seals under it.
+    pub(super) fn current(&self) -> (u64, u64) {
+        self.inner.lock().map_or((0, 0), |inner| (inner.epoch, inner.seals))
+    }
+
+    /// Secrets whose bytes are there.
+    pub(super) fn live(&self) -> u64 {
+        self.inner.lock().map_or(0, |inner| inner.live)
+    }
+
+    /// Paged secrets among them.
+    pub(super) fn paged(&self) -> u64 {
+        self.inner.lock().map_or(0, |inner| inner.paged)
+    }
+
+    /// Frees all memory. Large pieces must have been given back before.
+    ///
+    /// # Safety
+    ///
+    /// Nothing of it is in use.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn end(&mut self) {
+        let Ok(mut inner) = self.inner.lock() else { return };
+        let inner = &mut *inner;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            for (_, record) in std::mem::replace(&mut inner.limbo, [None; LIMBO]).into_iter().flatten() {
+                slab::overwrite(record.at, record.size);
+                inner.pieces_or_large(record.at, record.size);
+            }
+            inner.roll.end();
+            inner.pieces.end();
+        }
+    }
+}
+
+/// Why there is no memory for a record.
+pub(super) enum Taking {
+    /// Too many old records wait for readers.
+    LimboFull,
+    Failed(Error),
+}
+
+impl From<Error> for Taking {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Inner {
+    fn take_secret(
+        &mut self,
+        kind: Kind,
+        size: usize,
+        id: Option<u64>,
+        large: Option<NonNull<u8>>,
+    ) -> Result<Taken, Error> {
+        let epoch = if kind == Kind::Sealed { self.seal_under()? } else { 0 };
+        let header = self.roll.take()?;
+        let body = match large.map_or_else(|| self.pieces.take(size), Ok) {
+            Ok(body) => body,
+            Err(error) => {
+                #[allow(unsafe_code)]
+                // SAFETY: just taken.
+                unsafe {
+                    self.roll.give(header);
+                }
+                return Err(error);
+            }
+        };
+        self.live += 1;
+        self.paged += u64::from(kind == Kind::Paged);
+        let id = id.unwrap_or_else(|| {
+            self.last_id += 1;
+            self.last_id
+        });
+        let seals = if kind == Kind::Sealed { self.count_seal(epoch) } else { 0 };
+        Ok(Taken { id, header, body, epoch, seals })
+    }
+
+    fn end(&mut self, kind: Kind) {
+        self.live -= 1;
+        self.paged -= u64::from(kind == Kind::Paged);
+    }
+
+    /// The epoch that a seal may be made under now.
+    fn seal_under(&self) -> Result<u64, Error> {
+        match self.epoch {
+            0 => Err(Error::KeyLost),
+            _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),
+            epoch => Ok(epoch),
+        }
+    }
+
+    fn count_seal(&mut self, epoch: u64) -> u64 {
+        self.records[cell_of(epoch)] += 1;
+        self.seals += 1;
+        self.seals
+    }
+
+    fn waiting(&self) -> usize {
+        self.limbo.iter().flatten().count()
+    }
+
+    /// # Safety
+    ///
+    /// The body's memory, overwritten, which nobody uses any more.
+    #[allow(unsafe_code)]
+    unsafe fn give(&mut self, kind: Kind, body: NonNull<u8>, size: usize, epoch: u64) {
+        if kind == Kind::Sealed && epoch >= self.oldest {
+            let records = &mut self.records[cell_of(epoch)];
+            *records = records.saturating_sub(1);
+        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.pieces_or_large(body, size) };
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::give`].
+    #[allow(unsafe_code)]
+    unsafe fn pieces_or_large(&mut self, piece: NonNull<u8>, size: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            if slab::is_large(size) { slab::give_large(piece, size) } else { self.pieces.give(piece, size) }
+        }
+    }
+}

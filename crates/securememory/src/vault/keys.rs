@@ -1,0 +1,85 @@
+//! A vault's keys: replaced, and destroyed.
+
+use std::time::Duration;
+
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::store::Refreshed;
+use crate::vault::{Vault, VaultBuilder};
+
+impl Vault {
+    /// Makes a new key, which seals from now on; its shares are new, too. When this returns, the new key is in use. What
+    /// was sealed before stays readable under its old key, until it has been moved: by [`Vault::finish_refresh`], or a
+    /// few secrets at a time by every creation and commit, or by a [janitor](VaultBuilder::janitor). Then the old key is
+    /// destroyed. Readers neither wait nor fail meanwhile, and no change is lost.
+    ///
+    /// At most four keys live at once. Where there are four, this first moves what the others have sealed, for as long
+    /// as the policy's wait.
+    ///
+    /// ```
+    /// use securememory::Vault;
+    /// use std::time::Duration;
+    /// let vault = Vault::builder().build()?;
+    /// let token = vault.secret().from_bytes(&mut *b"0123456789abcdef".to_vec())?;
+    /// vault.refresh()?;
+    /// let refreshed = vault.finish_refresh(Duration::from_secs(1))?;
+    /// assert_eq!((refreshed.moved, vault.status().keys), (1, 1));
+    /// assert!(token.ct_eq_bytes(b"0123456789abcdef")?);
+    /// # Ok::<(), securememory::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the system refuses ([`Error::System`], [`Error::Refused`], [`Error::HoldRefused`]), [`Error::NotInForce`]
+    /// where the new key would be less protected than the first one was, [`Error::Timeout`] where there are four keys
+    /// and the others stay in use, [`Error::Forked`]. The old key goes on sealing then.
+    pub fn refresh(&self) -> Result<()> {
+        self.machinery().refresh()
+    }
+
+    /// Moves everything that older keys have sealed to the present one, and destroys those keys. Takes about half a
+    /// microsecond a secret.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] where that was not reached within `wait`, [`Error::KeyLost`] where an older key is lost, and
+    /// whatever the system refuses. What has been moved stays moved, and a later call goes on.
+    pub fn finish_refresh(&self, wait: Duration) -> Result<Refreshed> {
+        self.machinery().finish_refresh(wait)
+    }
+
+    /// Destroys all keys of the vault, and so makes worthless everything that was sealed in it, however many secrets and
+    /// streams that are: opening them is [`Error::Purged`] from now on. Paged secrets are closed. New secrets work.
+    ///
+    /// Views that are open keep their copies until they end. The ciphertext of a purged secret is overwritten when that is
+    /// closed or dropped, as usual.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] where a thread was in the middle of a read for as long as the policy's wait, and may still have
+    /// a key in hand (the secrets are unreadable for all others); [`Error::Forked`]. Errors of the new key, as for
+    /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed before a refresh has succeeded.
+    pub fn purge(&self) -> Result<()> {
+        self.machinery().purge()
+    }
+}
+
+impl VaultBuilder {
+    /// Replaces a key by a new one when it has sealed so many times (creations, commits, and what a refresh moves). By
+    /// default only where the cipher needs it: AES-256-GCM after 2^31 seals.
+    ///
+    /// It is done by the seal that reaches the number, and told by [`VaultStatus::epoch`](crate::VaultStatus::epoch).
+    /// Where it is refused, work goes on under the old key, and `refresh_refused` in the status says why.
+    pub fn refresh_after_seals(mut self, seals: u64) -> Self {
+        self.settings().seals_max = seals.max(1);
+        self
+    }
+
+    /// Replaces a key by a new one when it is so old; never by default. It is looked at when something is sealed, and by
+    /// the [janitor](VaultBuilder::janitor).
+    pub fn refresh_after(mut self, age: Duration) -> Self {
+        self.settings().age_max = Some(age);
+        self
+    }
+}
