@@ -108,6 +108,11 @@ impl Machinery {
         }))
     }
 
+    /// An id that no secret of the vault has.
+    pub(crate) fn new_id(&self) -> Result<u64, Error> {
+        self.slabs.new_id()
+    }
+
     /// Notes a view of a paged secret.
     #[inline]
     pub(super) fn take_ticket(&self, thread: Thread, secret: u64) -> Result<&'static Slot, Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
+use crate::enclave::Binding;
 use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
@@ -27,6 +28,35 @@ pub(crate) struct Spec {
     pub(crate) store: Option<Store>,
     pub(crate) policy: Option<Policy>,
     pub(crate) label: Option<String>,
+    /// Where the secret is a chunk of a stream: then it is sealed, whatever the store, and is never changed.
+    pub(crate) position: Option<Position>,
+}
+
+/// The place of a chunk. It takes the place of a secret's id and version in what the seal is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The stream's id, which no secret of the vault has.
+    pub(crate) stream: u64,
+    pub(crate) index: u64,
+    /// Is it the last chunk of a stream that is complete?
+    pub(crate) last: bool,
+}
+
+impl Position {
+    const CHUNK: u64 = 1 << 63;
+    const LAST: u64 = 1 << 62;
+    /// No chunk of a stream that has bytes comes so far.
+    pub(crate) const MAX_INDEX: u64 = Self::LAST - 1;
+
+    /// As the version of a record.
+    pub(crate) fn version(self) -> u64 {
+        Self::CHUNK | if self.last { Self::LAST } else { 0 } | (self.index & Self::MAX_INDEX)
+    }
+
+    /// What the seal of the chunk at this place, in a stream of this vault, is bound to.
+    pub(super) fn binding(self, vault: u64) -> Binding {
+        Binding { vault, secret: self.stream, version: self.version() }
+    }
 }
 
 /// What most secrets do without.
@@ -200,6 +230,7 @@ impl Object {
         }
         let settings = &machinery.settings;
         let sealed = match spec.store.unwrap_or(settings.store) {
+            _ if spec.position.is_some() => true,
             Store::Sealed => true,
             Store::Paged => false,
             Store::Auto => len <= settings.sealed_max,
@@ -208,11 +239,15 @@ impl Object {
         // The label is taken, not copied: a copy would end the process where there is no memory.
         let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
         let size = if sealed { Sealed::size(len)? } else { Paged::SIZE };
-        let taken = machinery.slabs.take_secret(HEADER, size)?;
+        let mut taken = machinery.slabs.take_secret(HEADER, size)?;
+        if let Some(position) = spec.position {
+            taken.id = position.stream;
+        }
+        let version = spec.position.map_or(0, Position::version);
         let pieces = Pieces { slabs: &machinery.slabs, taken: &taken, size };
         let body = if sealed {
             machinery.enclave.satisfies(levels)?;
-            Body::Sealed(Sealed::make(&machinery, &taken, policy, (len, align), source)?)
+            Body::Sealed(Sealed::make(&machinery, &taken, policy, (len, align, version), source)?)
         } else if levels.secretmem == crate::policy::Level::Require {
             return Err(Error::NotInForce(crate::error::Protection::Secretmem).into());
         } else {

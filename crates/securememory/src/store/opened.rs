@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Slot;
-use crate::store::object::{Body, Header, Object};
+use crate::store::object::{Body, Header, Object, Position};
 use crate::store::paged::Change;
 
 enum Place {
@@ -65,6 +65,20 @@ impl Object {
             Body::Sealed(sealed) => sealed.open(header)?,
             Body::Paged(_) => self.copy_pages()?,
         };
+        self.own(lease)
+    }
+
+    /// As [`Self::open_owned`], of what must have been sealed as the chunk at this place, in a stream of this vault.
+    pub(crate) fn open_owned_at(&self, vault: u64, position: Position) -> Result<Owned, Error> {
+        let header = self.header();
+        match &header.body {
+            Body::Sealed(sealed) => self.own(sealed.open_as(header, Some(position.binding(vault)))?),
+            Body::Paged(_) => Err(Error::Tampered),
+        }
+    }
+
+    fn own(&self, lease: Lease) -> Result<Owned, Error> {
+        let header = self.header();
         let object = match self.try_clone() {
             Ok(object) => object,
             Err(error) => {

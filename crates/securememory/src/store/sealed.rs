@@ -53,7 +53,7 @@ impl Sealed {
         machinery: &Machinery,
         taken: &Taken,
         policy: &Policy,
-        (len, align): (usize, usize),
+        (len, align, version): (usize, usize, u64),
         source: S,
     ) -> Result<Self, TryError<E>> {
         let thread = registry::thread();
@@ -70,16 +70,23 @@ impl Sealed {
             slot.check_canary(&machinery.canary)?;
             slot.open_window(policy.wait)?;
         }
-        let binding = Binding { vault: machinery.id, secret: taken.id, version: 0 };
+        let binding = Binding { vault: machinery.id, secret: taken.id, version };
         let envelope = machinery.enclave.seal(thread, slot, binding)?;
         let record = taken.body.cast::<Record>();
-        write_record(record, 0, std::ptr::null_mut(), envelope, slot.bytes());
+        write_record(record, version, std::ptr::null_mut(), envelope, slot.bytes());
         Ok(Self { record: Current::new(record.as_ptr()) })
     }
 
     /// Opens a view in scratch.
     #[inline]
     pub(super) fn open(&self, header: &Header) -> Result<Lease, Error> {
+        self.open_as(header, None)
+    }
+
+    /// As [`Self::open`]. What the record must be bound to can come from the caller, who then need not believe what
+    /// header and record say of themselves.
+    #[inline]
+    pub(super) fn open_as(&self, header: &Header, expected: Option<Binding>) -> Result<Lease, Error> {
         let machinery = &*header.machinery;
         let policy = header.policy();
         header.check_alive()?;
@@ -87,7 +94,7 @@ impl Sealed {
         let lock = header.requires_lock();
         let mut slot =
             machinery.scratch.take(thread, header.id, header.len, header.align(), lock, policy.wait)?;
-        match self.open_into(header, thread, &mut slot) {
+        match self.open_into(header, thread, &mut slot, expected) {
             Ok(()) => {
                 slot.write_canary(&machinery.canary);
                 Ok(slot)
@@ -104,13 +111,20 @@ impl Sealed {
 
     #[inline]
     #[allow(unsafe_code)]
-    fn open_into(&self, header: &Header, thread: registry::Thread, slot: &mut Lease) -> Result<(), Error> {
+    fn open_into(
+        &self,
+        header: &Header,
+        thread: registry::Thread,
+        slot: &mut Lease,
+        expected: Option<Binding>,
+    ) -> Result<(), Error> {
         let machinery = &*header.machinery;
         let record = self.record.find(&header.gate).ok_or(Error::Closed)?;
         // SAFETY: signed in, so the record is not freed before the window is closed, which is the last thing that
         // `Enclave::open` does.
         unsafe {
-            let binding = Binding { vault: machinery.id, secret: header.id, version: (*record).version };
+            let own = Binding { vault: machinery.id, secret: header.id, version: (*record).version };
+            let binding = expected.unwrap_or(own);
             let ciphertext = ciphertext_of(record, header.len);
             machinery.enclave.open(thread, slot, binding, &(*record).envelope, ciphertext)
         }

@@ -74,6 +74,13 @@ impl Slabs {
         }
     }
 
+    /// An id that no secret has.
+    pub(crate) fn new_id(&self) -> Result<u64, Error> {
+        let mut inner = self.inner.lock()?;
+        inner.last_id += 1;
+        Ok(inner.last_id)
+    }
+
     /// Takes back the body of a secret that has ended, and with it the header if there is one.
     ///
     /// # Safety
