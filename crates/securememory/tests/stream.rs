@@ -620,6 +620,38 @@ fn refusals_lose_nothing_and_leak_nothing() {
 }
 
 #[test]
+fn memory_that_runs_out_is_an_error_and_loses_nothing() {
+    case("memory_that_runs_out_is_an_error_and_loses_nothing").run(|| {
+        let vault = vault();
+        let mut stream = vault.stream().chunk_size(5_000).build().unwrap();
+        let block = bytes(100_000);
+        let mut room = vec![0; block.len()];
+        stream.write_all(&block).unwrap();
+        let limit = common::limits_of(libc::RLIMIT_AS).rlim_cur;
+        common::soft_limit(libc::RLIMIT_AS, common::address_space() + (4 << 20)).unwrap();
+        let mut given = block.len();
+        let refused = loop {
+            match stream.write(&block[given % block.len()..]) {
+                Ok(taken) => given += taken,
+                Err(error) => break error,
+            }
+            assert!(given < 1 << 30, "the limit has no effect");
+        };
+        let finished = stream.finish();
+        common::soft_limit(libc::RLIMIT_AS, limit).unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::OutOfMemory);
+        assert!(matches!(finished, Err(Error::OutOfMemory { .. })), "{finished:?}");
+        assert_eq!(stream.len(), given as u64);
+        for from in (0..given).step_by(block.len()) {
+            let len = block.len().min(given - from);
+            stream.read_exact(&mut room[..len]).unwrap();
+            assert!(room[..len] == block[..len]);
+        }
+        assert_eq!(stream.read(&mut room).unwrap(), 0);
+    });
+}
+
+#[test]
 fn a_lost_key_is_an_error_and_not_a_loss_of_what_is_not_sealed() {
     let vault = Vault::builder().hold(Hold::Split).hold_level(Level::Require).build().unwrap();
     let mut stream = vault.stream().chunk_size(10).build().unwrap();

@@ -56,7 +56,7 @@ pub use builder::StreamBuilder;
 ///
 /// As a [`std::io::Write`] it never buffers outside of that chunk, and as a [`std::io::Read`] not at all;
 /// their errors have an [`Error`] inside. With the feature `tokio` it is an `AsyncWrite` and an `AsyncRead`
-/// as well: always ready, since nothing is waited for.
+/// as well: always ready, since nothing is waited for but a fork under way.
 ///
 /// Dropping a stream overwrites all of it.
 #[must_use = "a stream that is dropped is wiped"]
