@@ -1,5 +1,7 @@
 //! What can go wrong, as types: which call, which errno, which limit, and what to change.
 
+mod io;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -140,6 +142,15 @@ pub enum Error {
     /// What lies at rest is not what was stored.
     #[error("what was stored has been changed or exchanged")]
     Tampered,
+    /// A stream has no end: its last chunk is missing, or all of them. What was read before is what was written.
+    #[error("the stream breaks off after {chunks} chunks; its end is missing")]
+    Truncated {
+        /// Chunks that are there.
+        chunks: u64,
+    },
+    /// The stream is complete and takes no more bytes.
+    #[error("the stream is complete and takes no more bytes")]
+    Complete,
     /// Bytes outside the secret were written while a view was open.
     #[error("bytes {side} of the secret were overwritten while a view was open")]
     Overrun {
@@ -202,6 +213,7 @@ impl Error {
             | Self::LengthMismatch { .. }
             | Self::OutOfRange { .. }
             | Self::Unsupported(_)
+            | Self::Complete
             | Self::WouldDeadlock => ErrorKind::Usage,
             Self::OutOfMemory { .. }
             | Self::ScratchExhausted { .. }
@@ -211,7 +223,9 @@ impl Error {
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
             Self::Closed | Self::Revoked | Self::Forked | Self::Purged => ErrorKind::Gone,
-            Self::KeyLost | Self::Tampered | Self::Overrun { .. } => ErrorKind::Damage,
+            Self::KeyLost | Self::Tampered | Self::Truncated { .. } | Self::Overrun { .. } => {
+                ErrorKind::Damage
+            }
             Self::System(cause) if is_limit(cause) => ErrorKind::Limit,
             Self::System(_) | Self::StuckOpen(_) | Self::EndedEarly { .. } | Self::Reader { .. } => {
                 ErrorKind::System

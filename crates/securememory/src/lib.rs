@@ -13,6 +13,7 @@ mod secret;
 mod shutdown;
 mod status;
 mod store;
+mod stream;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -26,6 +27,7 @@ pub use policy::{Cipher, Hold, Level, Levels, OnClose, Policy, Profile, Store};
 pub use secret::{Closed, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
 pub use store::Refreshed;
+pub use stream::{SecretStream, StreamBuilder};
 pub use vault::{Diagnostics, OpenView, Vault, VaultBuilder, ViewKind};
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.

@@ -144,7 +144,7 @@ pub struct VaultStatus {
     pub scratch_slots: usize,
     /// How many of them are not locked.
     pub scratch_unlocked: usize,
-    /// Live secrets.
+    /// Live secrets; each sealed chunk of a stream counts as one.
     pub secrets: u64,
     /// What is in force on the memory that holds the key and its share.
     pub protections: Protections,

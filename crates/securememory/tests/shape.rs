@@ -3,8 +3,8 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use securememory::{
-    Closed, Error, OwnedView, Policy, Secret, SecretBuilder, Status, Vault, VaultBuilder, VaultStatus, View,
-    ViewMut, WithError,
+    Closed, Error, OwnedView, Policy, Secret, SecretBuilder, SecretStream, Status, StreamBuilder, Vault,
+    VaultBuilder, VaultStatus, View, ViewMut, WithError,
 };
 
 const fn goes_anywhere<T: Send + Sync + UnwindSafe + RefUnwindSafe + 'static>() {}
@@ -19,6 +19,8 @@ const _: () = {
     goes_anywhere::<VaultStatus>();
     goes_anywhere::<SecretBuilder>();
     goes_anywhere::<VaultBuilder>();
+    goes_anywhere::<SecretStream>();
+    goes_anywhere::<StreamBuilder>();
     goes_anywhere::<OwnedView>();
     goes_anywhere::<WithError<()>>();
 };

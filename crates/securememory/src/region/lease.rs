@@ -26,6 +26,11 @@ impl Lease {
         Self { slot, data, len }
     }
 
+    /// The secret that it was taken for.
+    pub(crate) fn secret(&self) -> u64 {
+        self.slot.secret.load(Ordering::Relaxed)
+    }
+
     /// Where the key in use goes: [`HEAD`] bytes.
     #[inline]
     pub(crate) fn head(&self) -> *mut u8 {

@@ -3,6 +3,7 @@
 //! `sealed` keeps ciphertext, `paged` keeps plaintext in closed pages; everything that is the same for both
 //! (counting references, closing, telling what is true) is here and in `object`.
 
+mod buffer;
 mod ledger;
 mod linger;
 pub(crate) mod machinery;
@@ -15,6 +16,7 @@ mod sealed;
 mod slab;
 mod turnover;
 
+pub(crate) use buffer::Buffer;
 pub(crate) use machinery::{Machinery, Settings};
 pub(crate) use object::{Object, Position, Source, Spec};
 pub(crate) use opened::{Opened, OpenedMut, Owned};

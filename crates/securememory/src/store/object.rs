@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
+use crate::enclave::Binding;
 use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
@@ -50,6 +51,11 @@ impl Position {
     /// As the version of a record.
     pub(crate) fn version(self) -> u64 {
         Self::CHUNK | if self.last { Self::LAST } else { 0 } | (self.index & Self::MAX_INDEX)
+    }
+
+    /// What the seal of the chunk at this place, in a stream of this vault, is bound to.
+    pub(super) fn binding(self, vault: u64, epoch: u64) -> Binding {
+        Binding { vault, secret: self.stream, version: self.version(), epoch }
     }
 }
 

@@ -68,14 +68,12 @@ impl Object {
         self.own(lease)
     }
 
-    /// As [`Self::open_owned`], of a chunk that must have been sealed as the one at this place.
-    pub(crate) fn open_owned_at(&self, position: Position) -> Result<Owned, Error> {
+    /// As [`Self::open_owned`], of what must have been sealed as the chunk at this place, in a stream of this vault.
+    pub(crate) fn open_owned_at(&self, vault: u64, position: Position) -> Result<Owned, Error> {
         let header = self.header();
         match header.body() {
-            Body::Sealed(sealed) if header.id == position.stream => {
-                self.own(sealed.open_version(header, Some(position.version()))?)
-            }
-            _ => Err(Error::Tampered),
+            Body::Sealed(sealed) => self.own(sealed.open_as(header, Some((vault, position)))?),
+            Body::Paged(_) => Err(Error::Tampered),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};
 use crate::store::ledger::{Retired, Taken, Taking};
 use crate::store::machinery::Machinery;
-use crate::store::object::{Header, Source};
+use crate::store::object::{Header, Position, Source};
 
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
 pub(super) const MOMENT: Duration = Duration::from_micros(200);
@@ -97,12 +97,13 @@ impl Sealed {
     /// Opens a view in scratch.
     #[inline]
     pub(super) fn open(&self, header: &Header) -> Result<Lease, Error> {
-        self.open_version(header, None)
+        self.open_as(header, None)
     }
 
-    /// The same, where it must have been sealed as this version: else it is [`Error::Tampered`].
+    /// As [`Self::open`]. What the record must be bound to can come from the caller (the vault, and the place in a stream),
+    /// who then need not believe what header and record say of themselves.
     #[inline]
-    pub(super) fn open_version(&self, header: &Header, version: Option<u64>) -> Result<Lease, Error> {
+    pub(super) fn open_as(&self, header: &Header, expected: Option<(u64, Position)>) -> Result<Lease, Error> {
         let machinery = &*header.machinery;
         let policy = header.policy();
         header.check_alive()?;
@@ -110,7 +111,7 @@ impl Sealed {
         let lock = header.requires_lock();
         let mut slot =
             machinery.scratch.take(thread, header.id, header.len, header.align(), lock, policy.wait)?;
-        match self.open_into(header, thread, &mut slot, version) {
+        match self.open_into(header, thread, &mut slot, expected) {
             Ok(()) => {
                 slot.write_canary(&machinery.canary);
                 Ok(slot)
@@ -132,14 +133,14 @@ impl Sealed {
         header: &Header,
         thread: registry::Thread,
         slot: &mut Lease,
-        version: Option<u64>,
+        expected: Option<(u64, Position)>,
     ) -> Result<(), Error> {
         let record = self.record.find(&header.gate).ok_or(Error::Closed)?;
         // SAFETY: signed in, so the record is not freed before the window is closed, which is the last thing that
         // `Enclave::open` does.
-        let sealed = unsafe { sealed_in(header, record) };
-        if version.is_some_and(|version| version != sealed.binding.version) {
-            return Err(Error::Tampered);
+        let mut sealed = unsafe { sealed_in(header, record) };
+        if let Some((vault, position)) = expected {
+            sealed.binding = position.binding(vault, sealed.binding.epoch);
         }
         header.machinery.enclave.open(thread, slot, &sealed)
     }

@@ -59,6 +59,8 @@ pub(crate) struct Turnover {
     moving: AtomicBool,
     /// When the present key was made, as [`os::coarse_now`] tells.
     since: AtomicU64,
+    /// How often all keys were purged.
+    purges: AtomicU64,
     /// Seals that will be made without trying to replace a key that is due.
     pause: AtomicU32,
 }
@@ -69,6 +71,7 @@ impl Turnover {
             unfinished: AtomicBool::new(false),
             moving: AtomicBool::new(false),
             since: AtomicU64::new(os::coarse_now()),
+            purges: AtomicU64::new(0),
             pause: AtomicU32::new(0),
         }
     }
@@ -237,6 +240,7 @@ impl Machinery {
         self.check_alive()?;
         let deadline = Deadline::after(self.settings.policy.wait);
         let mut keys = self.enclave.epochs().freeze()?;
+        self.turnover.purges.fetch_add(1, Ordering::AcqRel);
         let newest = keys.newest();
         for epoch in newest.saturating_sub(LIVE as u64)..=newest {
             keys.withdraw(epoch);
@@ -255,6 +259,11 @@ impl Machinery {
             return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
         }
         self.install_key().and(paged)
+    }
+
+    /// How often all keys were purged.
+    pub(super) fn purges(&self) -> u64 {
+        self.turnover.purges.load(Ordering::Acquire)
     }
 
     /// Closes all paged secrets; those with views are wiped when these end.
