@@ -69,7 +69,11 @@ fn all_promises_hold_here_and_every_attack_wins_against_the_baseline() {
         "proc-mem",
         "proc-fd",
         "both-shares",
+        "old-share",
+        "key-only",
+        "ciphertext-only",
         "tamper",
+        "exchange-ciphertexts",
         "core-dump",
         "swap",
         "fork-child",
@@ -96,7 +100,8 @@ fn all_promises_hold_here_and_every_attack_wins_against_the_baseline() {
     }
     absent_or_attacked(&report, "sealed-pkey", "protection_keys");
     absent_or_attacked(&report, "sealed-secretmem", "memfd_secret");
-    let inside = ["stray-read", "tamper", "overflow", "underflow", "read-after-close", "log"];
+    let inside =
+        ["stray-read", "tamper", "exchange-ciphertexts", "overflow", "underflow", "read-after-close", "log"];
     let always = checks.iter().filter(|check| !RARE.contains(&check.1));
     for (attack, store, outcome, promised) in always.filter(|check| inside.contains(&check.0)) {
         assert!(outcome == promised, "{attack} on {store} needs nothing of the host: {outcome}");
@@ -128,6 +133,29 @@ fn a_store_that_cannot_be_had_is_a_failure_only_if_strict() {
 }
 
 #[test]
+fn an_attack_that_finds_nothing_says_what_it_would_have_found() {
+    let report = report(&["--only", "key-only,ciphertext-only,exchange-ciphertexts,old-share"]);
+    let mut said = 0;
+    for check in report["checks"].as_array().unwrap() {
+        let text = |key: &str| check[key].as_str().unwrap();
+        let sealed = text("store").starts_with("sealed");
+        if text("outcome") == "skipped" || !sealed {
+            continue;
+        }
+        let proof = match text("attack") {
+            "key-only" => "an old record that was laid out was opened, and no other",
+            "ciphertext-only" => "of the secret or key; zeros, none of",
+            "exchange-ciphertexts" => "exchanged back, both read as before",
+            _ => "all of one time opens the record of that time",
+        };
+        assert!(text("detail").contains(proof), "{check}");
+        said += 1;
+    }
+    // The exchange needs nothing of the host.
+    assert!(said >= 2, "{report:#}");
+}
+
+#[test]
 fn only_what_was_asked_for_is_checked() {
     let report = report(&["--only", "log,swap", "--store", "plain", "--store", "paged"]);
     let asked: Vec<(&str, &str)> = checks(&report).iter().map(|check| (check.0, check.1)).collect();
@@ -140,7 +168,7 @@ fn only_what_was_asked_for_is_checked() {
 fn a_key_of_ones_own_is_protected_and_attacked() {
     let key = b"my own key, and nobody else's";
     let path = temporary("key", key);
-    let only = ["--only", "stray-read,fork-child,log,both-shares", "--secret"];
+    let only = ["--only", "stray-read,fork-child,log,both-shares,key-only,ciphertext-only", "--secret"];
     let report = report(&[&only[..], &[path.to_str().unwrap()]].concat());
     std::fs::remove_file(&path).unwrap();
     for (attack, store, outcome, promised) in checks(&report) {

@@ -1,23 +1,16 @@
 //! What a thief does with what he has: tries everything that could be the vault's key on a sealed record.
 //!
 //! Where things lie is no secret (ARCHITECTURE.md): a record is `[nonce 32][tag 16][ciphertext]`, its associated
-//! data names vault, secret and version, and with the hold Split the key is the exclusive-or of 32 bytes in an
+//! data names vault, secret, version and epoch, and with the hold Split the key is the exclusive-or of 32 bytes in an
 //! in-memory file and 32 bytes in memory. The thief is told where the record lies; he only has to find the key.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305};
-use rustix::fs::{FileType, fstat};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::memory::{Mapping, Sight, walk};
-use super::verdict::Trouble;
-use crate::raw;
 
 /// Bytes of a key and of each of its shares.
 pub const KEY: usize = 32;
@@ -37,6 +30,8 @@ pub struct RecordAt {
     pub id: u64,
     /// How often it was changed.
     pub version: u64,
+    /// Which of the vault's keys it is under.
+    pub epoch: u64,
     /// Bytes of the secret.
     pub len: usize,
 }
@@ -62,15 +57,19 @@ impl Record {
     /// Takes it.
     pub fn take(sight: &Sight, at: &RecordAt) -> io::Result<Self> {
         let bytes = sight.bytes(at.address, at.range().len())?;
-        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let (nonce, rest) = bytes.split_first_chunk().ok_or_else(short)?;
-        let (tag, ciphertext) = rest.split_first_chunk().ok_or_else(short)?;
-        let epoch = 0;
-        let numbers = [at.vault, at.id, at.version, epoch, at.len as u64];
+        Self::parse(&bytes, at).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// These bytes, taken for a record that is bound as `at` says; `None` if there are too few of them.
+    pub fn parse(bytes: &[u8], at: &RecordAt) -> Option<Self> {
+        let (nonce, rest) = bytes.split_first_chunk()?;
+        let (tag, ciphertext) = rest.split_first_chunk()?;
+        let numbers = [at.vault, at.id, at.version, at.epoch, at.len as u64];
         let mut bound = b"smv1".to_vec();
         bound.extend(at.cipher.to_le_bytes());
         bound.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
-        Ok(Self { cipher: at.cipher, nonce: *nonce, tag: *tag, ciphertext: ciphertext.to_vec(), bound })
+        let ciphertext = ciphertext.get(..at.len)?.to_vec();
+        Some(Self { cipher: at.cipher, nonce: *nonce, tag: *tag, ciphertext, bound })
     }
 
     /// The plaintext, if this is the key.
@@ -155,7 +154,7 @@ impl<'a> Crack<'a> {
     }
 
     /// Tries every two of the sets that were kept together.
-    fn look_at_pairs(&mut self) {
+    pub fn look_at_pairs(&mut self) {
         let sets = std::mem::take(&mut self.kept);
         for (number, (place, one)) in sets.iter().enumerate() {
             for (address, other) in &sets[..number] {
@@ -180,7 +179,7 @@ fn both(one: &[u8; KEY], other: &[u8; KEY]) -> [u8; KEY] {
 
 /// Keys and shares of keys look random; text, code, pointers and zeros do not. Of 32 random bytes at least 16
 /// differ, but for one time in 10^12.
-fn looks_random(bytes: &[u8; KEY]) -> bool {
+pub fn looks_random(bytes: &[u8; KEY]) -> bool {
     let mut seen = [0_u64; 4];
     for byte in bytes {
         seen[usize::from(byte >> 6)] |= 1 << (byte & 63);
@@ -207,119 +206,35 @@ pub fn search(
     (crack.found, crack.tried)
 }
 
-/// Descriptors of a process, and what could be read through them.
-#[derive(Default)]
-pub struct Loot {
-    /// Every 32 bytes at the beginnings of files that could be shares.
-    pub shares: Vec<[u8; KEY]>,
-    /// All that was read.
-    pub bytes: Vec<u8>,
-    /// Descriptors that there are.
-    pub descriptors: usize,
-    /// Files that were read.
-    pub read: usize,
-    /// Files that could not be opened.
-    pub refused: usize,
-}
-
-/// How to get at another process's files.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Through {
-    /// Open them anew by name, as any file-read bug does: the file's mode is asked.
-    Name,
-    /// Take a duplicate of the descriptor, as a debugger does: nothing is asked.
-    Duplicate,
-}
-
-/// Reads every file that the process has open.
-pub fn loot(pid: u32, through: Through) -> Result<Loot, Trouble> {
-    let mut loot = Loot::default();
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(Trouble::forbidden("/proc/PID/fd"))?;
-    for entry in entries {
-        let entry = entry?;
-        loot.descriptors += 1;
-        // Only plain files, in-memory ones among them: reading a pipe would take what is not ours.
-        if !entry.path().metadata().is_ok_and(|metadata| metadata.is_file()) {
-            continue;
-        }
-        let number = entry
-            .file_name()
-            .to_string_lossy()
-            .parse()
-            .map_err(|_| Trouble::failed("a strange descriptor"))?;
-        let file = match through {
-            Through::Name => File::options().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path()),
-            Through::Duplicate => duplicate(pid, number),
-        };
-        let Ok(file) = file else {
-            loot.refused += 1;
-            continue;
-        };
-        let Ok(bytes) = content(&file) else {
-            loot.refused += 1;
-            continue;
-        };
-        loot.read += 1;
-        loot.shares.extend(bytes.first_chunk::<KEY>());
-        loot.bytes.extend(bytes);
-    }
-    Ok(loot)
-}
-
-/// What a file begins with. Some can be mapped and not read.
-fn content(file: &File) -> io::Result<Vec<u8>> {
-    const MOST: usize = 64 * 1024;
-    let mut bytes = vec![0; MOST];
-    match file.read_at(&mut bytes, 0) {
-        Ok(read) => {
-            bytes.truncate(read);
-            Ok(bytes)
-        }
-        Err(_) => {
-            let len = usize::try_from(file.metadata()?.len()).unwrap_or(MOST).min(MOST);
-            raw::mapped(file.as_fd(), len)
-        }
-    }
-}
-
-fn duplicate(pid: u32, number: i32) -> io::Result<File> {
-    let no_process = || io::Error::from(io::ErrorKind::NotFound);
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(no_process)?;
-    let process = pidfd_open(pid, PidfdFlags::empty())?;
-    let descriptor = pidfd_getfd(process, number, PidfdGetfdFlags::empty())?;
-    let stat = fstat(descriptor.as_fd())?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    Ok(descriptor.into())
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
 
+    /// The bytes of a record, bound as `at` says.
+    pub fn seal(at: &RecordAt, key: &[u8; KEY], nonce: [u8; NONCE], plain: &[u8]) -> Vec<u8> {
+        let bytes = [&nonce[..], &[0; TAG], plain].concat();
+        let Record { bound, mut ciphertext, .. } = Record::parse(&bytes, at).unwrap();
+        let tag: [u8; TAG] = if at.cipher == 1 {
+            let sealer = aegis::aegis256::Aegis256::<TAG>::new(key, &nonce);
+            sealer.encrypt_in_place(&mut ciphertext, &bound)
+        } else {
+            let sealer = XChaCha20Poly1305::new(key.into());
+            let bound = [&bound[..], &nonce[24..]].concat();
+            let place = ciphertext.as_mut_slice().into();
+            sealer
+                .encrypt_inout_detached(nonce.first_chunk::<24>().unwrap().into(), &bound, place)
+                .unwrap()
+                .into()
+        };
+        [&nonce[..], &tag, &ciphertext].concat()
+    }
+
     fn sealed(cipher: u32, key: [u8; KEY]) -> (Record, Vec<u8>) {
         let plain = b"what is kept".to_vec();
-        let mut record = Record {
-            cipher,
-            nonce: [7; NONCE],
-            tag: [0; TAG],
-            ciphertext: plain.clone(),
-            bound: b"bound".to_vec(),
-        };
-        record.tag = if cipher == 1 {
-            let sealer = aegis::aegis256::Aegis256::<TAG>::new(&key, &record.nonce);
-            sealer.encrypt_in_place(&mut record.ciphertext, &record.bound)
-        } else {
-            let sealer = XChaCha20Poly1305::new(&key.into());
-            let nonce = record.nonce.first_chunk::<24>().unwrap();
-            let bound = [&record.bound[..], &record.nonce[24..]].concat();
-            let place = record.ciphertext.as_mut_slice().into();
-            sealer.encrypt_inout_detached(nonce.into(), &bound, place).unwrap().into()
-        };
-        (record, plain)
+        let at = RecordAt { address: 0, cipher, vault: 3, id: 2, version: 1, epoch: 4, len: plain.len() };
+        (Record::parse(&seal(&at, &key, [7; NONCE], &plain), &at).unwrap(), plain)
     }
 
     #[test]
@@ -352,23 +267,6 @@ mod tests {
             crack.look_at_pairs();
             assert_eq!(crack.found, Some(Found { key, address: 0x1020, with: With::Memory(0x1080) }));
         }
-    }
-
-    #[test]
-    fn a_file_that_can_be_mapped_and_not_read_is_taken_too() {
-        // SAFETY: memfd_secret(2) takes one number and makes a descriptor, which is nobody else's.
-        #[allow(unsafe_code)]
-        let file = unsafe {
-            let made = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
-            let Ok(made @ 0..) = i32::try_from(made) else {
-                eprintln!("skipped: no memfd_secret here ({})", io::Error::last_os_error());
-                return;
-            };
-            <File as std::os::fd::FromRawFd>::from_raw_fd(made)
-        };
-        file.set_len(4096).unwrap();
-        assert!(file.read_at(&mut [0; 8], 0).is_err());
-        assert_eq!(content(&file).unwrap(), vec![0; 4096]);
     }
 
     #[test]

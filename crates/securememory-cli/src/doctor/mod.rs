@@ -11,13 +11,16 @@ mod crack;
 mod finder;
 mod input;
 mod launch;
+mod loot;
 mod memory;
 mod needle;
+mod old;
 mod order;
 mod promises;
 mod report;
 mod scene;
 mod search;
+mod snapshot;
 mod verdict;
 mod victim;
 

@@ -103,6 +103,14 @@ impl Needle {
     }
 }
 
+impl Drop for Needle {
+    /// Both halves in freed memory would be two shares of the secret, which a thief puts together.
+    fn drop(&mut self) {
+        self.mask.fill(0);
+        black_box(&self.mask);
+    }
+}
+
 /// The first bytes as a number.
 fn word(bytes: &[u8]) -> u64 {
     bytes.iter().take(WINDOW).rev().fold(0, |word, &byte| word << 8 | u64::from(byte))

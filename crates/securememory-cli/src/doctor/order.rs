@@ -3,6 +3,7 @@
 //! The doctor gives an order to an attacker, the attacker starts a victim under the same order and commands it,
 //! and answers the doctor with a verdict. The secret crosses the pipes masked.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,14 @@ pub enum Command {
     Attack,
     /// Make copies as programs do, then read and change the secret in every way there is.
     Exercise,
+    /// Keep a copy of the decoy's record where any program keeps things, then change the decoy.
+    Plant,
+    /// Show what a load can read at the place where the secret rests.
+    CopyAtRest,
+    /// Give the vault a new key and destroy the old one.
+    Refresh,
+    /// Destroy all keys of the vault, then try every way to use the secret.
+    Purge,
     /// Show the pages that no other process can read.
     ShowPages,
     /// Open a view and keep it.
@@ -85,12 +94,14 @@ pub enum Reply {
     Trouble(Trouble),
     /// Done.
     Done,
-    /// Pages that no other process can read.
-    Pages {
-        /// Where they begin.
-        address: usize,
-        /// What is in them, masked.
-        bytes: Needle,
+    /// Pieces of memory: where each begins, and what is in it, masked.
+    Memory(Vec<(usize, Needle)>),
+    /// The secret could be used in these ways, and got these errors elsewhere.
+    Tried {
+        /// Ways that worked.
+        worked: Vec<String>,
+        /// Errors of the ways that did not.
+        refused: Vec<String>,
     },
     /// A view is open.
     View {
@@ -134,6 +145,14 @@ pub struct Facts {
     pub locked: Claim,
     /// Exclusion from cores.
     pub undumped: Claim,
+}
+
+impl Facts {
+    /// Where the secret rests, sealed or not.
+    pub fn at_rest(&self) -> Option<Range<usize>> {
+        let plaintext = self.plaintext.map(|(address, len)| address..address + len);
+        self.record.map(|record| record.range()).or(plaintext)
+    }
 }
 
 /// What the library says about a protection.

@@ -111,7 +111,7 @@ impl Report {
             .into_iter()
             .filter(|kept| self.checks.iter().any(|check| check.kept == *kept))
             .collect();
-        let mut text = paint.bold(&format!("{:18}", "attack"));
+        let mut text = paint.bold(&format!("{:21}", "attack"));
         for kept in &columns {
             text += &paint.bold(&format!("{kept:17}"));
         }
@@ -120,7 +120,7 @@ impl Report {
             if !self.checks.iter().any(|check| check.attack == row.attack) {
                 continue;
             }
-            text += &format!("{:18}", row.attack.name());
+            text += &format!("{:21}", row.attack.name());
             for kept in &columns {
                 let check =
                     self.checks.iter().find(|check| check.attack == row.attack && check.kept == *kept);

@@ -5,6 +5,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 
 use crate::doctor::order::{Claim, Command, Facts, Order, Reply};
+use crate::doctor::snapshot::Piece;
 use crate::doctor::verdict::Trouble;
 
 /// A victim that waits for commands. It is killed when this ends.
@@ -109,10 +110,12 @@ impl Captive {
         Ok(())
     }
 
-    /// Has it show the pages that no other process can read; they begin at the address.
-    pub fn show_pages(&mut self) -> Result<(usize, Vec<u8>), Trouble> {
-        match self.command(Command::ShowPages)? {
-            Reply::Pages { address, bytes } => Ok((address, bytes.show())),
+    /// Has it show memory that is not to be read from outside.
+    pub fn show(&mut self, command: Command) -> Result<Vec<Piece>, Trouble> {
+        match self.command(command)? {
+            Reply::Memory(pieces) => {
+                Ok(pieces.into_iter().map(|(address, bytes)| (address, bytes.show())).collect())
+            }
             other => Err(Self::unexpected(&other)),
         }
     }
@@ -144,7 +147,8 @@ impl Captive {
             Reply::Ready(_) => "facts",
             Reply::Trouble(trouble) => return trouble.clone(),
             Reply::Done => "done",
-            Reply::Pages { .. } => "pages",
+            Reply::Memory(_) => "memory",
+            Reply::Tried { .. } => "what it tried",
             Reply::View { .. } => "a view",
             Reply::Child { .. } => "a child",
             Reply::Readers { .. } => "readers",

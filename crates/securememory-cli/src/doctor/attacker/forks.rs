@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::captive::Captive;
 use super::find_key;
-use crate::doctor::crack::{Record, Through, loot, search as search_key};
+use crate::doctor::crack::{Record, search as search_key};
+use crate::doctor::loot::{Through, loot};
 use crate::doctor::memory::{Mapping, Sight, Walk, mappings};
 use crate::doctor::order::{Command, Order, Reply};
 use crate::doctor::promises::Kept;

@@ -3,9 +3,11 @@
 //! It is the victim's parent, because some hosts let only a parent look into a process (Yama), and it runs as the
 //! victim's user.
 
+mod apart;
 mod captive;
 mod dump;
 mod forks;
+mod old_share;
 mod residue;
 mod swap;
 mod thief;
@@ -13,7 +15,8 @@ mod thief;
 use std::io::{self, BufRead};
 use std::process::ExitCode;
 
-use super::crack::{Crack, Found, KEY, Loot, Record, Through, loot, search};
+use super::crack::{Crack, Found, KEY, Record, search};
+use super::loot::{Loot, Through, loot};
 use super::memory::{Sight, mappings};
 use super::order::{Answer, Command, Order, Reply, Task};
 use super::promises::{Attack, Kept};
@@ -48,6 +51,9 @@ fn carry_out(order: &Order) -> Result<Answer, Trouble> {
         Attack::ProcMem => thief::proc_mem(order, &victim),
         Attack::ProcFd | Attack::ProcFdRoot => thief::combine(order, &victim, Through::Name),
         Attack::BothShares => thief::combine(order, &victim, Through::Duplicate),
+        Attack::OldShare => old_share::old_share(order, victim),
+        Attack::KeyOnly => apart::key_only(order, victim),
+        Attack::CiphertextOnly => apart::ciphertext_only(order, victim),
         Attack::CoreDump => dump::core_dump(order, victim),
         Attack::Swap => swap::swap(order, victim),
         Attack::ForkChild => forks::fork_child(order, victim),
@@ -56,6 +62,7 @@ fn carry_out(order: &Order) -> Result<Answer, Trouble> {
         Attack::StrayRead
         | Attack::ReadInstant
         | Attack::Tamper
+        | Attack::ExchangeCiphertexts
         | Attack::Overflow
         | Attack::Underflow
         | Attack::ReadAfterClose
@@ -79,9 +86,8 @@ fn find_key(order: &Order, victim: &mut Captive, sight: &Sight) -> Result<Option
     let record = Record::take(sight, &decoy).map_err(Trouble::forbidden("/proc/PID/mem"))?;
     if order.kept == Kept::SealedSecretmem {
         // Nobody else can read it. A debugger would run code in the victim; here the victim helps.
-        let (address, bytes) = victim.show_pages()?;
         let mut crack = Crack::new(&record, &[], KEY);
-        crack.look(address, &bytes);
+        victim.show(Command::ShowPages)?.iter().for_each(|(address, bytes)| crack.look(*address, bytes));
         let missing = || Trouble::failed("the vault's key is not in the pages of memfd_secret");
         return crack.found.ok_or_else(missing).map(Some);
     }

@@ -1,7 +1,8 @@
 //! Another process that reads memory and descriptors: `proc-mem`, `proc-fd`, `both-shares`.
 
 use super::captive::Captive;
-use crate::doctor::crack::{KEY, Loot, Record, Through, loot, search};
+use crate::doctor::crack::{KEY, Record, search};
+use crate::doctor::loot::{Loot, Through, loot};
 use crate::doctor::memory::{Sight, mappings};
 use crate::doctor::order::Order;
 use crate::doctor::search::{Search, how};
@@ -44,7 +45,7 @@ fn take(order: &Order, victim: &Captive, loot: &Loot) -> Result<Verdict, Trouble
         None => {
             let shares = match loot.shares.len() {
                 0 => String::new(),
-                files => format!(", with what {files} files begin with,"),
+                shares => format!(", with {shares} from files,"),
             };
             Ok(Verdict::blocked(format!(
                 "{}; none of {tried} sets of 32 bytes{shares} and no two of them make the key",

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use securememory::{Cipher, Error, Hold, Level, Secret, Status, Store, Vault, with2};
 
 use crate::doctor::crack::RecordAt;
+use crate::doctor::memory::Sight;
 use crate::doctor::needle::Needle;
 use crate::doctor::order::{Claim, Facts};
 use crate::doctor::promises::Kept;
@@ -44,7 +45,18 @@ impl Held {
             Kept::SealedGuarded => sealed(Hold::Guarded),
             Kept::Paged => Vault::builder().store(Store::Paged),
         };
-        let vault = builder.build()?;
+        Self::make_in(builder.build()?, needle)
+    }
+
+    /// Makes another one in the same vault, if there is a vault.
+    pub fn sibling(&self, needle: &Needle) -> Result<Self, Trouble> {
+        match self {
+            Self::Plain(_) => Self::make(Kept::Plain, needle),
+            Self::Kept(kept) => Self::make_in(kept.vault.clone(), needle),
+        }
+    }
+
+    fn make_in(vault: Vault, needle: &Needle) -> Result<Self, Trouble> {
         let decoy = vault.secret().random(16)?;
         let secret = vault.secret().label("doctor").init_with(needle.len(), |place| needle.fill(place))?;
         Ok(Self::Kept(InVault { vault, secret, decoy }))
@@ -78,6 +90,30 @@ impl Held {
             locked: claim(status.protections.lock),
             undumped: claim(status.protections.dump),
         }
+    }
+
+    /// Every way to use it, tried once: those that worked, and the errors of the others.
+    pub fn try_all(&self) -> (Vec<String>, Vec<String>) {
+        let ways = match self {
+            Self::Plain(bytes) => vec![("read", if bytes.is_empty() { Err(Error::Empty) } else { Ok(()) })],
+            Self::Kept(kept) => kept.ways(),
+        };
+        let (mut worked, mut refused) = (Vec::new(), Vec::new());
+        for (way, result) in ways {
+            match result {
+                Ok(()) => worked.push(way.to_owned()),
+                Err(error) => refused.push(error.to_string()),
+            }
+        }
+        (worked, refused)
+    }
+
+    /// A copy of the decoy's record, which is an old one when this returns. Nothing where there is no record.
+    pub fn plant(&self) -> Result<Vec<u8>, Trouble> {
+        let (Self::Kept(kept), Some(decoy)) = (self, self.facts().decoy) else { return Ok(Vec::new()) };
+        let copy = Sight::inside()?.bytes(decoy.address, decoy.range().len())?;
+        kept.decoy.view_mut()?.commit()?;
+        Ok(copy)
     }
 
     /// Places for views that are not locked, as the library says.
@@ -219,6 +255,7 @@ fn record(status: &Status) -> Option<RecordAt> {
         vault: status.vault_id,
         id: status.id,
         version: status.version,
+        epoch: 0, // CHIEF: replace by status.epoch
         len: status.len,
     })
 }

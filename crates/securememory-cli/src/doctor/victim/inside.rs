@@ -1,5 +1,7 @@
 //! Attacks by code inside the process: stray reads, stray writes, reads after the close.
 
+use std::io;
+
 use super::held::Held;
 use crate::doctor::crack::{Crack, Record, search as search_key};
 use crate::doctor::finder::Finder;
@@ -51,36 +53,39 @@ pub fn common(order: &Order) -> Result<Vec<u32>, Trouble> {
 
 /// The pages of memory that the kernel does not keep mapped, masked.
 pub fn show_pages() -> Result<Reply, Trouble> {
-    let own = std::process::id();
-    let maps = mappings(own)?;
-    let mut secret = maps.iter().filter(|mapping| mapping.secret());
-    let (Some(pages), None) = (secret.next(), secret.next()) else {
-        return Err(Trouble::failed("not one mapping of memfd_secret, in which the key should be"));
-    };
+    let maps = mappings(std::process::id())?;
     let smaps = std::fs::read_to_string("/proc/self/smaps")?;
-    let start = format!("{:x}-", pages.range.start);
-    let key = smaps
-        .lines()
-        .skip_while(|line| !line.starts_with(&start))
-        .find_map(|line| line.strip_prefix("ProtectionKey:"))
-        .and_then(|key| key.trim().parse().ok());
-    let mask = random(pages.range.len())?;
-    let mut masked = Vec::with_capacity(mask.len());
-    let mut next = mask.iter();
-    raw::bytes_behind(&pages.range, pages.write, key, |byte| {
-        masked.push(byte ^ next.next().copied().unwrap_or_default());
-    })?;
-    Ok(Reply::Pages { address: pages.range.start, bytes: Needle::masked(masked, mask) })
+    let mut pieces = Vec::new();
+    for pages in maps.iter().filter(|mapping| mapping.secret()) {
+        let start = format!("{:x}-", pages.range.start);
+        let key = smaps
+            .lines()
+            .skip_while(|line| !line.starts_with(&start))
+            .find_map(|line| line.strip_prefix("ProtectionKey:"))
+            .and_then(|key| key.trim().parse().ok());
+        let mask = random(pages.range.len())?;
+        let mut masked = Vec::with_capacity(mask.len());
+        let mut next = mask.iter();
+        raw::bytes_behind(&pages.range, pages.write, key, |byte| {
+            masked.push(byte ^ next.next().copied().unwrap_or_default());
+        })?;
+        pieces.push((pages.range.start, Needle::masked(masked, mask)));
+    }
+    Ok(Reply::Memory(pieces))
+}
+
+/// What a load can read at the place where the secret rests: nothing, if that faults.
+pub fn copy_at_rest(held: &Held) -> Result<Reply, Trouble> {
+    let place = held.facts().at_rest().ok_or_else(nowhere)?;
+    let copy = Sight::inside()?.bytes(place.start, place.len()).ok();
+    Ok(Reply::Memory(
+        copy.map(|copy| Ok((place.start, Needle::hide(copy)?))).into_iter().collect::<io::Result<_>>()?,
+    ))
 }
 
 /// Changes each byte at rest as a stray store would, reads, and puts it back.
 pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
-    let facts = held.facts();
-    let at_rest = match (facts.record, facts.plaintext) {
-        (Some(record), _) => record.range(),
-        (None, Some((address, len))) => address..address + len,
-        (None, None) => return Err(nowhere()),
-    };
+    let at_rest = held.facts().at_rest().ok_or_else(nowhere)?;
     let (pipe, sight) = (Pipe::new()?, Sight::inside()?);
     let forced = Sight::outside(std::process::id());
     let (mut faulted, mut noticed, mut idle, mut unnoticed) = (0, Vec::new(), 0, 0);
@@ -126,8 +131,8 @@ pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
     Ok(Verdict::blocked(format!("{}; put back, it reads as before", ways.join(", "))))
 }
 
-/// What a reader makes of a changed byte.
-enum Change {
+/// What a reader makes of a change.
+pub enum Change {
     /// A read is an error.
     Noticed(String),
     /// A read gives what was stored.
@@ -136,7 +141,8 @@ enum Change {
     Unnoticed,
 }
 
-fn read_changed(held: &Held, needle: &Needle) -> Change {
+/// Reads what was changed at rest.
+pub fn read_changed(held: &Held, needle: &Needle) -> Change {
     let right = match held {
         Held::Plain(bytes) => needle.is(std::hint::black_box(bytes)),
         Held::Kept(kept) => match kept.secret.with(|bytes| needle.is(bytes)) {
@@ -209,6 +215,7 @@ pub fn read_after_close(order: &Order, held: Held) -> Result<Verdict, Trouble> {
     Ok(Verdict::blocked(format!("{tries} ways to read it are refused ({}), {seen}", refused.join("; "))))
 }
 
-fn nowhere() -> Trouble {
+/// Nothing to attack.
+pub fn nowhere() -> Trouble {
     Trouble::failed("the library does not tell where the secret lies")
 }

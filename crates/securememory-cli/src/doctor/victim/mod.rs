@@ -1,10 +1,12 @@
 //! The victim: a process that holds a secret as a program would, does what it is told, and is attacked.
 
 mod bounds;
+mod exchange;
 mod held;
 mod inside;
 mod instant;
 mod log;
+mod turnover;
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
@@ -65,6 +67,7 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
     }
     let mut held = Held::make(order.kept, &order.needle)?;
     held.read(&order.needle).map_err(|why| Trouble::failed(format!("a first read gave {why}")))?;
+    let mut planted = Vec::new();
     say(&Reply::Ready(Box::new(held.facts())));
     while let Some(command) = next_line(input) {
         match command {
@@ -75,6 +78,21 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
             Command::Exercise => {
                 held.exercise(&order.needle)?;
                 say(&Reply::Ready(Box::new(held.facts())));
+            }
+            Command::Plant => {
+                planted = held.plant()?;
+                say(&Reply::Ready(Box::new(held.facts())));
+            }
+            Command::CopyAtRest => say(&inside::copy_at_rest(&held)?),
+            Command::Refresh => {
+                turnover::refresh(&held)?;
+                held.read(&order.needle).map_err(|why| Trouble::failed(format!("after a refresh: {why}")))?;
+                say(&Reply::Ready(Box::new(held.facts())));
+            }
+            Command::Purge => {
+                turnover::purge(&mut held)?;
+                let (worked, refused) = held.try_all();
+                say(&Reply::Tried { worked, refused });
             }
             Command::ShowPages => say(&inside::show_pages()?),
             Command::OpenView => {
@@ -104,7 +122,7 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
             other => return Err(Trouble::failed(format!("{other:?} is out of turn"))),
         }
     }
-    std::hint::black_box(beacon);
+    std::hint::black_box((beacon, planted));
     Ok(())
 }
 
@@ -114,6 +132,7 @@ fn attack(order: &Order, held: Held) -> Result<Verdict, Trouble> {
         Task::Attack(Attack::StrayRead) => inside::stray_read(order, &held),
         Task::Attack(Attack::ReadInstant) => instant::read_instant(order, &held),
         Task::Attack(Attack::Tamper) => inside::tamper(order, &held),
+        Task::Attack(Attack::ExchangeCiphertexts) => exchange::exchange(order, &held),
         Task::Attack(Attack::ReadAfterClose) => inside::read_after_close(order, held),
         Task::Attack(Attack::Log) => log::log(order, held),
         Task::Attack(Attack::Overflow) => bounds::overflow(order),
@@ -159,20 +178,7 @@ fn abort() -> Result<(), Trouble> {
 /// Forks; the child tries everything, tells what came of it, and waits to be searched.
 fn fork(input: &mut impl BufRead, held: &Held) -> Result<(), Trouble> {
     let child = raw::fork_alone(|| {
-        let tried = match held {
-            Held::Plain(bytes) => {
-                vec![("read", (!bytes.is_empty()).then_some(()).ok_or(securememory::Error::Empty))]
-            }
-            Held::Kept(kept) => kept.ways(),
-        };
-        let mut worked = Vec::new();
-        let mut refused = Vec::new();
-        for (way, result) in tried {
-            match result {
-                Ok(()) => worked.push(way.to_owned()),
-                Err(error) => refused.push(error.to_string()),
-            }
-        }
+        let (worked, refused) = held.try_all();
         say(&Reply::Child { pid: std::process::id(), worked, refused });
         loop {
             std::thread::park();
