@@ -47,6 +47,17 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Is a secret of `len` bytes, for which this store is asked, to be sealed?
+    pub(super) fn seals(&self, len: usize, store: Option<Store>) -> bool {
+        match store.unwrap_or(self.store) {
+            Store::Sealed => true,
+            Store::Paged => false,
+            Store::Auto => len <= self.sealed_max,
+        }
+    }
+}
+
 /// The machinery of one vault. In this order, since what every read touches shares few cache lines so.
 #[repr(C, align(64))]
 pub(crate) struct Machinery {

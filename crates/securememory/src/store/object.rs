@@ -167,7 +167,7 @@ unsafe impl Send for Object {}
 #[allow(unsafe_code)]
 unsafe impl Sync for Object {}
 
-const HEADER: usize = std::mem::size_of::<Header>();
+pub(super) const HEADER: usize = std::mem::size_of::<Header>();
 const _: () = assert!(std::mem::align_of::<Header>() <= crate::store::slab::ALIGN);
 
 impl Object {
@@ -198,12 +198,7 @@ impl Object {
         if !machinery.enclave.is_alive() {
             return Err(Error::Forked.into());
         }
-        let settings = &machinery.settings;
-        let sealed = match spec.store.unwrap_or(settings.store) {
-            Store::Sealed => true,
-            Store::Paged => false,
-            Store::Auto => len <= settings.sealed_max,
-        };
+        let sealed = machinery.settings.seals(len, spec.store);
         // Before the body: what has been made cannot fail any more.
         // The label is taken, not copied: a copy would end the process where there is no memory.
         let extra = Extra::make(spec.policy.clone(), spec.label.take())?;

@@ -51,6 +51,25 @@ fn large_layout(size: usize) -> Result<Layout, Error> {
         .map_err(|_| Error::TooLarge { len: size, limit: isize::MAX as usize })
 }
 
+/// Bytes of memory that a number of secrets with these pieces take, if none is free already; `None`: more than can be.
+pub(super) fn bytes_for(count: u64, header: usize, body: usize) -> Option<u64> {
+    // What the allocator adds to a block of its own.
+    const OVERHEAD: usize = 16;
+    let mut each = 0;
+    let mut large = 0;
+    for size in [header, body] {
+        match class_of(size) {
+            Some(class) => each += (class + 1) * ALIGN,
+            None => large = size.checked_next_multiple_of(ALIGN)?.checked_add(OVERHEAD)?,
+        }
+    }
+    let layout = slab_layout().ok()?;
+    let slabs = count.div_ceil((SLAB / each.max(1)) as u64);
+    // To align a slab, the allocator leaves out as much as that in between.
+    let small = slabs.checked_mul((layout.size() + layout.align()) as u64)?;
+    count.checked_mul(large as u64)?.checked_add(small)
+}
+
 impl Slabs {
     pub(crate) fn new() -> Self {
         let inner = Inner { free: [None; CLASSES], fresh: None, slabs: Vec::new(), live: 0, last_id: 0 };
