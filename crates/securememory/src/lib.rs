@@ -25,7 +25,7 @@ pub use os::{Call, CallError, Feature, Host};
 pub use policy::{Cipher, Hold, Level, Levels, OnClose, Policy, Profile, Store};
 pub use secret::{Closed, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
-pub use vault::{Diagnostics, OpenView, Vault, VaultBuilder, ViewKind};
+pub use vault::{Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, ViewKind};
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.
 pub const HAS_INJECTOR: bool = cfg!(feature = "testing");

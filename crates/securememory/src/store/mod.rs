@@ -3,6 +3,7 @@
 //! `sealed` keeps ciphertext, `paged` keeps plaintext in closed pages; everything that is the same for both
 //! (counting references, closing, telling what is true) is here and in `object`.
 
+mod cost;
 mod linger;
 pub(crate) mod machinery;
 mod object;
