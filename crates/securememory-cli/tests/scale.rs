@@ -93,6 +93,7 @@ fn paged_secrets_up_to_a_limit() {
     let output = command.arg(BINARY).args(SCALE).args(["--store", "paged", "--secrets", "30000"]).output();
     let report = report(&output.unwrap());
     assert_eq!(report["ok"], true, "{report:#}");
+    assert!(report["preflight"].as_str().unwrap().contains("do not fit; address space: "), "{report:#}");
     let made = report["secrets"].as_u64().unwrap();
     assert!((1_000..20_000).contains(&made), "{report:#}");
     assert!(report["limit"]["error"].as_str().unwrap().contains("memory"), "{report:#}");

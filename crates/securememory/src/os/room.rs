@@ -67,7 +67,7 @@ fn size(name: &str) -> Option<u64> {
 
 /// The least that one of the control groups has left; `None` where none of them has a limit.
 fn groups(listing: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
-    let mut path = listing.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mut path = listing.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches('/');
     let mut least = None;
     loop {
         let file = |name| read(&format!("/sys/fs/cgroup{path}/{name}"));
@@ -83,10 +83,8 @@ fn groups(listing: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
             let left = limit.saturating_sub(current.saturating_sub(caches));
             least = Some(least.map_or(left, |least: u64| least.min(left)));
         }
-        path = match path.trim_end_matches('/').rsplit_once('/') {
-            Some((above, _)) => above,
-            None => return least,
-        };
+        let Some((above, _)) = path.rsplit_once('/') else { return least };
+        path = above;
     }
 }
 

@@ -126,6 +126,15 @@ impl Taken {
     }
 }
 
+/// Keeps what the library says beforehand, if not all would fit.
+fn preflight(report: &mut Report, vault: &Vault, count: usize) -> Result<(), Error> {
+    let found = vault.preflight(count, LEN)?;
+    if !found.fits || found.unverified().next().is_some() {
+        report.preflight(found.to_string());
+    }
+    Ok(())
+}
+
 fn creations(report: &mut Report, crowd: &mut Crowd, goal: Option<f64>) {
     let (second, last) = crowd.creations().unzip();
     let ratio = second.zip(last).map(|(second, last)| last / second);

@@ -7,7 +7,7 @@ use securememory::Error;
 
 use super::crowd::{self, Crowd};
 use super::report::Report;
-use super::{Args, Taken, creations, drop_all};
+use super::{Args, Taken, creations, drop_all, preflight};
 use crate::bench::Failure;
 
 /// Given back at a limit, so that the run itself has the memory to tell of it.
@@ -21,6 +21,7 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
 
     let vault = args.vault().build()?;
     report.hold(format!("{:?}", vault.status().hold).to_lowercase());
+    preflight(report, &vault, args.count())?;
     let outcome = crowd.fill(&vault);
     drop(reserve);
     report.made(crowd.made());

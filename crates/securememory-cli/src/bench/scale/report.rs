@@ -45,7 +45,7 @@ pub(super) struct Report {
     figures: Vec<Figure>,
     /// Where not all that were wanted could be made.
     limit: Option<Limit>,
-    /// What preflight had said where it saw a limit.
+    /// What preflight had said, where something was short.
     preflight: Option<String>,
     wrong: u64,
     found: Vec<String>,
@@ -85,6 +85,10 @@ impl Report {
     pub(super) fn limit(&mut self, error: &Error) {
         let hint = error.hint().map(|hint| hint.to_string());
         self.limit = Some(Limit { error: error.to_string(), hint });
+    }
+
+    pub(super) fn preflight(&mut self, said: String) {
+        self.preflight = Some(said);
     }
 
     /// Adds a figure; the order is that of the page.

@@ -7,7 +7,7 @@ use securememory::{Secret, Vault};
 
 use super::crowd::{self, Crowd};
 use super::report::Report;
-use super::{Args, Taken, creations, drop_all, turnover};
+use super::{Args, Taken, creations, drop_all, preflight, turnover};
 use crate::bench::Failure;
 
 pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
@@ -19,6 +19,7 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
 
     let vault = args.vault().build()?;
     report.hold(format!("{:?}", vault.status().hold).to_lowercase());
+    preflight(report, &vault, args.count())?;
     let begin = Instant::now();
     let outcome = crowd.fill(&vault);
     report.made(crowd.made());
