@@ -1,5 +1,5 @@
-//! What /proc tells about this process: memory, mappings, descriptors. Read in small pieces, since it is also read where
-//! there may be no more memory.
+//! What /proc tells about this process: memory, mappings, descriptors. Read in small pieces, since it is also
+//! read where there may be no more memory.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -22,15 +22,16 @@ pub fn locked() -> io::Result<u64> {
 }
 
 /// Bytes of ordinary memory that are resident. To the page where the kernel sums up the mappings (`Rss` in
-/// proc_pid_smaps(5)); else from a counter that may lag behind by some hundred KiB (`VmRSS` in proc_pid_status(5)).
+/// proc_pid_smaps(5)); else from a counter that may lag behind by some hundred KiB (`VmRSS` in
+/// proc_pid_status(5)).
 pub fn resident() -> io::Result<u64> {
     let exact = size_in("/proc/self/smaps_rollup", "Rss").ok().flatten();
     let found = exact.map_or_else(|| size_in("/proc/self/status", "VmRSS"), |bytes| Ok(Some(bytes)))?;
     found.ok_or_else(|| strange("no VmRSS in /proc/self/status"))
 }
 
-/// Bytes of the in-memory files to which this process has descriptors. Nothing that is resident includes them while they
-/// are not mapped.
+/// Bytes of the in-memory files to which this process has descriptors. Nothing that is resident includes them
+/// while they are not mapped.
 pub fn memory_files() -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir("/proc/self/fd")? {
@@ -38,7 +39,8 @@ pub fn memory_files() -> io::Result<u64> {
         // What was closed meanwhile is nobody's; the listing itself is one of those.
         let Ok(target) = fs::read_link(&path) else { continue };
         if target.to_string_lossy().starts_with("/memfd:") {
-            // Of a link there, this is what it leads to. stat(2) counts in this unit, whatever the file system's is.
+            // Of a link there, this is what it leads to. stat(2) counts in this unit, whatever the file
+            // system's is.
             bytes += fs::metadata(&path)?.blocks() * 512;
         }
     }

@@ -50,8 +50,8 @@ pub(crate) fn data() -> Room {
     Room::under(getrlimit(Resource::Data).current, size("VmData"))
 }
 
-/// Bytes that the machine, and the control groups of the second version around this process, have left for its
-/// memory: free, or to be had from caches and swap. proc_meminfo(5), cgroups(7).
+/// Bytes that the machine, and the control groups of the second version around this process, have left for
+/// its memory: free, or to be had from caches and swap. proc_meminfo(5), cgroups(7).
 pub(crate) fn memory() -> Room {
     let machine = proc::text("/proc/meminfo").and_then(|text| {
         let bytes = |name| proc::field(&text, name).and_then(proc::kilobytes);

@@ -168,7 +168,8 @@ impl Pool {
         }
     }
 
-    /// What [`Self::take`] would take from the system, for so many secrets of `len` bytes beyond what is free.
+    /// What [`Self::take`] would take from the system, for so many secrets of `len` bytes beyond what is
+    /// free.
     pub(crate) fn cost(&self, count: u64, len: usize, levels: Levels) -> Result<PagesCost, Error> {
         let page = os::page_size();
         let capacity = geometry::capacity_for(0, len, geometry::DEFAULT_ALIGN, page)?;
@@ -194,8 +195,8 @@ impl Pool {
             address_space: with_list(slabs, each).ok_or(too_large)?,
             memory: with_list(new, capacity).ok_or(too_large)?,
             locked: new.checked_mul(capacity as u64).ok_or(too_large)?,
-            // The pages and the guard above them. The one below is the last one's, or that of the mapping before, beside
-            // which the kernel places a new one.
+            // The pages and the guard above them. The one below is the last one's, or that of the mapping
+            // before, beside which the kernel places a new one.
             mappings: new.checked_mul(2).ok_or(too_large)?,
         })
     }

@@ -51,7 +51,8 @@ fn large_layout(size: usize) -> Result<Layout, Error> {
         .map_err(|_| Error::TooLarge { len: size, limit: isize::MAX as usize })
 }
 
-/// Bytes of memory that a number of secrets with these pieces take, if none is free already; `None`: more than can be.
+/// Bytes of memory that a number of secrets with these pieces take, if none is free already; `None`: more
+/// than can be.
 pub(super) fn bytes_for(count: u64, header: usize, body: usize) -> Option<u64> {
     // What the allocator adds to a block of its own.
     const OVERHEAD: usize = 16;

@@ -11,8 +11,8 @@ use crate::vault::Vault;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// Memory, in bytes: of the machine, of the control groups (the second version of them) around the process, and for
-    /// sealed secrets what `ulimit -d` grants.
+    /// Memory, in bytes: of the machine, of the control groups (the second version of them) around the
+    /// process, and for sealed secrets what `ulimit -d` grants.
     Memory,
     /// Address space, in bytes: `ulimit -v`.
     AddressSpace,
@@ -51,7 +51,8 @@ impl fmt::Display for Resource {
 pub struct Need {
     /// What the secrets would take more than is taken now.
     pub needed: u64,
-    /// What the process may take more than now; [`u64::MAX`] where there is no bound, `None` where it is not known.
+    /// What the process may take more than now; [`u64::MAX`] where there is no bound, `None` where it is not
+    /// known.
     pub available: Option<u64>,
     /// What the process has taken now, if known.
     pub in_use: Option<u64>,
@@ -77,7 +78,8 @@ pub struct Shortage {
     pub resource: Resource,
     /// How much of it is needed, and how much there is.
     pub need: Need,
-    /// Would creation fail? Not for locked memory that the policy only prefers: then the last secrets are not locked.
+    /// Would creation fail? Not for locked memory that the policy only prefers: then the last secrets are not
+    /// locked.
     pub refuses: bool,
     /// What to change.
     pub hint: Hint,
@@ -97,8 +99,8 @@ impl fmt::Display for Shortage {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preflight {
-    /// No limit is known to stand in the way of all of them, with all that the policy asks for. What could not be
-    /// found out is in [`Self::unverified`].
+    /// No limit is known to stand in the way of all of them, with all that the policy asks for. What could
+    /// not be found out is in [`Self::unverified`].
     pub fits: bool,
     /// How many secrets it is about.
     pub count: usize,
@@ -171,18 +173,19 @@ impl fmt::Display for Preflight {
 }
 
 impl Vault {
-    /// Says whether the limits suffice for `count` more secrets of `size` bytes in this vault, made with its own
-    /// store and policy, and what to raise where they do not.
+    /// Says whether the limits suffice for `count` more secrets of `size` bytes in this vault, made with its
+    /// own store and policy, and what to raise where they do not.
     ///
-    /// It reads what the system tells now and promises nothing: others take memory too. What is needed is counted from
-    /// above, by a few percent, and without labels, views, changes under way and pieces that ended secrets have left for
-    /// re-use. Reads the listing of mappings and descriptors: a diagnosis, not for every creation.
+    /// It reads what the system tells now and promises nothing: others take memory too. What is needed is
+    /// counted from above, by a few percent; labels, views and changes under way are not in it. Pages that ended
+    /// secrets of the same size have left are taken off, ordinary memory is not. It reads the listings of
+    /// mappings and descriptors: a diagnosis, not for every creation.
     ///
     /// # Errors
     ///
     /// [`Error::TooLarge`] where `size`, or all of them together, are more than an address space can hold;
-    /// [`Error::Empty`] for a `size` of zero; [`Error::NotInForce`] where the policy requires what the store cannot
-    /// give; [`Error::Forked`]; [`Error::LockTimeout`].
+    /// [`Error::Empty`] for a `size` of zero; [`Error::NotInForce`] where the policy requires what the store
+    /// cannot give; [`Error::Forked`]; [`Error::LockTimeout`].
     ///
     /// ```
     /// use securememory::Vault;

@@ -133,7 +133,8 @@ impl Crowd {
         each(begin.elapsed(), changes)
     }
 
-    /// Closes one in a few, never the only one, and sees that those cannot be read any more; nanoseconds of a close.
+    /// Closes one in a few, never the only one, and sees that those cannot be read any more; nanoseconds of a
+    /// close.
     pub(super) fn close_some(&mut self, report: &mut Report) -> Option<f64> {
         let (mut closes, mut time) = (0, Duration::ZERO);
         for (number, place) in self.places.iter_mut().enumerate().skip(1).step_by(CLOSED) {

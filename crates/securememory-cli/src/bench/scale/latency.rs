@@ -29,7 +29,8 @@ impl Latencies {
         self.total
     }
 
-    /// The duration that `parts` of ten thousand calls do not exceed; `None` where there were too few to tell.
+    /// The duration that `parts` of ten thousand calls do not exceed; `None` where there were too few to
+    /// tell.
     pub(super) fn within(&self, parts: u64) -> Option<u64> {
         let rest = 10_000u64.saturating_sub(parts);
         if self.total == 0 || self.total.saturating_mul(rest) < 10_000 {

@@ -1,7 +1,8 @@
-//! `securememory bench scale`: what very many secrets take together, and whether each of them can still be used.
+//! `securememory bench scale`: what very many secrets take together, and whether each of them can still be
+//! used.
 //!
-//! Figures are printed next to the goals of sealed secrets and judge nothing. What is judged, by the exit code, is
-//! that every byte was right and every refusal one that had to be.
+//! Figures are printed next to the goals of sealed secrets and judge nothing. What is judged, by the exit
+//! code, is that every byte was right and every refusal one that had to be.
 
 mod crowd;
 mod latency;

@@ -1,5 +1,5 @@
-//! The run with paged secrets, which take pages, mappings and locked memory each: at a limit the refusal is clear, and
-//! all that was made can be read, changed and closed.
+//! The run with paged secrets, which take pages, mappings and locked memory each: at a limit the refusal is
+//! clear, and all that was made can be read, changed and closed.
 
 use std::hint::black_box;
 

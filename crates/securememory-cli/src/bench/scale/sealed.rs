@@ -1,4 +1,5 @@
-//! The run with sealed secrets: a million of them take no more locked memory, mappings and descriptors than one.
+//! The run with sealed secrets: a million of them take no more locked memory, mappings and descriptors than
+//! one.
 
 use std::mem::size_of;
 use std::time::Instant;
