@@ -4,6 +4,7 @@
 mod bench;
 mod doctor;
 mod info;
+mod proc;
 mod raw;
 mod stress;
 

@@ -276,6 +276,16 @@ pub enum Hint {
         /// `vm.max_map_count`, if known.
         limit: Option<u64>,
     },
+    /// The memory of the machine, or of a control group around the process.
+    Memory {
+        /// Bytes that are left, if known.
+        available: Option<u64>,
+    },
+    /// The limit on address space.
+    AddressSpace {
+        /// The soft limit, bytes, if known.
+        limit: Option<u64>,
+    },
     /// A system-call filter or security module refused the call.
     Filter(Call),
     /// The vault's own limit on views.
@@ -331,6 +341,15 @@ impl fmt::Display for Hint {
                     f,
                     " (vm.max_map_count); raise it with sysctl, or look at `ulimit -v` and memory cgroups"
                 )
+            }
+            Self::Memory { available } => {
+                bytes_or(f, *available, "an unknown amount")?;
+                write!(f, " of memory are left; add some, or raise memory.max of the cgroup or `ulimit -d`")
+            }
+            Self::AddressSpace { limit } => {
+                write!(f, "address space is limited to ")?;
+                bytes_or(f, *limit, "an unknown amount")?;
+                write!(f, "; raise it with `ulimit -v` or LimitAS=")
             }
             Self::Filter(call) => {
                 write!(f, "a seccomp filter or security module may forbid {}; allow it", call.name())

@@ -28,7 +28,7 @@ pub use secret::{Closed, OwnedView, Secret, SecretBuilder, View, ViewMut, with2}
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};
-pub use vault::{Diagnostics, OpenView, Vault, VaultBuilder, ViewKind};
+pub use vault::{Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, ViewKind};
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.
 pub const HAS_INJECTOR: bool = cfg!(feature = "testing");

@@ -69,6 +69,7 @@ fn a_child_gets_a_clear_error_and_the_parent_keeps_its_secrets() {
                 secret.owned_view().err(),
                 secret.close().err(),
                 vault.secret().random(8).err(),
+                vault.preflight(1, 8).err(),
                 secret.replace(&mut [0; 16]).err(),
             ];
             !vault.is_alive() && refused.iter().all(|error| *error == Some(Error::Forked))

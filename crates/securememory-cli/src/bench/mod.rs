@@ -10,6 +10,7 @@ mod gain;
 mod line;
 mod measure;
 mod rows;
+mod scale;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -34,7 +35,10 @@ impl std::error::Error for Skipped {}
 
 /// Options of `securememory bench`.
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// One JSON object a line and a row, nothing else
     #[arg(long)]
     json: bool,
@@ -49,8 +53,18 @@ pub struct Args {
     count: Option<u64>,
 }
 
+/// What else there is to measure than the cost of single operations.
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// What very many secrets take together, and whether each of them can still be used
+    Scale(scale::Args),
+}
+
 /// Measures and prints. The exit code says whether all rows could be measured; it does not judge figures.
 pub fn run(args: Args) -> ExitCode {
+    if let Some(What::Scale(args)) = args.what {
+        return scale::run(&args);
+    }
     if securememory::HAS_INJECTOR {
         eprintln!("this build has the fault injector (feature `testing`): its figures would be of no use");
         return ExitCode::from(2);

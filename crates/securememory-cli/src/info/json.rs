@@ -1,6 +1,6 @@
 //! The same as JSON.
 
-use securememory::{Achieved, Feature, Host, Protections, VaultStatus};
+use securememory::{Achieved, Error, Feature, Host, Preflight, Protections, VaultStatus};
 use serde_json::{Value, json};
 
 use super::{HoldHere, Info, words};
@@ -22,9 +22,17 @@ pub(super) fn page(info: &Info) -> String {
         "host": host(&info.host),
         "vault": vault,
         "holds": holds,
+        "preflight": info.preflight.as_ref().map(preflight),
         "advice": info.advice,
     });
     format!("{page:#}\n")
+}
+
+fn preflight(found: &Result<Preflight, Error>) -> Value {
+    match found {
+        Ok(found) => json!({ "fits": found.fits, "text": found.to_string() }),
+        Err(error) => json!({ "error": error.to_string() }),
+    }
 }
 
 /// What was found out about the host. `null`: not known, or no limit.

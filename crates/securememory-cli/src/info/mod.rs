@@ -9,7 +9,7 @@ mod words;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use securememory::{Error, Hold, Host, Level, Store, Vault, VaultStatus};
+use securememory::{Error, Hold, Host, Level, Preflight, Store, Vault, VaultStatus};
 
 pub(crate) use json::host as host_json;
 
@@ -19,6 +19,12 @@ pub struct Args {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Do the limits suffice for so many secrets?
+    #[arg(long, value_name = "N")]
+    secrets: Option<usize>,
+    /// Bytes of each of them
+    #[arg(long, value_name = "BYTES", default_value_t = 32, requires = "secrets")]
+    size: usize,
 }
 
 /// Everything that `info` tells.
@@ -26,6 +32,8 @@ struct Info {
     host: Host,
     vault: Result<VaultStatus, Error>,
     holds: Vec<HoldHere>,
+    /// Of the secrets that were asked about.
+    preflight: Option<Result<Preflight, Error>>,
     advice: Vec<String>,
 }
 
@@ -58,7 +66,9 @@ pub fn run(args: Args) -> ExitCode {
     let host = Host::probe();
     let status = vault.as_ref().map(Vault::status).map_err(|error| *error);
     let advice = advice::of(&host, &status);
-    let info = Info { host, vault: status, holds: holds(), advice };
+    let ask = |(vault, count): (&Vault, usize)| vault.preflight(count, args.size);
+    let preflight = vault.as_ref().ok().zip(args.secrets).map(ask);
+    let info = Info { host, vault: status, holds: holds(), preflight, advice };
     let page = if args.json {
         json::page(&info)
     } else {
@@ -79,9 +89,11 @@ mod tests {
 
     fn probed() -> Info {
         let host = Host::probe();
-        let vault = Vault::builder().build().map(|vault| vault.status());
+        let vault = Vault::builder().build().unwrap();
+        let preflight = Some(vault.preflight(1000, 32));
+        let vault = Ok(vault.status());
         let advice = advice::of(&host, &vault);
-        Info { host, vault, holds: holds(), advice }
+        Info { host, vault, holds: holds(), preflight, advice }
     }
 
     #[test]
@@ -91,6 +103,7 @@ mod tests {
         assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
         assert!(page["vault"]["hold"].is_string());
         assert!(page["advice"].is_array());
+        assert_eq!(page["preflight"]["fits"], true, "{page:#}");
         for hold in ["pkey", "split", "secretmem", "guarded"] {
             let available = page["holds"][hold]["available"].as_bool().unwrap();
             assert_eq!(available, page["holds"][hold]["error"].is_null(), "{hold}");
@@ -102,6 +115,7 @@ mod tests {
     fn text_without_colour_has_no_escapes_and_all_headings() {
         let page = text::page(&probed(), false);
         assert!(!page.contains('\u{1b}'), "{page}");
+        assert!(page.contains("1000 more sealed secrets of 32 bytes fit"), "{page}");
         for heading in
             ["What the system offers", "Limits", "Who may see memory", "Key holds", "A default vault here"]
         {

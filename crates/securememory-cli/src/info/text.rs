@@ -47,6 +47,10 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
             }
         }
     }
+    if let Some(preflight) = &info.preflight {
+        page.heading("The secrets that were asked about");
+        page.item(&preflight.as_ref().map_or_else(Error::to_string, |found| found.to_string()));
+    }
     page.heading("What to change");
     if info.advice.is_empty() {
         page.line("  Nothing: a default vault gets all that it asks for.");

@@ -10,6 +10,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proc::{self, kib, strange};
+
 /// What the process has of everything that must be given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -40,15 +42,7 @@ impl Held {
     /// As it is now.
     pub fn now() -> io::Result<Self> {
         let (marked, closed) = regions(&String::from_utf8_lossy(&fs::read("/proc/self/smaps")?))?;
-        let status = fs::read_to_string("/proc/self/status")?;
-        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).and_then(kib);
-        Ok(Self {
-            marked,
-            closed,
-            // One of them is the directory itself, each time.
-            descriptors: fs::read_dir("/proc/self/fd")?.count() as u64,
-            locked: locked.ok_or_else(|| strange("no VmLck in /proc/self/status"))?,
-        })
+        Ok(Self { marked, closed, descriptors: proc::descriptors()?, locked: proc::locked()? / 1024 })
     }
 
     /// What has come since.
@@ -69,14 +63,6 @@ impl Leaks {
     pub fn none(&self) -> bool {
         *self == Self::default()
     }
-}
-
-fn strange(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-fn kib(size: &str) -> Option<u64> {
-    size.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// KiB of marked and of closed mappings in a listing as in proc_pid_smaps(5).

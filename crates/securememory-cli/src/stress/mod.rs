@@ -9,12 +9,12 @@ mod child;
 mod leaks;
 mod order;
 mod progress;
-mod random;
+pub mod random;
 mod report;
 mod sabotage;
 mod scene;
 mod tally;
-mod value;
+pub mod value;
 mod worker;
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,14 +23,15 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use order::{Findings, HoldArg, Message, Order, Phase, Sabotage, StoreArg};
+use order::{Findings, Message, Order, Phase, Sabotage, StoreArg};
 use progress::Meter;
 use report::Report;
 
+pub use order::HoldArg;
 pub use worker::run as worker;
 
 /// The exit code of a run that could not be, because the hold is not to be had: as in test suites elsewhere.
-const SKIPPED: u8 = 77;
+pub const SKIPPED: u8 = 77;
 
 /// After `hang_after` the worker tells of a hang itself; so much later its judge does not wait for it any more.
 const GRACE: Duration = Duration::from_secs(10);

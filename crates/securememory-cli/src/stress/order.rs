@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use securememory::{Hold, Level};
 use serde::{Deserialize, Serialize};
 
 use super::leaks::Leaks;
@@ -64,6 +65,19 @@ pub enum HoldArg {
     Secretmem,
     /// A page without access
     Guarded,
+}
+
+impl HoldArg {
+    /// What a vault's builder is told: who names a hold wants that one and no other.
+    pub fn wanted(self) -> (Hold, Level) {
+        match self {
+            Self::Auto => (Hold::Auto, Level::Prefer),
+            Self::Pkey => (Hold::Pkey, Level::Require),
+            Self::Split => (Hold::Split, Level::Require),
+            Self::Secretmem => (Hold::Secretmem, Level::Require),
+            Self::Guarded => (Hold::Guarded, Level::Require),
+        }
+    }
 }
 
 /// Damage done on purpose: what finds it is shown to work.

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use securememory::{
-    Error, Hold, Level, OnClose, OwnedView, Policy, Secret, SecretBuilder, Store, Vault, VaultBuilder,
-};
+use securememory::{Error, OnClose, OwnedView, Policy, Secret, SecretBuilder, Store, Vault, VaultBuilder};
 
-use super::order::{HoldArg, Order, StoreArg};
+use super::order::{Order, StoreArg};
 use super::random::Random;
 use super::tally::Reason;
 use super::value::{self, DISCARDED, LENGTHS, Wrong};
@@ -145,13 +143,7 @@ pub struct Scene {
 
 /// The vaults of a run.
 pub fn builder(order: &Order) -> VaultBuilder {
-    let (hold, level) = match order.hold {
-        HoldArg::Auto => (Hold::Auto, Level::Prefer),
-        HoldArg::Pkey => (Hold::Pkey, Level::Require),
-        HoldArg::Split => (Hold::Split, Level::Require),
-        HoldArg::Secretmem => (Hold::Secretmem, Level::Require),
-        HoldArg::Guarded => (Hold::Guarded, Level::Require),
-    };
+    let (hold, level) = order.hold.wanted();
     let store = match order.store {
         StoreArg::Auto => Store::Auto,
         StoreArg::Sealed => Store::Sealed,

@@ -206,6 +206,11 @@ impl Pages {
     }
 }
 
+/// Is this process free of the limit on locked memory?
+pub(super) fn may_lock_any() -> bool {
+    may_lock_all(rustix::thread::capabilities(None).ok().map(|sets| sets.effective))
+}
+
 /// The kernel asks for the capability in the first user namespace, so one that root has in its own does not
 /// count.
 fn may_lock_all(capabilities: Option<CapabilitySet>) -> bool {
@@ -215,12 +220,12 @@ fn may_lock_all(capabilities: Option<CapabilitySet>) -> bool {
     capable && first_namespace
 }
 
-fn mappings() -> Option<u64> {
+pub(super) fn mappings() -> Option<u64> {
     let text = std::io::read_to_string(super::proc::own!("maps")?).ok()?;
     Some(text.lines().count() as u64)
 }
 
-fn open_files() -> Option<u64> {
+pub(super) fn open_files() -> Option<u64> {
     let listed = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
     // The listing lists the descriptor that reads it.
     Some(listed.saturating_sub(1))

@@ -31,6 +31,8 @@ mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod protection_key;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod room;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod secretmem;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod share_file;

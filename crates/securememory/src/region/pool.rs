@@ -78,6 +78,16 @@ impl Pages {
     }
 }
 
+/// What pages for more secrets take. Bytes, but for the mappings.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PagesCost {
+    pub(crate) address_space: u64,
+    pub(crate) memory: u64,
+    /// Where the policy asks for it.
+    pub(crate) locked: u64,
+    pub(crate) mappings: u64,
+}
+
 /// The pages of one vault.
 pub(crate) struct Pool {
     inner: Lock<Inner>,
@@ -156,6 +166,39 @@ impl Pool {
         if inner.lost.try_reserve(1).is_ok() {
             inner.lost.push(pages);
         }
+    }
+
+    /// What [`Self::take`] would take from the system, for so many secrets of `len` bytes beyond what is
+    /// free.
+    pub(crate) fn cost(&self, count: u64, len: usize, levels: Levels) -> Result<PagesCost, Error> {
+        let page = os::page_size();
+        let capacity = geometry::capacity_for(0, len, geometry::DEFAULT_ALIGN, page)?;
+        let too_large = Error::TooLarge { len, limit: isize::MAX as usize };
+        let (free, fresh) = {
+            let inner = self.inner.lock()?;
+            let fits = |pages: &&Pages| pages.capacity == capacity && pages.levels == levels;
+            (inner.free.iter().filter(fits).count() as u64, inner.fresh as u64)
+        };
+        let new = count.saturating_sub(free);
+        let (slabs, each) = if capacity == page {
+            let slabs = new.saturating_sub(fresh).div_ceil(SLAB_REGIONS as u64);
+            (slabs, geometry::slab_size(page, SLAB_REGIONS, page)?)
+        } else {
+            (new, geometry::slab_size(capacity, 1, page)?)
+        };
+        // Room in the list of free pages, which grows by doubling.
+        let listed = new.checked_mul(2 * std::mem::size_of::<Pages>() as u64);
+        let with_list = |count: u64, size: usize| {
+            count.checked_mul(size as u64).zip(listed).and_then(|(pages, list)| pages.checked_add(list))
+        };
+        Ok(PagesCost {
+            address_space: with_list(slabs, each).ok_or(too_large)?,
+            memory: with_list(new, capacity).ok_or(too_large)?,
+            locked: new.checked_mul(capacity as u64).ok_or(too_large)?,
+            // The pages and the guard above them. The one below is the last one's, or that of the mapping
+            // before, beside which the kernel places a new one.
+            mappings: new.checked_mul(2).ok_or(too_large)?,
+        })
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {

@@ -4,6 +4,7 @@
 //! (counting references, closing, telling what is true) is here and in `object`.
 
 mod buffer;
+mod cost;
 mod ledger;
 mod linger;
 pub(crate) mod machinery;

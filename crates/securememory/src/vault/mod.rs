@@ -3,6 +3,7 @@
 mod diagnostics;
 mod janitor;
 mod keys;
+mod preflight;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
+pub use preflight::{Need, Preflight, Resource, Shortage};
 
 /// An instance of the library: a key of its own, a policy, limits.
 ///

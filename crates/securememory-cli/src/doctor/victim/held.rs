@@ -255,7 +255,7 @@ fn record(status: &Status) -> Option<RecordAt> {
         vault: status.vault_id,
         id: status.id,
         version: status.version,
-        epoch: 0, // CHIEF: replace by status.epoch
+        epoch: status.epoch,
         len: status.len,
     })
 }

@@ -1,0 +1,289 @@
+//! Whether the limits suffice for what is to come, and what to raise where they do not.
+
+use std::fmt;
+
+use crate::error::{Error, Hint, Result};
+use crate::os::room::{self, Room};
+use crate::policy::{Level, Store};
+use crate::vault::Vault;
+
+/// What secrets need and processes have limits on.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Memory, in bytes: of the machine, of the control groups (the second version of them) around the
+    /// process, and for sealed secrets what `ulimit -d` grants.
+    Memory,
+    /// Address space, in bytes: `ulimit -v`.
+    AddressSpace,
+    /// Locked memory, in bytes: `ulimit -l`.
+    LockedMemory,
+    /// Mappings: `vm.max_map_count`.
+    Mappings,
+    /// Descriptors: `ulimit -n`.
+    Descriptors,
+}
+
+impl Resource {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Memory | Self::AddressSpace | Self::LockedMemory => " bytes",
+            Self::Mappings | Self::Descriptors => "",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::AddressSpace => "address space",
+            Self::LockedMemory => "locked memory",
+            Self::Mappings => "mappings",
+            Self::Descriptors => "descriptors",
+        })
+    }
+}
+
+/// How much of one resource is needed, and how much there is.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// What the secrets would take more than is taken now.
+    pub needed: u64,
+    /// What the process may take more than now; [`u64::MAX`] where there is no bound, `None` where it is not
+    /// known.
+    pub available: Option<u64>,
+    /// What the process has taken now, if known.
+    pub in_use: Option<u64>,
+}
+
+impl Need {
+    fn of(needed: u64, room: Room) -> Self {
+        Self { needed, available: room.left, in_use: room.in_use }
+    }
+
+    /// Is there as much as is needed? `None` where that is not known.
+    #[must_use]
+    pub fn fits(&self) -> Option<bool> {
+        if self.needed == 0 { Some(true) } else { self.available.map(|available| self.needed <= available) }
+    }
+}
+
+/// Something of which there is too little.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Of what.
+    pub resource: Resource,
+    /// How much of it is needed, and how much there is.
+    pub need: Need,
+    /// Would creation fail? Not for locked memory that the policy only prefers: then the last secrets are not
+    /// locked.
+    pub refuses: bool,
+    /// What to change.
+    pub hint: Hint,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (resource, unit) = (self.resource, self.resource.unit());
+        let available = self.need.available.unwrap_or(0);
+        write!(f, "{resource}: {} more{unit} are needed and {available} are left", self.need.needed)?;
+        f.write_str(if self.refuses { "" } else { " (the others would not be locked)" })?;
+        write!(f, "; {}", self.hint)
+    }
+}
+
+/// What [`Vault::preflight`] has found. Its `Display` says it in words.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preflight {
+    /// No limit is known to stand in the way of all of them, with all that the policy asks for. What could
+    /// not be found out is in [`Self::unverified`].
+    pub fits: bool,
+    /// How many secrets it is about.
+    pub count: usize,
+    /// Bytes of each.
+    pub size: usize,
+    /// The store they would have: [`Store::Sealed`] or [`Store::Paged`].
+    pub store: Store,
+    /// Bytes of memory.
+    pub memory: Need,
+    /// Bytes of address space.
+    pub address_space: Need,
+    /// Bytes of locked memory.
+    pub locked: Need,
+    /// Mappings.
+    pub mappings: Need,
+    /// Descriptors.
+    pub descriptors: Need,
+    lock: Level,
+}
+
+impl Preflight {
+    fn needs(&self) -> [(Resource, Need); 5] {
+        [
+            (Resource::Memory, self.memory),
+            (Resource::AddressSpace, self.address_space),
+            (Resource::LockedMemory, self.locked),
+            (Resource::Mappings, self.mappings),
+            (Resource::Descriptors, self.descriptors),
+        ]
+    }
+
+    /// What there is too little of.
+    pub fn shortages(&self) -> impl Iterator<Item = Shortage> + use<> {
+        let lock = self.lock;
+        let short = |(_, need): &(Resource, Need)| need.fits() == Some(false);
+        self.needs().into_iter().filter(short).map(move |(resource, need)| Shortage {
+            resource,
+            need,
+            refuses: resource != Resource::LockedMemory || lock == Level::Require,
+            hint: hint(resource, need),
+        })
+    }
+
+    /// What could not be found out, because the system does not tell: without /proc, for example.
+    pub fn unverified(&self) -> impl Iterator<Item = Resource> + use<> {
+        let unknown = |(_, need): &(Resource, Need)| need.fits().is_none();
+        self.needs().into_iter().filter(unknown).map(|(resource, _)| resource)
+    }
+}
+
+fn hint(resource: Resource, Need { available, in_use, .. }: Need) -> Hint {
+    let limit = in_use.and_then(|in_use| in_use.checked_add(available?));
+    match resource {
+        Resource::Memory => Hint::Memory { available },
+        Resource::AddressSpace => Hint::AddressSpace { limit },
+        Resource::LockedMemory => Hint::LockedMemory { limit, in_use },
+        Resource::Mappings => Hint::Mappings { limit },
+        Resource::Descriptors => Hint::Descriptors { limit },
+    }
+}
+
+impl fmt::Display for Preflight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let store = if self.store == Store::Sealed { "sealed" } else { "paged" };
+        let verdict = if self.fits { "fit" } else { "do not fit" };
+        write!(f, "{} more {store} secrets of {} bytes {verdict}", self.count, self.size)?;
+        self.shortages().try_for_each(|shortage| write!(f, "; {shortage}"))?;
+        self.unverified().try_for_each(|resource| write!(f, "; {resource} could not be checked"))
+    }
+}
+
+impl Vault {
+    /// Says whether the limits suffice for `count` more secrets of `size` bytes in this vault, made with its
+    /// own store and policy, and what to raise where they do not.
+    ///
+    /// It reads what the system tells now and promises nothing: others take memory too. What is needed is
+    /// counted from above, by a few percent; labels, views and changes under way are not in it. Pages that ended
+    /// secrets of the same size have left are taken off, ordinary memory is not. It reads the listings of
+    /// mappings and descriptors: a diagnosis, not for every creation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] where `size`, or all of them together, are more than an address space can hold;
+    /// [`Error::Empty`] for a `size` of zero; [`Error::NotInForce`] where the policy requires what the store
+    /// cannot give; [`Error::Forked`]; [`Error::LockTimeout`].
+    ///
+    /// ```
+    /// use securememory::Vault;
+    /// let vault = Vault::global()?;
+    /// let preflight = vault.preflight(1_000_000, 32)?;
+    /// if !preflight.fits {
+    ///     eprintln!("{preflight}");
+    /// }
+    /// # Ok::<(), securememory::Error>(())
+    /// ```
+    pub fn preflight(&self, count: usize, size: usize) -> Result<Preflight> {
+        if !self.is_alive() {
+            return Err(Error::Forked);
+        }
+        let cost = self.machinery().cost(count, size)?;
+        let mut memory = room::memory();
+        if cost.store == Store::Sealed {
+            // Closed pages are not writable and do not count against this one.
+            memory.left = memory.left.zip(room::data().left).map(|(machine, data)| machine.min(data));
+        }
+        let mut found = Preflight {
+            fits: true,
+            count,
+            size,
+            store: cost.store,
+            memory: Need::of(cost.memory, memory),
+            address_space: Need::of(cost.address_space, room::address_space()),
+            locked: Need::of(cost.locked, room::locked()),
+            mappings: Need::of(cost.mappings, room::mappings()),
+            // Neither store has any of its own.
+            descriptors: Need::of(0, room::descriptors()),
+            lock: self.machinery().settings.policy.levels().lock,
+        };
+        found.fits = found.shortages().next().is_none();
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn preflight(change: impl FnOnce(&mut Preflight)) -> Preflight {
+        let enough = Need { needed: 5, available: Some(5), in_use: Some(1) };
+        let mut found = Preflight {
+            fits: true,
+            count: 5,
+            size: 32,
+            store: Store::Paged,
+            memory: enough,
+            address_space: enough,
+            locked: enough,
+            mappings: enough,
+            descriptors: enough,
+            lock: Level::Prefer,
+        };
+        change(&mut found);
+        found
+    }
+
+    #[test]
+    fn what_is_not_known_is_neither_short_nor_silent() {
+        let found = preflight(|found| {
+            found.mappings.available = None;
+            // Of what is not needed there is enough.
+            found.descriptors = Need { needed: 0, available: None, in_use: None };
+        });
+        assert_eq!(found.shortages().next(), None);
+        assert!(found.unverified().eq([Resource::Mappings]));
+        let text = found.to_string();
+        assert_eq!(text, "5 more paged secrets of 32 bytes fit; mappings could not be checked");
+    }
+
+    #[test]
+    fn each_shortage_has_its_hint() {
+        let found = preflight(|found| {
+            for need in [
+                &mut found.memory,
+                &mut found.address_space,
+                &mut found.locked,
+                &mut found.mappings,
+                &mut found.descriptors,
+            ] {
+                need.needed = 6;
+            }
+        });
+        let hints = ["memory.max", "ulimit -v", "ulimit -l", "vm.max_map_count", "ulimit -n"];
+        assert_eq!(found.shortages().count(), hints.len());
+        for (shortage, hint) in found.shortages().zip(hints) {
+            let text = shortage.to_string();
+            assert!(text.contains("6 more") && text.contains("5 are left") && text.contains(hint), "{text}");
+            assert_eq!(shortage.refuses, shortage.resource != Resource::LockedMemory, "{text}");
+        }
+        let required = preflight(|found| (found.lock, found.locked.needed) = (Level::Require, 6));
+        let shortage = required.shortages().next().unwrap();
+        assert!(shortage.refuses);
+        assert_eq!(shortage.hint, Hint::LockedMemory { limit: Some(6), in_use: Some(1) });
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether what preflight says comes true. Limits are set in processes of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests end by panics")]
+
+mod common;
+
+use common::case;
+use proptest::prelude::*;
+use securememory::{Error, Level, Policy, Preflight, Resource, Secret, Store, Vault};
+
+fn vault(store: Store, policy: Policy) -> Vault {
+    Vault::builder().store(store).policy(policy).build().unwrap()
+}
+
+fn needs(found: &Preflight) -> [u64; 5] {
+    [found.memory, found.address_space, found.locked, found.mappings, found.descriptors]
+        .map(|need| need.needed)
+}
+
+/// The most that fit, as preflight says.
+fn most(vault: &Vault, size: usize) -> usize {
+    let fits = |count| vault.preflight(count, size).unwrap().fits;
+    let (mut low, mut high) = (0, 1 << 24);
+    assert!(fits(low) && !fits(high));
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    low
+}
+
+/// Makes secrets until one is refused, into room that was there before.
+fn fill(vault: &Vault, size: usize, secrets: &mut Vec<Secret>) -> Error {
+    loop {
+        match vault.secret().random(size) {
+            Ok(secret) => secrets.push(secret),
+            Err(error) => return error,
+        }
+        assert!(secrets.len() < secrets.capacity(), "no limit was met");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn more_secrets_never_need_less(
+        paged: bool, few in 0usize..1 << 30, more in 0usize..1 << 30, size in 1usize..200_000,
+    ) {
+        let vault = vault(if paged { Store::Paged } else { Store::Sealed }, Policy::new());
+        let (few, more) = (few.min(more), few.max(more));
+        let found = [few, more].map(|count| vault.preflight(count, size).unwrap());
+        for (few, more) in needs(&found[0]).into_iter().zip(needs(&found[1])) {
+            prop_assert!(few <= more, "{found:?}");
+        }
+        for found in found {
+            let all = (found.count as u64) * (found.size as u64);
+            prop_assert!(found.memory.needed >= all && found.address_space.needed >= all, "{found:?}");
+            prop_assert_eq!(found.fits, found.shortages().next().is_none());
+            prop_assert_eq!(found.unverified().count(), 0);
+            let own = if paged { found.count as u64 } else { 0 };
+            prop_assert!(found.mappings.needed == 2 * own && found.locked.needed >= 4096 * own, "{found:?}");
+            prop_assert!(paged || found.locked.needed == 0, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_errors(paged: bool, count in 2usize.., over in 0usize..1 << 20) {
+        let vault = vault(if paged { Store::Paged } else { Store::Sealed }, Policy::new());
+        let size = (usize::MAX / count).saturating_add(1).saturating_add(over);
+        for (count, size) in [(count, size), (1, usize::MAX - over)] {
+            let refused = vault.preflight(count, size);
+            prop_assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
+        }
+        prop_assert_eq!(vault.preflight(count, 0), Err(Error::Empty));
+    }
+}
+
+#[test]
+fn the_store_is_the_one_that_the_vault_would_take() {
+    let vault = Vault::builder().sealed_max(1000).build().unwrap();
+    assert_eq!(vault.preflight(1, 1000).unwrap().store, Store::Sealed);
+    let paged = vault.preflight(1, 1001).unwrap();
+    assert_eq!(paged.store, Store::Paged);
+    assert!(paged.to_string().starts_with("1 more paged secrets of 1001 bytes fit"), "{paged}");
+    let unlocked = self::vault(Store::Paged, Policy::new().lock(Level::Off));
+    assert_eq!(unlocked.preflight(1000, 32).unwrap().locked.needed, 0);
+}
+
+#[test]
+fn locked_memory_that_is_required() {
+    case("locked_memory_that_is_required").limit(libc::RLIMIT_MEMLOCK, 1 << 20).run(|| {
+        common::become_ordinary_user();
+        let mut secrets = Vec::with_capacity(1000);
+        for size in [32, 5000] {
+            let vault = vault(Store::Paged, Policy::strict());
+            let said = most(&vault, size);
+            assert!((50..256).contains(&said), "{said}");
+            let short = vault.preflight(said + 1, size).unwrap();
+            let shortage = short.shortages().next().unwrap();
+            assert_eq!((shortage.resource, shortage.refuses), (Resource::LockedMemory, true));
+            let text = short.to_string();
+            assert!(text.contains("do not fit") && text.contains("ulimit -l"), "{text}");
+            let refused = fill(&vault, size, &mut secrets);
+            assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
+            assert_eq!(secrets.len(), said, "{size}");
+            // What ended secrets leave is counted, for others of their size.
+            secrets.clear();
+            let again = vault.preflight(said, size).unwrap();
+            assert_eq!([again.mappings.needed, again.locked.needed], [0, 0]);
+            assert!(again.fits && !vault.preflight(said + 1, size).unwrap().fits);
+            assert_eq!(most(&vault, 10_000), 0);
+            assert!(vault.secret().random(10_000).is_err());
+        }
+    });
+}
+
+#[test]
+fn locked_memory_that_is_preferred() {
+    case("locked_memory_that_is_preferred").limit(libc::RLIMIT_MEMLOCK, 64 * 1024).run(|| {
+        common::become_ordinary_user();
+        let vault = vault(Store::Paged, Policy::new());
+        let short = vault.preflight(100, 32).unwrap();
+        let shortages: Vec<_> = short.shortages().collect();
+        assert!(!short.fits && shortages.len() == 1, "{short}");
+        assert_eq!((shortages[0].resource, shortages[0].refuses), (Resource::LockedMemory, false));
+        let secrets: Vec<Secret> = (0..100).map(|_| vault.secret().random(32).unwrap()).collect();
+        assert!(!secrets[99].status().protections.lock.got);
+        assert!(self::vault(Store::Sealed, Policy::new()).preflight(100_000, 32).unwrap().fits);
+    });
+}
+
+#[test]
+fn address_space_for_sealed_secrets() {
+    case("address_space_for_sealed_secrets").run(|| {
+        for size in [32, 5000] {
+            let vault = vault(Store::Sealed, Policy::new());
+            // What a process takes once.
+            drop(vault.secret().random(size).unwrap());
+            let mut secrets = Vec::with_capacity(1_000_000);
+            common::soft_limit(libc::RLIMIT_AS, common::address_space() + (64 << 20)).unwrap();
+            let said = most(&vault, size);
+            let short = vault.preflight(said + 1, size).unwrap();
+            assert!(short.shortages().all(|short| short.resource == Resource::AddressSpace && short.refuses));
+            let refused = fill(&vault, size, &mut secrets);
+            common::soft_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY).unwrap();
+            assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused:?}");
+            let (made, said) = (secrets.len() as f64, said as f64);
+            println!("{size}: said {said}, made {made}");
+            assert!(made >= said && made < 1.2 * said, "{size}: said {said}, made {made}");
+        }
+    });
+}
+
+#[test]
+fn mappings_and_address_space_of_paged_secrets() {
+    case("mappings_and_address_space_of_paged_secrets").run(|| {
+        for size in [32, 4064, 4065, 5000, 100_000] {
+            let vault = vault(Store::Paged, Policy::new().lock(Level::Off));
+            drop(vault.secret().random(size).unwrap());
+            let before = (common::Footprint::now().mappings(), common::address_space());
+            let said = vault.preflight(500, size).unwrap();
+            let secrets: Vec<Secret> = (0..500).map(|_| vault.secret().random(size).unwrap()).collect();
+            let mappings = (common::Footprint::now().mappings() - before.0) as f64;
+            let space = (common::address_space() - before.1) as f64;
+            println!("{size}: {mappings} mappings, {space} bytes, said {said:?}");
+            let near = |made: f64, said: u64| made <= 1.02 * said as f64 + 4.0 && made >= 0.9 * said as f64;
+            assert!(near(mappings, said.mappings.needed), "{size}: {mappings} mappings, {said:?}");
+            assert!(near(space, said.address_space.needed), "{size}: {space} bytes, {said:?}");
+            drop(secrets);
+        }
+    });
+}
