@@ -69,6 +69,7 @@ impl Enclave {
         levels: Levels,
     ) -> Result<Self, Error> {
         let cipher = cipher.unwrap_or_else(cipher::choose);
+        cipher::available(cipher)?;
         let anchor = Anchor::make(levels)?;
         match KeyHold::make(wish, wish_level, cipher, &anchor, levels) {
             Ok((hold, stepped_down)) => {
@@ -171,12 +172,13 @@ impl Enclave {
         envelope: &Envelope,
         ciphertext: &[u8],
     ) -> Result<(), Error> {
-        let associated = binding.associated(self.cipher, ciphertext.len());
+        let cipher = cipher::for_len(self.cipher, ciphertext.len());
+        let associated = binding.associated(cipher, ciphertext.len());
         for _ in 0..=MAX_SHARES {
             slot.bytes_mut().copy_from_slice(ciphertext);
             let opened = self.hold.lend(&self.anchor, thread.index(), slot, Check::Forged, |key, data| {
                 // Where it is the key that is wrong, it is not the data that was tampered with.
-                cipher::open(self.cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
+                cipher::open(cipher, key, &envelope.nonce, &associated, data, &envelope.tag)
                     .map_err(|forged| if self.confirmation.confirms(key) { forged } else { Forged::Key })
             })?;
             match opened {
@@ -205,7 +207,8 @@ impl Enclave {
     fn seal_in_window(&self, thread: Thread, slot: &mut Lease, binding: Binding) -> Result<Envelope, Error> {
         let mut nonce = [0; NONCE];
         os::fill_random(&mut nonce)?;
-        let associated = binding.associated(self.cipher, slot.len());
+        let cipher = cipher::for_len(self.cipher, slot.len());
+        let associated = binding.associated(cipher, slot.len());
         for _ in 0..=MAX_SHARES {
             let sealed = self.hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
                 // Before anything is changed, so that another key may be tried, with the nonce that was not used yet.
@@ -213,7 +216,7 @@ impl Enclave {
                     return Err(Forged::Key);
                 }
                 broken::in_window();
-                cipher::seal(self.cipher, key, &nonce, &associated, data)
+                cipher::seal(cipher, key, &nonce, &associated, data)
             })?;
             match sealed {
                 Ok(tag) => return Ok(Envelope { nonce, tag }),
@@ -319,7 +322,12 @@ mod tests {
         let aegis =
             [Hold::Pkey, Hold::Split, Hold::Secretmem, Hold::Guarded].map(|hold| (hold, Cipher::Aegis256));
         let others = [Hold::Pkey, Hold::Split, Hold::Secretmem].map(|hold| (hold, Cipher::XChaCha20Poly1305));
-        for (hold, cipher) in aegis.into_iter().chain(others) {
+        let more = [Cipher::Aegis256X4, Cipher::Aes256Gcm].map(|cipher| (Hold::Split, cipher));
+        let built = more.into_iter().filter(|&(_, cipher)| cipher::available(cipher).is_ok());
+        // A large record may be sealed by a wide variant of the vault's cipher.
+        for ((hold, cipher), len) in
+            aegis.into_iter().chain(others).chain(built).flat_map(|each| [(each, 100), (each, 2000)])
+        {
             let settings =
                 Settings { hold, hold_level: Level::Require, cipher: Some(cipher), ..Settings::default() };
             let machinery = match Machinery::make(settings) {
@@ -331,7 +339,7 @@ mod tests {
             };
             let thread = registry::thread();
             let binding = Binding { vault: machinery.id, secret: 1, version: 0 };
-            let mut slot = machinery.scratch.take(thread, 1, 100, 16, false, Duration::ZERO).unwrap();
+            let mut slot = machinery.scratch.take(thread, 1, len, 16, false, Duration::ZERO).unwrap();
             slot.bytes_mut().fill(9);
             // Both ways once unmeasured: first calls resolve symbols and detect the processor.
             for measured in [false, true] {
@@ -348,7 +356,7 @@ mod tests {
                 let refusing = depth_used(low);
                 assert_eq!(refused, Err(Error::Tampered));
                 println!(
-                    "{hold:?} {cipher:?}: {sealing} bytes to seal, {opening} to open, {refusing} to refuse"
+                    "{hold:?} {cipher:?}, {len}: {sealing} bytes to seal, {opening} to open, {refusing} to refuse"
                 );
                 if measured {
                     let most = sealing.max(opening).max(refusing);
