@@ -63,8 +63,8 @@ impl Large {
     fn seal(&mut self) -> Result<()> {
         let seal = if self.wide { aegis256x4_encrypt_detached } else { aegis256_encrypt_detached };
         let (from, to) = (self.place.as_ptr(), self.text.as_mut_ptr());
-        // SAFETY: both vectors have the same length; key, nonce and tag have the lengths that aegis256.h and aegis256x4.h
-        // name; no associated data.
+        // SAFETY: both vectors have the same length; key, nonce and tag have the lengths that aegis256.h and
+        // aegis256x4.h name; no associated data.
         let failed = unsafe {
             let (tag, nonce, key) = (self.tag.as_mut_ptr(), self.nonce.as_ptr(), self.key.as_ptr());
             seal(to, tag, TAG, from, self.place.len(), std::ptr::null(), 0, nonce, key)
@@ -104,8 +104,8 @@ impl Large {
         Ok(seen)
     }
 
-    /// The floor of a creation and drop. The library wipes the source, so it is written anew each time; and it overwrites
-    /// the ciphertext at the end. Neither is a part of the creation, so both are here as well.
+    /// The floor of a creation and drop. The library wipes the source, so it is written anew each time; and it
+    /// overwrites the ciphertext at the end. Neither is a part of the creation, so both are here as well.
     pub(in crate::bench) fn seal_and_wipe(&mut self) -> Result<()> {
         self.place.fill(0x5a);
         self.seal()?;
