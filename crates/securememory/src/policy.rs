@@ -85,11 +85,19 @@ pub enum OnClose {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cipher {
-    /// AEGIS-256 with a 128-bit tag (draft-irtf-cfrg-aegis-aead), where the processor has AES
-    /// instructions.
+    /// AEGIS-256 with a 128-bit tag (draft-irtf-cfrg-aegis-aead), where the processor has AES instructions. Secrets of
+    /// 1 KiB and more are sealed with [`Cipher::Aegis256X4`] where that is faster.
     Aegis256,
     /// XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha), constant time on every processor.
     XChaCha20Poly1305,
+    /// AES-256-GCM (NIST SP 800-38D), for those whose rules demand a standard. Only with the cargo feature `aes-gcm`,
+    /// else the vault is [`Error::Unsupported`](crate::Error::Unsupported). Slower than the others on small secrets;
+    /// constant time also where the processor has no AES instructions. One key makes at most 2^32 seals, since its
+    /// nonces are 96 random bits.
+    Aes256Gcm,
+    /// AEGIS-256X4 with a 128-bit tag: the wide variant of AEGIS-256, for processors with AES instructions on registers
+    /// of 512 bits. Elsewhere it is slower than AEGIS-256.
+    Aegis256X4,
 }
 
 /// Which protections a secret or a vault must have, and how long its calls may wait.

@@ -93,7 +93,7 @@ pub struct Status {
     pub len: usize,
     /// [`Store::Sealed`] or [`Store::Paged`].
     pub store: Store,
-    /// The cipher, of a sealed secret.
+    /// The cipher, of a sealed secret: its vault's, or for a large one the wide variant of it.
     pub cipher: Option<Cipher>,
     /// The key hold, of a sealed secret.
     pub hold: Option<HoldUsed>,

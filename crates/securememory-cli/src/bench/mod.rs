@@ -192,11 +192,10 @@ fn skipped(row: &Row, failure: Failure) -> Result<Line, Failure> {
     failure.downcast::<Skipped>().map(|reason| Line::skipped(row, reason.0))
 }
 
-/// What a reader does at the least: every byte passes through a register. The same for operation and floor.
+/// What a reader does at the least: every byte passes through a register. The same for operation and floor; of many
+/// bytes several at once, or the look would take longer than the cipher.
 fn look_at(bytes: &[u8]) -> u64 {
-    let words =
-        bytes.chunks_exact(8).map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
-    words.fold(0, |sum, word| sum ^ word)
+    bytes.as_chunks().0.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word))
 }
 
 #[cfg(test)]

@@ -44,6 +44,13 @@ use Kind::{Busy, Cost, Gain};
 
 const SIXTH: Option<Goal> = Some(AtMost(1.0 / 6.0));
 const THIRD: Option<Goal> = Some(AtMost(1.0 / 3.0));
+/// Of the bytes a second that the bare cipher does from one place to another, with the wipe; and in place, where it has
+/// half the memory to touch.
+const OF_CIPHER: Option<Goal> = Some(AtMost(1.0 / 0.95));
+const OF_CIPHER_IN_PLACE: Option<Goal> = Some(AtMost(1.0 / 0.8));
+
+const PAGE: usize = 4096;
+const MIB: usize = 1 << 20;
 
 /// All rows, in the order in which they are run.
 #[rustfmt::skip]
@@ -52,12 +59,17 @@ pub(super) const ROWS: &[Row] = &[
     row("sealed.read.32.2threads.different", "pread.64.2files", Some(AtLeast(0.9)), Gain(two_different)),
     row("sealed.read.32.2threads.same", "pread.64.2files", Some(AtLeast(0.75)), Gain(two_same)),
     row("sealed.read.32.busy", "itself-alone", Some(AtMost(1.3)), Busy(sealed_read_busy)),
+    row("sealed.read.4096", "pread.64+open.4096", None, Cost(sealed_read_page)),
+    row("sealed.read.1MiB", "open.1MiB+wipe", OF_CIPHER, Cost(sealed_read_mib)),
+    row("sealed.read.1MiB", "open.1MiB.in-place+wipe", OF_CIPHER_IN_PLACE, Cost(sealed_read_mib_in_place)),
     row("sealed.pkey.read.32", "open.32", None, Cost(pkey_read)),
     row("sealed.secretmem.read.32", "mprotect-pair+open.32", None, Cost(secretmem_read)),
     row("sealed.guarded.read.32", "mprotect-pair+open.32", None, Cost(guarded_read)),
     row("sealed.write.32", "2*pread.64+open.32+random.32+seal.32", None, Cost(sealed_write)),
     row("sealed.create.32", "pread.64+random.32+seal.32", Some(AtMost(1.5)), Cost(sealed_create)),
     row("sealed.create.32", "six-calls", SIXTH, Cost(sealed_create_six)),
+    row("sealed.create.1MiB", "fill+seal.1MiB+2*wipe", OF_CIPHER, Cost(sealed_create_mib)),
+    row("sealed.create.1MiB", "fill+seal.1MiB.in-place+2*wipe", OF_CIPHER_IN_PLACE, Cost(sealed_create_mib_in_place)),
     row("paged.read.32", "mprotect-pair", Some(AtMost(1.15)), Cost(paged_read)),
     row("paged.create.32", "six-calls", THIRD, Cost(paged_create)),
 ];
@@ -92,6 +104,30 @@ fn reader(secret: Arc<Secret>) -> Result<Part, Failure> {
 
 fn sealed_read_busy() -> Result<Halves, Failure> {
     Ok(Halves { op: read(&split_vault()?)?, floor: pair()? })
+}
+
+fn sealed_read_page() -> Result<Halves, Failure> {
+    let secret = large(&split_vault()?, PAGE)?;
+    let mut share = floor::Share::new().map_err(no_floor)?;
+    let mut bare = bare(&secret)?;
+    let floor = move || {
+        std::hint::black_box(share.fetch()?);
+        Ok(bare.open()?)
+    };
+    Ok(Halves { op: each(move || Ok(secret.with(look_at)?)), floor: each(floor) })
+}
+
+fn sealed_read_mib() -> Result<Halves, Failure> {
+    let secret = large(&split_vault()?, MIB)?;
+    let mut bare = bare(&secret)?;
+    Ok(Halves { op: each(move || Ok(secret.with(look_at)?)), floor: each(move || Ok(bare.open_and_wipe()?)) })
+}
+
+fn sealed_read_mib_in_place() -> Result<Halves, Failure> {
+    let secret = large(&split_vault()?, MIB)?;
+    let mut bare = bare(&secret)?;
+    let floor = move || Ok(bare.open_in_place_and_wipe()?);
+    Ok(Halves { op: each(move || Ok(secret.with(look_at)?)), floor: each(floor) })
 }
 
 fn pkey_read() -> Result<Halves, Failure> {
@@ -134,6 +170,18 @@ fn sealed_create_six() -> Result<Halves, Failure> {
     Ok(Halves { op: create(split_vault()?), floor: six_calls() })
 }
 
+fn sealed_create_mib() -> Result<Halves, Failure> {
+    let vault = split_vault()?;
+    let mut bare = bare(&large(&vault, MIB)?)?;
+    Ok(Halves { op: create_large(vault), floor: each(move || Ok(bare.seal_and_wipe()?)) })
+}
+
+fn sealed_create_mib_in_place() -> Result<Halves, Failure> {
+    let vault = split_vault()?;
+    let mut bare = bare(&large(&vault, MIB)?)?;
+    Ok(Halves { op: create_large(vault), floor: each(move || Ok(bare.seal_in_place_and_wipe()?)) })
+}
+
 fn paged_read() -> Result<Halves, Failure> {
     Ok(Halves { op: read(&paged_vault()?)?, floor: pair()? })
 }
@@ -169,6 +217,25 @@ fn no_floor(error: rustix::io::Errno) -> Failure {
 
 fn secret(vault: &Vault) -> Result<Secret, Failure> {
     Ok(vault.secret().from_bytes(&mut [0x5a; SECRET])?)
+}
+
+fn large(vault: &Vault, len: usize) -> Result<Secret, Failure> {
+    Ok(vault.secret().from_vec(vec![0x5a; len])?)
+}
+
+/// The cipher that the library has for such a secret, with as many bytes.
+fn bare(secret: &Secret) -> Result<floor::Large, Failure> {
+    let status = secret.status();
+    Ok(floor::Large::new(status.len, status.cipher)?)
+}
+
+/// Makes a large secret and drops it. Its source is wiped, and filled each time.
+fn create_large(vault: Vault) -> Batch {
+    let mut source = vec![0; MIB];
+    each(move || {
+        source.fill(0x5a);
+        Ok(vault.secret().from_bytes(&mut source)?.id())
+    })
 }
 
 /// Reads one secret again and again.

@@ -78,6 +78,9 @@ impl Record {
         if self.cipher == 1 {
             let cipher = aegis::aegis256::Aegis256::<TAG>::new(key, &self.nonce);
             cipher.decrypt_in_place(&mut bytes, &self.tag, &self.bound).ok()?;
+        } else if self.cipher == 4 {
+            let cipher = aegis::aegis256x4::Aegis256X4::<TAG>::new(key, &self.nonce);
+            cipher.decrypt_in_place(&mut bytes, &self.tag, &self.bound).ok()?;
         } else {
             let nonce = self.nonce.first_chunk::<24>()?;
             let bound = [&self.bound[..], &self.nonce[24..]].concat();
@@ -219,6 +222,9 @@ pub mod tests {
         let tag: [u8; TAG] = if at.cipher == 1 {
             let sealer = aegis::aegis256::Aegis256::<TAG>::new(key, &nonce);
             sealer.encrypt_in_place(&mut ciphertext, &bound)
+        } else if at.cipher == 4 {
+            let sealer = aegis::aegis256x4::Aegis256X4::<TAG>::new(key, &nonce);
+            sealer.encrypt_in_place(&mut ciphertext, &bound)
         } else {
             let sealer = XChaCha20Poly1305::new(key.into());
             let bound = [&bound[..], &nonce[24..]].concat();
@@ -243,7 +249,7 @@ pub mod tests {
         let share: [u8; KEY] = std::array::from_fn(|n| (n * 91 + 40) as u8);
         let mut other = key;
         other.iter_mut().zip(share).for_each(|(byte, share)| *byte ^= share);
-        for cipher in [1, 2] {
+        for cipher in [1, 2, 4] {
             let (record, plain) = sealed(cipher, key);
             for (hidden, with) in [(key, With::Nothing), (other, With::File(share))] {
                 let mut memory = vec![0; 200];

@@ -60,7 +60,9 @@ pub(super) fn hold(hold: HoldUsed) -> &'static str {
 pub(super) fn cipher(cipher: Cipher) -> &'static str {
     match cipher {
         Cipher::Aegis256 => "AEGIS-256",
+        Cipher::Aegis256X4 => "AEGIS-256X4",
         Cipher::XChaCha20Poly1305 => "XChaCha20-Poly1305",
+        Cipher::Aes256Gcm => "AES-256-GCM",
         _ => "other",
     }
 }

@@ -94,7 +94,7 @@ const HOMES: usize = 64;
 static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
 
 impl Machinery {
-    pub(crate) fn make(settings: Settings) -> Result<Arc<Self>, Error> {
+    pub(crate) fn make(mut settings: Settings) -> Result<Arc<Self>, Error> {
         let levels = settings.policy.levels();
         if levels.fork == Level::Off {
             return Err(Error::Unsupported("a secret that a forked child inherits"));
@@ -117,7 +117,10 @@ impl Machinery {
             }
         };
         let key_bytes = enclave.locked_bytes(1) - enclave.locked_bytes(0);
-        let ledger = Ledger::new(cipher::most_seals(enclave.cipher()));
+        let most_seals = cipher::most_seals(enclave.cipher());
+        // Early enough to be tried again many times before it is too late.
+        settings.seals_max = settings.seals_max.min(most_seals / 2);
+        let ledger = Ledger::new(most_seals);
         if let Err(error) = ledger.open_epoch(1) {
             enclave.destroy_keys();
             enclave.end();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use crate::enclave::Binding;
+use crate::enclave::cipher::for_len;
 use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
@@ -412,7 +413,7 @@ impl Object {
             epoch,
             len: header.len,
             store,
-            cipher: is_sealed.then(|| enclave.cipher()),
+            cipher: is_sealed.then(|| for_len(enclave.cipher(), header.len)),
             hold: is_sealed.then(|| enclave.used()),
             open_views: header.machinery.holders(header.id).views(),
             closed: header.gate.is_closed(),

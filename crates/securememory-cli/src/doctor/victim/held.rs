@@ -247,6 +247,7 @@ fn record(status: &Status) -> Option<RecordAt> {
     let at = status.at_rest.filter(|_| status.store == Store::Sealed)?;
     let cipher = match status.cipher? {
         Cipher::Aegis256 => 1,
+        Cipher::Aegis256X4 => 4,
         _ => 2,
     };
     Some(RecordAt {

@@ -5,9 +5,11 @@
 //! no canary, no associated data, no scrubbing. The distance from an operation to its floor is what this
 //! library adds.
 
-// Mapping, protecting and locking memory by hand is the whole purpose of this file; no other file of
-// the bench does.
+// Mapping, protecting and locking memory by hand, and calling the bare cipher, is the whole purpose of these files; no
+// other file of the bench does.
 #![allow(unsafe_code)]
+
+mod large;
 
 use std::ffi::c_void;
 use std::os::fd::OwnedFd;
@@ -19,13 +21,15 @@ use rustix::io::{Errno, Result};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::rand::GetRandomFlags;
 
+pub(super) use large::Large;
+
 /// Bytes of a key share with its check value: what a read fetches from an in-memory file.
 const SHARE: usize = 64;
 /// Bytes of an AEGIS-256 key and of its nonce.
 const KEY: usize = 32;
 /// Bytes of the authentication tag.
 const TAG: usize = 16;
-/// Bytes of the secret in every row of this file.
+/// Bytes of the secret in every row of this file; those of [`Large`] have more.
 pub(super) const SECRET: usize = 32;
 
 /// Three pages: one without access, one that can be used, one without access.
