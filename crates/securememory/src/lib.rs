@@ -24,7 +24,7 @@ pub use error::{
 };
 pub use os::{Call, CallError, Feature, Host};
 pub use policy::{Cipher, Hold, Level, Levels, OnClose, Policy, Profile, Store};
-pub use secret::{Closed, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
+pub use secret::{Closed, ManyError, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};

@@ -11,7 +11,7 @@ pub(crate) mod hold;
 use std::mem::MaybeUninit;
 
 use crate::error::{Error, Protection};
-use crate::os;
+use crate::os::{self, CallResult};
 use crate::policy::{Cipher, Hold, Level, Levels};
 use crate::region::both;
 use crate::region::lease::Lease;
@@ -63,6 +63,34 @@ pub(crate) struct Sealed<'a> {
     pub(crate) binding: Binding,
     pub(crate) envelope: &'a Envelope,
     pub(crate) ciphertext: &'a [u8],
+}
+
+/// Nonces for seals that are made one after the other, a few of them drawn with one call.
+///
+/// They are from the kernel, fresh for each seal, and never kept for later: who draws them is in its window and uses them
+/// up at once, for plaintext that is there already. So a process that is set back to an earlier state (a snapshot of a
+/// virtual machine, a checkpoint) either draws others, or seals the same bytes once more.
+pub(crate) struct Nonces {
+    /// At most 256 bytes, which getrandom(2) gives whole.
+    drawn: [[u8; NONCE]; 8],
+    used: usize,
+}
+
+impl Nonces {
+    pub(crate) fn new() -> Self {
+        Self { drawn: [[0; NONCE]; 8], used: 8 }
+    }
+
+    /// One that was never given out.
+    pub(crate) fn draw(&mut self) -> CallResult<[u8; NONCE]> {
+        if self.used >= self.drawn.len() {
+            os::fill_random(self.drawn.as_flattened_mut())?;
+            self.used = 0;
+        }
+        let nonce = self.drawn.get(self.used).copied().unwrap_or_default();
+        self.used += 1;
+        Ok(nonce)
+    }
 }
 
 /// A vault's key in the hands of a thread that is in its window.
@@ -322,17 +350,18 @@ impl Enclave {
         Err(lost(&self.anchor))
     }
 
-    /// Encrypts what lies in a slot whose window is open into `out`, which is as long, and closes the window. On an error
-    /// nothing that was made may be published.
+    /// Encrypts what lies in a slot whose window is open, or elsewhere, into `out`, which is as long, and closes the
+    /// window. On an error nothing that was made may be published.
     #[inline]
     pub(crate) fn seal(
         &self,
         thread: Thread,
         slot: &mut Lease,
         binding: Binding,
+        elsewhere: Option<&[u8]>,
         out: &mut [MaybeUninit<u8>],
     ) -> Result<Envelope, Error> {
-        let outcome = self.seal_in_window(thread, slot, binding, out);
+        let outcome = self.seal_in_window(thread, slot, binding, elsewhere, out);
         self.end_window(slot);
         outcome.map_err(|error| self.explain(error, binding.epoch))
     }
@@ -343,12 +372,13 @@ impl Enclave {
         thread: Thread,
         slot: &mut Lease,
         binding: Binding,
+        elsewhere: Option<&[u8]>,
         out: &mut [MaybeUninit<u8>],
     ) -> Result<Envelope, Error> {
         let hold = self.key(binding.epoch)?;
         let mut nonce = [0; NONCE];
         os::fill_random(&mut nonce)?;
-        let len = slot.len();
+        let len = out.len();
         for _ in 0..=MAX_SHARES {
             let sealed = hold.lend(&self.anchor, thread.index(), slot, Check::Always, |key, data| {
                 let key = self.in_hand(key, hold);
@@ -357,7 +387,7 @@ impl Enclave {
                     return Err(Forged::Key);
                 }
                 broken::in_window();
-                key.seal(binding, &nonce, data, out)
+                key.seal(binding, &nonce, elsewhere.unwrap_or(data), out)
             })?;
             match sealed {
                 Ok(envelope) => return Ok(envelope),
@@ -596,7 +626,8 @@ mod tests {
                 // SAFETY: initialised bytes may be seen as bytes that need not be.
                 let out = unsafe { std::slice::from_raw_parts_mut(sealed.as_mut_ptr().cast(), len) };
                 let low = paint();
-                let envelope = machinery.enclave.seal_in_window(thread, &mut slot, binding, out).unwrap();
+                let envelope =
+                    machinery.enclave.seal_in_window(thread, &mut slot, binding, None, out).unwrap();
                 let sealing = depth_used(low);
                 let opening = |envelope| Sealed { binding, envelope, ciphertext: &sealed };
                 let low = paint();

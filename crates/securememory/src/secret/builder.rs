@@ -8,9 +8,8 @@ use zeroize::Zeroize;
 use crate::error::{Error, FromOwnedError, Result, TryError};
 use crate::os;
 use crate::policy::{Policy, Store};
-use crate::region::bytes;
 use crate::secret::Secret;
-use crate::store::{Object, Source, Spec};
+use crate::store::{Bytes, Object, Source, Spec};
 use crate::vault::Vault;
 
 /// A secret to be: its label, alignment, store and policy, where they differ from the vault's.
@@ -27,19 +26,6 @@ pub struct SecretBuilder {
     /// `None`: the default one, looked up when the secret is made.
     vault: Option<Vault>,
     spec: Spec,
-}
-
-/// Bytes of the user's that become a secret.
-struct Bytes<'a>(&'a [u8]);
-
-impl Source<Infallible> for Bytes<'_> {
-    const FOREIGN: bool = false;
-
-    #[inline]
-    fn write(self, room: &mut [u8]) -> Result<(), TryError<Infallible>> {
-        bytes::copy_slice(room, self.0);
-        Ok(())
-    }
 }
 
 /// Random bytes that become a secret.

@@ -1,5 +1,6 @@
 //! Secrets: made, read, changed, compared, closed.
 
+mod batch;
 mod builder;
 mod view;
 
@@ -16,6 +17,7 @@ use crate::region::bytes;
 use crate::status::Status;
 use crate::store::Object;
 use crate::vault::Vault;
+pub use batch::ManyError;
 pub use builder::SecretBuilder;
 pub use view::{OwnedView, View, ViewMut};
 

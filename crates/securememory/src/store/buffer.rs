@@ -1,7 +1,6 @@
 //! Plaintext on its way to a seal: a slot of scratch that belongs to no secret yet and is filled step by
 //! step.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::error::{Error, TryError};
@@ -12,7 +11,7 @@ use crate::region::scratch::HEAD;
 use crate::region::{bytes, geometry};
 use crate::registry;
 use crate::store::machinery::Machinery;
-use crate::store::object::{Object, Position, Source, Spec};
+use crate::store::object::{Bytes, Object, Position, Spec};
 
 /// Room for a chunk of a stream. Its slot is kept like that of an owned view, so that it can change threads
 /// and be revoked.
@@ -31,18 +30,6 @@ unsafe impl Send for Buffer {}
 // SAFETY: as above; a shared borrow does not touch the bytes.
 #[allow(unsafe_code)]
 unsafe impl Sync for Buffer {}
-
-/// Bytes of one slot, that go to another.
-struct Copied<'a>(&'a [u8]);
-
-impl Source<Infallible> for Copied<'_> {
-    const FOREIGN: bool = false;
-
-    fn write(self, room: &mut [u8]) -> Result<(), TryError<Infallible>> {
-        bytes::copy_slice(room, self.0);
-        Ok(())
-    }
-}
 
 impl Buffer {
     /// Can there be one of so many bytes?
@@ -81,14 +68,10 @@ impl Buffer {
         Ok(count)
     }
 
-    /// Seals what is here as a chunk, and is empty again. On an error it has its bytes still.
-    ///
-    /// They are copied to a second slot for the moment of it. Sealed in place they would be lost with every
-    /// error, since a plaintext that was half encrypted, or under a key that turned out to be lost, must be
-    /// wiped.
+    /// Seals what is here as a chunk, and is empty again. On an error it has its bytes still: sealing only reads them.
     pub(crate) fn seal(&mut self, position: Position) -> Result<Object, Error> {
         self.begin_use()?;
-        let made = self.copy_and_seal(position);
+        let made = self.seal_filled(position);
         if made.is_ok() {
             self.lease.wipe_data();
             self.lease.write_canary(&self.machinery.canary);
@@ -98,16 +81,16 @@ impl Buffer {
         made
     }
 
-    fn copy_and_seal(&self, position: Position) -> Result<Object, Error> {
+    fn seal_filled(&self, position: Position) -> Result<Object, Error> {
         self.lease.check_canary(&self.machinery.canary)?;
         let spec = Spec { position: Some(position), ..Spec::default() };
         let bytes = self.lease.bytes().get(..self.filled).unwrap_or_default();
-        Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Copied(bytes)).map_err(|error| {
-            match error {
+        Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes)).map_err(
+            |error| match error {
                 TryError::Failed(error) => error,
                 TryError::Closure(never) => match never {},
-            }
-        })
+            },
+        )
     }
 
     /// What was written before a purge is gone with what was sealed before it.

@@ -3,6 +3,7 @@
 //! `sealed` keeps ciphertext, `paged` keeps plaintext in closed pages; everything that is the same for both
 //! (counting references, closing, telling what is true) is here and in `object`.
 
+mod batch;
 mod buffer;
 mod cost;
 mod ledger;
@@ -17,9 +18,10 @@ mod sealed;
 mod slab;
 mod turnover;
 
+pub(crate) use batch::{OPENS, open_many};
 pub(crate) use buffer::Buffer;
 pub(crate) use machinery::{Machinery, Settings};
-pub(crate) use object::{Object, Position, Source, Spec};
+pub(crate) use object::{Bytes, Object, Position, Source, Spec};
 pub(crate) use opened::{Opened, OpenedMut, Owned};
 pub(crate) use published::Published;
 pub use turnover::Refreshed;

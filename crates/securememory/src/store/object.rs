@@ -1,5 +1,6 @@
 //! A secret at rest: a counted reference to its header.
 
+use std::convert::Infallible;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
@@ -10,14 +11,14 @@ use crate::enclave::cipher::for_len;
 use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
-use crate::region::geometry;
+use crate::region::{bytes, geometry};
 use crate::registry::{self, READER, WRITER};
 use crate::status::{AtRest, Status};
 use crate::store::ledger::{Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
-use crate::store::sealed::{MOMENT, Sealed};
+use crate::store::sealed::{MOMENT, Record, Sealed};
 
 /// Bytes of a label at most.
 pub(crate) const MAX_LABEL: usize = 255;
@@ -61,7 +62,7 @@ impl Position {
 }
 
 /// What most secrets do without.
-struct Extra {
+pub(super) struct Extra {
     policy: Option<Policy>,
     label: Option<String>,
 }
@@ -206,7 +207,30 @@ pub(crate) trait Source<E> {
     /// Is it code of the user's? Then no key may be at hand while it runs.
     const FOREIGN: bool;
 
+    /// The bytes, where they lie somewhere already: then they can be sealed from there, without another copy.
+    fn bytes(&self) -> Option<&[u8]> {
+        None
+    }
+
     fn write(self, room: &mut [u8]) -> Result<(), TryError<E>>;
+}
+
+/// Bytes that are there and become a secret.
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+
+impl Source<Infallible> for Bytes<'_> {
+    const FOREIGN: bool = false;
+
+    #[inline]
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self.0)
+    }
+
+    #[inline]
+    fn write(self, room: &mut [u8]) -> Result<(), TryError<Infallible>> {
+        bytes::copy_slice(room, self.0);
+        Ok(())
+    }
 }
 
 /// The pieces of a secret in the making: given back unless it is made, also where the source panics.
@@ -229,6 +253,15 @@ impl Drop for Pieces<'_> {
         // SAFETY: of no secret: whoever made one has called `keep`.
         unsafe { self.ledger.untake(self.kind, self.taken, self.size) };
     }
+}
+
+/// What a header says of its secret.
+pub(super) struct Shape {
+    pub(super) kind: Kind,
+    pub(super) len: usize,
+    pub(super) align: usize,
+    pub(super) may_linger: bool,
+    pub(super) extra: Option<Box<[Extra; 1]>>,
 }
 
 /// A counted reference to a secret.
@@ -291,30 +324,45 @@ impl Object {
             Kind::Paged => Paged::make(&machinery, &taken, policy, (len, align), source)?.cast(),
         };
         pieces.keep();
-        let paged = if kind == Kind::Paged { PAGED } else { 0 };
-        let traits = paged | if may_linger { MAY_LINGER } else { 0 };
-        let (id, seals) = (taken.id, taken.seals);
-        // SAFETY: a fresh piece of the right size and alignment.
-        let object = unsafe {
-            let header = Header {
-                gate: Gate::new(),
-                references: AtomicU32::new(0),
-                lingers: AtomicU8::new(linger::NEVER),
-                stuck: AtomicBool::new(false),
-                traits,
-                align_bits: align.trailing_zeros() as u8,
-                id,
-                len,
-                sealed: Sealed::new(record),
-                machinery,
-                extra,
-            };
-            Self::write_header(taken.header, header)
-        };
+        let shape = Shape { kind, len, align, may_linger, extra };
+        // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
+        let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
         if kind == Kind::Sealed {
-            object.machinery().after_seal(seals);
+            object.machinery().after_seal(taken.seals);
         }
         Ok(object)
+    }
+
+    /// Makes a secret of what is complete but for its header. Cannot fail.
+    ///
+    /// # Safety
+    ///
+    /// The pieces were taken from this vault's ledger, and nobody else will use or give them back. `record` is the body,
+    /// with a record of that length, or with a [`Paged`].
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn assemble(
+        machinery: Arc<Machinery>,
+        taken: &Taken,
+        shape: Shape,
+        record: *mut Record,
+    ) -> Self {
+        let Shape { kind, len, align, may_linger, extra } = shape;
+        let paged = if kind == Kind::Paged { PAGED } else { 0 };
+        let header = Header {
+            gate: Gate::new(),
+            references: AtomicU32::new(0),
+            lingers: AtomicU8::new(linger::NEVER),
+            stuck: AtomicBool::new(false),
+            traits: paged | if may_linger { MAY_LINGER } else { 0 },
+            align_bits: align.trailing_zeros() as u8,
+            id: taken.id,
+            len,
+            sealed: Sealed::new(record),
+            machinery,
+            extra,
+        };
+        // SAFETY: a fresh piece of the right size and alignment.
+        unsafe { Self::write_header(taken.header, header) }
     }
 
     /// Fills a header's piece. Whoever walks through the roll may look at its count of references meanwhile: so
@@ -425,15 +473,22 @@ impl Object {
         }
     }
 
-    /// Closes: `Ok(None)` when it is wiped, otherwise the views that are left, which `mode` was applied to.
-    pub(crate) fn close(&self, wait: Duration, mode: OnClose) -> Result<Option<Outstanding>, Error> {
+    /// Turns away whoever comes from now on.
+    pub(crate) fn begin_close(&self) -> Result<(), Error> {
         let header = self.header();
         header.check_alive()?;
-        let machinery = &header.machinery;
-        if machinery.holds(header.id, registry::thread(), &[READER, WRITER]) {
+        if header.machinery.holds(header.id, registry::thread(), &[READER, WRITER]) {
             return Err(Error::WouldDeadlock);
         }
         header.gate.close();
+        Ok(())
+    }
+
+    /// Closes: `Ok(None)` when it is wiped, otherwise the views that are left, which `mode` was applied to.
+    pub(crate) fn close(&self, wait: Duration, mode: OnClose) -> Result<Option<Outstanding>, Error> {
+        self.begin_close()?;
+        let header = self.header();
+        let machinery = &header.machinery;
         let deadline = Deadline::after(wait);
         loop {
             header.try_end(Some(deadline))?;

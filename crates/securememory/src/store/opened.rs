@@ -115,6 +115,13 @@ impl Object {
     }
 }
 
+impl<'a> Opened<'a> {
+    /// Of a sealed secret that has been opened into this lease.
+    pub(super) fn in_scratch(header: &'a Header, lease: Lease) -> Self {
+        Self { header, data: lease.data_start(), place: Some(Place::Scratch(lease)) }
+    }
+}
+
 impl Opened<'_> {
     #[inline]
     #[allow(unsafe_code)]

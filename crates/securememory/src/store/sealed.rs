@@ -71,25 +71,30 @@ impl Sealed {
     ) -> Result<*mut Record, TryError<E>> {
         let thread = registry::thread();
         let lock = policy.levels().lock == Level::Require;
-        let slot = machinery.scratch.take(thread, taken.id, len, align, lock, policy.wait)?;
-        let mut scrap = Scrap(slot);
+        // What lies somewhere is sealed from there; scratch is for the key alone then.
+        let (room, align) = if source.bytes().is_some() { (1, 1) } else { (len, align) };
+        let mut scrap = Scrap(machinery.scratch.take(thread, taken.id, room, align, lock, policy.wait)?);
         let slot = &mut scrap.0;
-        if S::FOREIGN {
-            slot.close_window();
-            slot.write_canary(&machinery.canary);
-        }
-        source.write(slot.bytes_mut())?;
-        if S::FOREIGN {
-            slot.check_canary(&machinery.canary)?;
-            slot.open_window(policy.wait)?;
-        }
         let Taken { id: secret, epoch, .. } = *taken;
         let binding = Binding { vault: machinery.id, secret, version, epoch };
         let record = taken.body.cast::<Record>();
         // SAFETY: the body was taken for a record of this length, and nobody else has it.
         #[allow(unsafe_code)]
         let draft = unsafe { Draft::new(record, len) };
-        let envelope = machinery.enclave.seal(thread, slot, binding, draft.room)?;
+        let envelope = if let Some(bytes) = source.bytes() {
+            machinery.enclave.seal(thread, slot, binding, Some(bytes), draft.room)?
+        } else {
+            if S::FOREIGN {
+                slot.close_window();
+                slot.write_canary(&machinery.canary);
+            }
+            source.write(slot.bytes_mut())?;
+            if S::FOREIGN {
+                slot.check_canary(&machinery.canary)?;
+                slot.open_window(policy.wait)?;
+            }
+            machinery.enclave.seal(thread, slot, binding, None, draft.room)?
+        };
         draft.complete(binding, envelope);
         Ok(record.as_ptr())
     }
@@ -212,7 +217,7 @@ impl Sealed {
             let binding = Binding { vault: machinery.id, secret: header.id, version, epoch };
             // SAFETY: taken for a record of this length, and nobody else has it.
             let draft = unsafe { Draft::new(piece.cast(), header.len) };
-            let envelope = machinery.enclave.seal(registry::thread(), slot, binding, draft.room)?;
+            let envelope = machinery.enclave.seal(registry::thread(), slot, binding, None, draft.room)?;
             draft.complete(binding, envelope);
             Ok(())
         });

@@ -15,9 +15,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::enclave::cipher::{Forged, NONCE};
+use crate::enclave::cipher::Forged;
 use crate::enclave::epoch::LIVE;
-use crate::enclave::{Binding, InHand};
+use crate::enclave::{Binding, InHand, Nonces};
 use crate::error::{Error, Outstanding};
 use crate::gate::Deadline;
 use crate::os;
@@ -37,6 +37,8 @@ const SMALL_BATCH: usize = 8;
 const LOOKS: usize = 512;
 /// How long who finishes a refresh leaves others alone before it looks again.
 const NAP: Duration = Duration::from_micros(100);
+/// How long a janitor does nothing about a key, at the least.
+const RETRY: Duration = Duration::from_millis(10);
 /// After a refresh that was due by itself was refused, so many seals are made before it is tried again.
 const PAUSE: u32 = 1000;
 
@@ -127,6 +129,9 @@ impl Machinery {
             Ok(epoch) => {
                 self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
                 self.turnover.unfinished.store(true, Ordering::Release);
+                if self.settings.janitor {
+                    self.lingering.wake_janitor();
+                }
                 self.ledger.open_epoch(epoch)
             }
             Err(mut hold) => {
@@ -298,22 +303,21 @@ impl Machinery {
         Ok(more)
     }
 
-    /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before
-    /// something is sealed.
+    /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before it
+    /// is woken.
     pub(crate) fn tend_keys(&self) -> Option<Duration> {
-        if self.is_key_old() || self.turnover.unfinished.load(Ordering::Acquire) {
-            self.turn_over(self.is_key_old());
-            return Some(if self.turnover.unfinished.load(Ordering::Acquire) {
-                NAP
-            } else {
-                self.settings.age_max?
-            });
+        let due = self.is_key_old();
+        if due || self.turnover.unfinished.load(Ordering::Acquire) {
+            self.turn_over(due);
+        }
+        if self.turnover.unfinished.load(Ordering::Acquire) {
+            // Others, and what waits for them, should get a word in.
+            return Some(NAP);
         }
         let age = self.settings.age_max?;
-        let old = Duration::from_nanos(
-            os::coarse_now().saturating_sub(self.turnover.since.load(Ordering::Relaxed)),
-        );
-        Some(age.saturating_sub(old))
+        let old = os::coarse_now().saturating_sub(self.turnover.since.load(Ordering::Relaxed));
+        // One that is overdue has just been refused.
+        Some(age.saturating_sub(Duration::from_nanos(old)).max(RETRY))
     }
 
     /// Frees what waits for readers, if they are seen to be done by the deadline; says whether something was freed, or
@@ -405,8 +409,9 @@ impl Machinery {
         } else {
             let (from, to) = ((old, &mut old_room.0), (present, &mut new_room.0));
             self.enclave.with_two_keys(thread, from, to, |old_key, new_key, room| {
+                let mut nonces = Nonces::new();
                 for item in items.iter_mut().flatten() {
-                    move_one(item, old_key, new_key, room);
+                    move_one(item, old_key, new_key, &mut nonces, room);
                 }
             })
         };
@@ -480,17 +485,20 @@ fn each(records: &[Option<Retired>], mut act: impl FnMut(Retired)) {
 
 /// Seals one record anew. `room` has space for its plaintext.
 #[allow(unsafe_code)]
-fn move_one(item: &mut Item<'_>, old_key: &InHand<'_>, new_key: &InHand<'_>, room: &mut [u8]) {
+fn move_one(
+    item: &mut Item<'_>,
+    old_key: &InHand<'_>,
+    new_key: &InHand<'_>,
+    nonces: &mut Nonces,
+    room: &mut [u8],
+) {
     let header = item.object.header();
     // SAFETY: found by one who is signed in, and the window is still open.
     let sealed = unsafe { sealed_in(header, item.from.as_ptr()) };
     // SAFETY: taken for a record of this length, and nobody else has it.
     let draft = unsafe { Draft::new(item.to.at.cast(), header.len) };
     let Some(room) = room.get_mut(..header.len) else { return };
-    let mut nonce = [0; NONCE];
-    if os::fill_random(&mut nonce).is_err() {
-        return;
-    }
+    let Ok(nonce) = nonces.draw() else { return };
     let binding = Binding { epoch: item.to.epoch, ..sealed.binding };
     match old_key.open(&sealed, room) {
         Ok(()) => {

@@ -1,4 +1,5 @@
-//! The thread that closes lingering pages: only in vaults that ask for one.
+//! The thread that closes lingering pages, replaces keys by age and moves what older ones have sealed: only in vaults that
+//! ask for one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ pub(super) fn start(machinery: &Arc<Machinery>) -> Result<()> {
         loop {
             let seen = event.load(Ordering::Acquire);
             let Some(machinery) = vault.upgrade() else { return };
-            let idle = machinery.lingering.tidy();
+            let idle = [machinery.lingering.tidy(), machinery.tend_keys()].into_iter().flatten().min();
             drop(machinery);
             os::wait_on(&event, seen, idle);
         }

@@ -176,9 +176,10 @@ impl VaultBuilder {
         self
     }
 
-    /// Has a thread close the pages of paged secrets when their [`Policy::linger`] is over. It exists as long as the
-    /// vault and its secrets, sleeps unless something lingers, and receives no signals. Where it is at work when all
-    /// others have dropped the vault, it is the one who wipes the key, a moment later.
+    /// Has a thread close the pages of paged secrets when their [`Policy::linger`] is over, replace the key when it is
+    /// [due by age](Self::refresh_after), and move to a new key what older ones have sealed. It exists as long as the
+    /// vault and its secrets, sleeps unless there is something to do, and receives no signals. Where it is at work when
+    /// all others have dropped the vault, it is the one who wipes the key, a moment later.
     pub fn janitor(mut self) -> Self {
         self.0.janitor = true;
         self

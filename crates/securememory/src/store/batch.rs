@@ -1,0 +1,282 @@
+//! Many secrets at once, with one fetch of the key.
+
+use std::sync::Arc;
+
+use crate::enclave::cipher::Forged;
+use crate::enclave::{Binding, Check, Nonces};
+use crate::error::{Error, TryError};
+use crate::policy::Level;
+use crate::region::geometry;
+use crate::region::lease::Lease;
+use crate::registry;
+use crate::store::ledger::{Kind, Taken};
+use crate::store::machinery::Machinery;
+use crate::store::object::{Body, Bytes, Header, Object, Shape, Spec};
+use crate::store::opened::Opened;
+use crate::store::sealed::{Draft, Sealed, sealed_in};
+
+/// Secrets that are made with one fetch of the key.
+const MAKES: usize = 64;
+/// Secrets that are opened with one fetch: each takes a slot of scratch.
+pub(crate) const OPENS: usize = 8;
+
+/// Pieces taken for secrets, given back unless they become some.
+struct Taking<'a> {
+    machinery: &'a Arc<Machinery>,
+    taken: [Option<(Taken, usize)>; MAKES],
+}
+
+impl Drop for Taking<'_> {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        for (taken, size) in self.taken.iter_mut().filter_map(Option::take) {
+            // SAFETY: of no secret.
+            unsafe { self.machinery.ledger.untake(Kind::Sealed, &taken, size) };
+        }
+    }
+}
+
+impl Machinery {
+    /// Makes a secret of each source, with the vault's own policy, and appends them to `made`, which has room for
+    /// them. On an error those that were made are there.
+    pub(crate) fn make_many(
+        self: &Arc<Self>,
+        mut sources: &[&[u8]],
+        made: &mut Vec<Object>,
+    ) -> Result<(), Error> {
+        while let [first, rest @ ..] = sources {
+            if self.settings.kind_for(self.settings.store, first.len()) == Kind::Paged {
+                made.push(self.make_one(first)?);
+                sources = rest;
+                continue;
+            }
+            let sealed =
+                |source: &&&[u8]| self.settings.kind_for(self.settings.store, source.len()) == Kind::Sealed;
+            let count = sources.iter().take(MAKES).take_while(sealed).count();
+            let (batch, rest) = sources.split_at_checked(count).unwrap_or((sources, &[]));
+            let done = self.make_batch(batch, made)?;
+            sources = if done == count { rest } else { sources.get(done..).unwrap_or_default() };
+        }
+        Ok(())
+    }
+
+    fn make_one(self: &Arc<Self>, source: &[u8]) -> Result<Object, Error> {
+        Object::make(Arc::clone(self), Spec::default(), source.len(), Bytes(source)).map_err(|error| {
+            match error {
+                TryError::Failed(error) => error,
+                TryError::Closure(never) => match never {},
+            }
+        })
+    }
+
+    /// Makes as many as have a key in common, at least one; says how many.
+    #[allow(unsafe_code)]
+    fn make_batch(self: &Arc<Self>, batch: &[&[u8]], made: &mut Vec<Object>) -> Result<usize, Error> {
+        let policy = &self.settings.policy;
+        if !self.enclave.is_alive() {
+            return Err(Error::Forked);
+        }
+        let mut taking = Taking { machinery: self, taken: [const { None }; MAKES] };
+        let mut epoch = None;
+        for (place, source) in taking.taken.iter_mut().zip(batch) {
+            if source.is_empty() {
+                return Err(Error::Empty);
+            }
+            let size = Sealed::size(source.len())?;
+            let taken = self.ledger.take_secret(Kind::Sealed, size, None)?;
+            let other = *epoch.get_or_insert(taken.epoch) != taken.epoch;
+            *place = Some((taken, size));
+            if other {
+                break;
+            }
+        }
+        let epoch = epoch.unwrap_or_default();
+        let of_epoch = taking.taken.iter().flatten().filter(|(taken, _)| taken.epoch == epoch).count();
+        let lock = policy.levels().lock == Level::Require;
+        let thread = registry::thread();
+        let mut slot = Slot(self.scratch.take(thread, 0, 1, 1, lock, policy.wait)?);
+        let mut failure = None;
+        let sealed = self.enclave.with_key(thread, &mut slot.0, epoch, Check::Always, |key| {
+            let mut nonces = Nonces::new();
+            for ((taken, _), source) in taking.taken.iter().flatten().zip(batch).take(of_epoch) {
+                let nonce = nonces.draw().map_err(|error| {
+                    failure = Some(Error::System(error));
+                    Forged::Data
+                })?;
+                let binding = Binding { vault: self.id, secret: taken.id, version: 0, epoch };
+                // SAFETY: taken for a record of this length, and nobody else has it.
+                let draft = unsafe { Draft::new(taken.body.cast(), source.len()) };
+                let envelope = key.seal(binding, &nonce, source, draft.room)?;
+                draft.complete(binding, envelope);
+            }
+            Ok(())
+        });
+        if let Err(error) = sealed {
+            return Err(failure.unwrap_or(error));
+        }
+        let mut seals = 0;
+        for (place, source) in taking.taken.iter_mut().zip(batch).take(of_epoch) {
+            let Some((taken, _)) = place.take() else { continue };
+            seals = taken.seals;
+            let shape = Shape {
+                kind: Kind::Sealed,
+                len: source.len(),
+                align: geometry::DEFAULT_ALIGN,
+                may_linger: !policy.linger.is_zero(),
+                extra: None,
+            };
+            let record = taken.body.as_ptr().cast();
+            // SAFETY: the pieces were taken for a secret of this length, and the record is complete.
+            made.push(unsafe { Object::assemble(Arc::clone(self), &taken, shape, record) });
+        }
+        drop(slot);
+        self.after_seal(seals);
+        Ok(of_epoch)
+    }
+}
+
+/// A slot for a key alone.
+struct Slot(Lease);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.vacate();
+    }
+}
+
+/// A secret that is being opened with others.
+struct Opening<'a> {
+    header: &'a Header,
+    lease: Lease,
+    outcome: Result<(), Error>,
+}
+
+impl<'a> Opening<'a> {
+    fn end(self) -> Result<Opened<'a>, Error> {
+        let Self { header, lease, outcome } = self;
+        match outcome {
+            Ok(()) => {
+                lease.write_canary(&header.machinery.canary);
+                Ok(Opened::in_scratch(header, lease))
+            }
+            Err(error) => {
+                // Wiped with it.
+                lease.release();
+                if header.gate.notify() {
+                    header.end_left();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Opens the first of these secrets, and others after it that have vault and key in common, as far as they find room.
+/// Calls `open` with each in order, when the key has been put away; says how many that were.
+pub(crate) fn open_many<'a>(
+    objects: &[&'a Object],
+    mut open: impl FnMut(Result<Opened<'a>, Error>),
+) -> usize {
+    let Some(first) = objects.first() else { return 0 };
+    let machinery = first.machinery();
+    let is_alike = |object: &&&Object| {
+        Arc::ptr_eq(object.machinery(), machinery) && matches!(object.header().body(), Body::Sealed(_))
+    };
+    let alike = objects.iter().take(OPENS).take_while(is_alike).count();
+    let mut openings: [Option<Opening<'a>>; OPENS] = [const { None }; OPENS];
+    let batch = objects.get(..alike).unwrap_or_default();
+    let tried = if alike < 2 { Ok(0) } else { machinery.open_batch(batch, &mut openings) };
+    let count = tried.unwrap_or(0);
+    // All of them, so that they end as views do if `open` panics.
+    let opened = openings.map(|opening| opening.map(Opening::end));
+    opened.into_iter().flatten().take(count).for_each(&mut open);
+    if count == 0 {
+        // One alone may do better, or says why not.
+        open(first.open());
+    }
+    count.max(1)
+}
+
+impl Machinery {
+    /// Fills `openings`, and says how many of them have been seen to; the others are still to be opened.
+    fn open_batch<'a>(
+        &self,
+        objects: &[&'a Object],
+        openings: &mut [Option<Opening<'a>>; OPENS],
+    ) -> Result<usize, Error> {
+        if !self.enclave.is_alive() {
+            return Err(Error::Forked);
+        }
+        let policy = &self.settings.policy;
+        let (thread, wait) = (registry::thread(), policy.wait);
+        let lock = policy.levels().lock == Level::Require;
+        let mut key = Slot(self.scratch.take(thread, 0, 1, 1, lock, wait)?);
+        // Or a fork would wait for us, and the next lease for the fork.
+        key.0.close_window();
+        for (place, object) in openings.iter_mut().zip(objects) {
+            let header = object.header();
+            let lock = header.requires_lock();
+            let taken = self.scratch.take(thread, header.id, header.len, header.align(), lock, wait);
+            let Ok(lease) = taken else { break };
+            lease.close_window();
+            *place = Some(Opening { header, lease, outcome: Err(Error::Closed) });
+        }
+        let mut leases: [&Lease; OPENS + 1] = [&key.0; OPENS + 1];
+        for (place, opening) in leases.iter_mut().zip(openings.iter().flatten()) {
+            *place = &opening.lease;
+        }
+        Lease::open_windows(&leases, wait)?;
+        let outcome = self.open_in_windows(thread, &mut key.0, openings);
+        openings.iter().flatten().for_each(|opening| opening.lease.close_window());
+        outcome
+    }
+
+    /// Decrypts into the leases, whose windows are open, and closes that of the key's slot. Says how many of them have been
+    /// seen to.
+    #[allow(unsafe_code)]
+    fn open_in_windows(
+        &self,
+        thread: registry::Thread,
+        key: &mut Lease,
+        openings: &mut [Option<Opening<'_>>; OPENS],
+    ) -> Result<usize, Error> {
+        // SAFETY: found by one who is signed in, so it is not freed before the window is closed.
+        let found = |header: &Header| match header.body() {
+            Body::Sealed(sealed) => {
+                sealed.find(header).map(|record| unsafe { sealed_in(header, record.as_ptr()) })
+            }
+            Body::Paged(_) => None,
+        };
+        let mut sealed = [const { None }; OPENS];
+        let (mut epoch, mut count) = (None, 0);
+        for (place, opening) in sealed.iter_mut().zip(openings.iter().flatten()) {
+            *place = found(opening.header);
+            if let Some(record) = place
+                && *epoch.get_or_insert(record.binding.epoch) != record.binding.epoch
+            {
+                // It wants another key.
+                *place = None;
+                break;
+            }
+            count += 1;
+        }
+        let Some(epoch) = epoch else {
+            // All are closed.
+            self.enclave.end_batch(key);
+            return Ok(count);
+        };
+        self.enclave.with_key(thread, key, epoch, Check::Forged, |key| {
+            for (sealed, opening) in sealed.iter().zip(openings.iter_mut().flatten()) {
+                let Some(sealed) = sealed else { continue };
+                opening.outcome = match key.open(sealed, opening.lease.bytes_mut()) {
+                    Ok(()) => Ok(()),
+                    Err(Forged::Data) => Err(Error::Tampered),
+                    // The key was wiped under us.
+                    Err(Forged::Key) => return Err(Forged::Key),
+                };
+            }
+            Ok(())
+        })?;
+        Ok(count)
+    }
+}
