@@ -62,6 +62,7 @@ pub(super) const ROWS: &[Row] = &[
     row("sealed.read.4096", "pread.64+open.4096", None, Cost(sealed_read_page)),
     row("sealed.read.1MiB", "open.1MiB+wipe", OF_CIPHER, Cost(sealed_read_mib)),
     row("sealed.read.1MiB", "open.1MiB.in-place+wipe", OF_CIPHER_IN_PLACE, Cost(sealed_read_mib_in_place)),
+    row("sealed.batch.read.32", "pread.64+open.32", None, Cost(sealed_batch_read)),
     row("sealed.pkey.read.32", "open.32", None, Cost(pkey_read)),
     row("sealed.secretmem.read.32", "mprotect-pair+open.32", None, Cost(secretmem_read)),
     row("sealed.guarded.read.32", "mprotect-pair+open.32", None, Cost(guarded_read)),
@@ -128,6 +129,24 @@ fn sealed_read_mib_in_place() -> Result<Halves, Failure> {
     let mut bare = bare(&secret)?;
     let floor = move || Ok(bare.open_in_place_and_wipe()?);
     Ok(Halves { op: each(move || Ok(secret.with(look_at)?)), floor: each(floor) })
+}
+
+/// One of many secrets that are read together.
+fn sealed_batch_read() -> Result<Halves, Failure> {
+    const TOGETHER: usize = 64;
+    let secrets = split_vault()?.secrets_from(&mut [[0x5a_u8; SECRET]; TOGETHER])?;
+    let mut cipher = floor::Cipher::new().map_err(no_floor)?;
+    let op: Batch = Box::new(move |count| {
+        let all: Vec<&Secret> = secrets.iter().collect();
+        let mut left = usize::try_from(count)?;
+        while left > 0 {
+            let some = all.get(..left).unwrap_or(&all);
+            Secret::with_many(some, |_, bytes| _ = std::hint::black_box(look_at(bytes)))?;
+            left -= some.len();
+        }
+        Ok(())
+    });
+    Ok(Halves { op, floor: each(move || Ok(cipher.fetch_and_open()?)) })
 }
 
 fn pkey_read() -> Result<Halves, Failure> {
