@@ -272,19 +272,23 @@ impl Enclave {
     #[allow(unsafe_code)]
     fn key(&self, epoch: u64) -> Result<&KeyHold, Error> {
         // SAFETY: called by what runs in a window only, and used no longer than that.
-        unsafe { self.epochs.key(epoch) }.ok_or_else(|| self.without_key())
+        unsafe { self.epochs.key(epoch) }.ok_or_else(|| self.without_key(epoch))
     }
 
-    /// Why a record's key is not there.
+    /// Why a record's key is not there. An epoch that never was is not what the record was made with.
     #[cold]
-    fn without_key(&self) -> Error {
-        if self.is_alive() { Error::Purged } else { Error::Forked }
+    fn without_key(&self, epoch: u64) -> Error {
+        match self.is_alive() {
+            false => Error::Forked,
+            true if self.epochs.had(epoch) => Error::Purged,
+            true => Error::Tampered,
+        }
     }
 
     /// What an error of a window means: a key that was lost in the middle of its use may have been purged.
     #[cold]
     fn explain(&self, error: Error, epoch: u64) -> Error {
-        if error == Error::KeyLost && !self.epochs.has(epoch) { self.without_key() } else { error }
+        if error == Error::KeyLost && !self.epochs.has(epoch) { self.without_key(epoch) } else { error }
     }
 
     fn in_hand<'a>(&self, key: &'a [u8; KEY], hold: &'a KeyHold) -> InHand<'a> {

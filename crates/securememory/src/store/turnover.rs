@@ -517,3 +517,6 @@ impl Drop for Room {
         self.0.vacate();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+use crate::error::TryError;
+use crate::policy::{Policy, Store};
+use crate::store::{Settings, Source, Spec};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A first value, and what the user's code does while it writes it.
+struct Value<F>(F);
+
+impl<F: FnOnce()> Source<Infallible> for Value<F> {
+    const FOREIGN: bool = true;
+
+    fn write(self, room: &mut [u8]) -> Result<(), TryError<Infallible>> {
+        (self.0)();
+        room.fill(7);
+        Ok(())
+    }
+}
+
+fn machinery(settings: Settings) -> Arc<Machinery> {
+    Machinery::make(Settings { store: Store::Sealed, ..settings }).unwrap()
+}
+
+fn make_with(machinery: &Arc<Machinery>, len: usize, meanwhile: impl FnOnce()) -> Result<Object, Error> {
+    let made = Object::make(Arc::clone(machinery), Spec::default(), len, Value(meanwhile));
+    made.map_err(|error| match error {
+        TryError::Failed(error) => error,
+        TryError::Closure(never) => match never {},
+    })
+}
+
+fn make(machinery: &Arc<Machinery>, len: usize) -> Object {
+    make_with(machinery, len, || ()).unwrap()
+}
+
+fn is_right(object: &Object) -> bool {
+    object.open().unwrap().bytes().iter().all(|&byte| byte == 7)
+}
+
+#[test]
+fn the_number_of_an_empty_cell_is_nobodys_epoch() {
+    let machinery = machinery(Settings::default());
+    assert!(!machinery.enclave.epochs().has(0));
+    let object = make(&machinery, 32);
+    let at = object.status().at_rest.unwrap().address - size_of::<u64>();
+    for (epoch, outcome) in [(0, Error::Tampered), (9, Error::Tampered), (u64::MAX, Error::Tampered)] {
+        // SAFETY: the epoch that stands before the envelope of a record of ours, which nobody reads meanwhile.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::with_exposed_provenance_mut::<u64>(at).write(epoch);
+        }
+        assert_eq!(object.open().err(), Some(outcome), "{epoch}");
+    }
+}
