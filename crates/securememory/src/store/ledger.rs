@@ -304,8 +304,8 @@ impl Ledger {
     }
 
     /// The epoch that seals now, and the seals under it.
-    pub(super) fn current(&self) -> (u64, u64) {
-        self.inner.lock().map_or((0, 0), |inner| (inner.epoch, inner.seals))
+    pub(super) fn current(&self) -> Result<(u64, u64), Error> {
+        self.inner.lock().map(|inner| (inner.epoch, inner.seals))
     }
 
     /// Secrets whose bytes are there.
@@ -391,7 +391,7 @@ impl Inner {
     /// The epoch that a seal may be made under now.
     fn seal_under(&self) -> Result<u64, Error> {
         match self.epoch {
-            0 => Err(Error::KeyLost),
+            0 => Err(Error::Purged),
             _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),
             epoch => Ok(epoch),
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::enclave::cipher::{Forged, NONCE};
-use crate::enclave::epoch::LIVE;
+use crate::enclave::epoch::{Changing, LIVE};
 use crate::enclave::{Binding, InHand};
 use crate::error::{Error, Outstanding};
 use crate::gate::Deadline;
@@ -113,12 +113,16 @@ impl Machinery {
             self.finish_refresh(self.settings.policy.wait)?;
         }
         self.install_key()?;
-        // Those that seal nothing any more.
-        self.retire_keys().map(drop)
+        // Those that seal nothing any more. The new key is in use, whatever comes of it.
+        let _ = self.retire_keys();
+        Ok(())
     }
 
     fn install_key(&self) -> Result<(), Error> {
-        let mut keys = self.enclave.epochs().freeze()?;
+        self.install_next(&mut self.enclave.epochs().freeze()?)
+    }
+
+    fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
         if !keys.has_room() {
             return Err(Error::Busy(Outstanding::default()));
         }
@@ -126,6 +130,7 @@ impl Machinery {
         match keys.install(hold) {
             Ok(epoch) => {
                 self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
+                self.turnover.pause.store(0, Ordering::Relaxed);
                 self.turnover.unfinished.store(true, Ordering::Release);
                 self.ledger.open_epoch(epoch)
             }
@@ -140,7 +145,7 @@ impl Machinery {
     #[allow(unsafe_code)]
     fn retire_keys(&self) -> Result<bool, Error> {
         let mut keys = self.enclave.epochs().freeze()?;
-        let (sealing, _) = self.ledger.current();
+        let (sealing, _) = self.ledger.current()?;
         let present = keys.newest().min(sealing);
         let mut last = true;
         for epoch in keys.newest().saturating_sub(LIVE as u64)..present {
@@ -192,8 +197,13 @@ impl Machinery {
     pub(super) fn after_seal(&self, seals: u64) {
         let due = seals >= self.settings.seals_max || self.is_key_old();
         if due || self.turnover.unfinished.load(Ordering::Relaxed) {
-            self.turn_over(due);
+            self.turn_over();
         }
+    }
+
+    /// Is the present key to be replaced?
+    fn is_key_due(&self) -> bool {
+        self.is_key_old() || self.ledger.current().is_ok_and(|(_, seals)| seals >= self.settings.seals_max)
     }
 
     #[inline]
@@ -205,8 +215,10 @@ impl Machinery {
     }
 
     #[cold]
-    fn turn_over(&self, due: bool) {
+    fn turn_over(&self) {
         let Some(_mover) = self.turnover.begin() else { return };
+        // Asked anew: another thread may have found the same key due, and replaced it.
+        let due = self.is_key_due();
         let pause = self.turnover.pause.load(Ordering::Relaxed);
         if due && pause > 0 {
             self.turnover.pause.store(pause - 1, Ordering::Relaxed);
@@ -253,12 +265,13 @@ impl Machinery {
         } else {
             keys.wipe_withdrawn(self.enclave.anchor());
         }
+        let installed = self.install_next(&mut keys);
         drop(keys);
         let paged = self.purge_paged();
         if !quiet {
             return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
         }
-        self.install_key().and(paged)
+        installed.and(paged)
     }
 
     /// How often all keys were purged.
@@ -302,7 +315,7 @@ impl Machinery {
     /// something is sealed.
     pub(crate) fn tend_keys(&self) -> Option<Duration> {
         if self.is_key_old() || self.turnover.unfinished.load(Ordering::Acquire) {
-            self.turn_over(self.is_key_old());
+            self.turn_over();
             return Some(if self.turnover.unfinished.load(Ordering::Acquire) {
                 NAP
             } else {
@@ -334,7 +347,7 @@ impl Machinery {
     fn move_batch(&self, most: usize, done: &mut Refreshed) -> Result<bool, Error> {
         let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
         let more = self.collect(objects.get_mut(..most).unwrap_or_default())?;
-        let present = self.ledger.current().0;
+        let present = self.ledger.current()?.0;
         for epoch in present.saturating_sub(LIVE as u64)..present {
             if self.enclave.epochs().has(epoch) {
                 self.move_from(epoch, present, &objects, done)?;

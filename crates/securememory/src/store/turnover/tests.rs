@@ -60,3 +60,42 @@ fn the_number_of_an_empty_cell_is_nobodys_epoch() {
         assert_eq!(object.open().err(), Some(outcome), "{epoch}");
     }
 }
+
+#[test]
+fn two_seals_that_find_the_same_key_due_replace_it_once() {
+    let machinery = machinery(Settings { seals_max: 10, ..Settings::default() });
+    let _objects: Vec<_> = (0..10).map(|_| make(&machinery, 32)).collect();
+    assert_eq!(machinery.status().epoch, 2);
+    machinery.after_seal(10);
+    assert_eq!(machinery.status().epoch, 2);
+}
+
+#[test]
+fn where_there_is_no_key_after_a_purge_seals_say_so() {
+    let machinery = machinery(Settings::default());
+    machinery.ledger.forget_epochs(2).unwrap();
+    assert_eq!(make_with(&machinery, 32, || ()).err(), Some(Error::Purged));
+    machinery.refresh().unwrap();
+    assert!(is_right(&make(&machinery, 32)));
+}
+
+#[test]
+fn an_account_that_cannot_be_read_is_not_an_empty_one() {
+    let machinery = machinery(Settings::default());
+    let _object = make(&machinery, 32);
+    machinery.refresh().unwrap();
+    thread::scope(|scope| {
+        let (send, locked) = mpsc::channel();
+        let machinery = &machinery;
+        scope.spawn(move || {
+            machinery.ledger.walk(|_| {
+                send.send(()).unwrap();
+                thread::sleep(SECOND + SECOND / 2);
+                false
+            })
+        });
+        locked.recv().unwrap();
+        assert_eq!(machinery.retire_keys(), Err(Error::LockTimeout(SECOND)));
+    });
+    assert_eq!(machinery.retire_keys(), Ok(false));
+}
