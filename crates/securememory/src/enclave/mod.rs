@@ -291,6 +291,11 @@ impl Enclave {
         if error == Error::KeyLost && !self.epochs.has(epoch) { self.without_key(epoch) } else { error }
     }
 
+    /// Is there a key of this epoch?
+    pub(crate) fn check_epoch(&self, epoch: u64) -> Result<(), Error> {
+        if self.epochs.has(epoch) { Ok(()) } else { Err(self.without_key(epoch)) }
+    }
+
     fn in_hand<'a>(&self, key: &'a [u8; KEY], hold: &'a KeyHold) -> InHand<'a> {
         InHand { cipher: self.cipher, key, confirmation: hold.confirmation() }
     }

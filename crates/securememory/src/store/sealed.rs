@@ -199,15 +199,15 @@ impl Sealed {
         }
         let size = Self::size(header.len)?;
         let (piece, epoch, seals) = self.take_record(header, size, wait)?;
-        // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the record, but whoever
-        // frees the old one waits for our window, which was open since before we look.
-        let version = match slot.open_window(wait) {
-            Ok(()) => match self.record.find(&header.gate) {
-                Some(current) => Ok(unsafe { (*current).version.wrapping_add(1) }),
-                None => Err(Error::Closed),
-            },
-            Err(error) => Err(error),
-        };
+        let version = slot.open_window(wait).and_then(|()| {
+            let current = self.find(header).ok_or(Error::Closed)?;
+            // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the record, but whoever
+            // frees the old one waits for our window, which was open since before we look.
+            let current = unsafe { current.as_ref() };
+            // What was purged stays so: after our epoch was chosen, or a purge could come in between.
+            machinery.enclave.check_epoch(current.epoch)?;
+            Ok(current.version.wrapping_add(1))
+        });
         let made = version.and_then(|version| {
             let binding = Binding { vault: machinery.id, secret: header.id, version, epoch };
             // SAFETY: taken for a record of this length, and nobody else has it.
@@ -245,15 +245,21 @@ impl Sealed {
     ) -> Result<(NonNull<u8>, u64, u64), Error> {
         let machinery = &*header.machinery;
         let deadline = Deadline::after(wait);
+        let mut swept = false;
         loop {
             match machinery.ledger.take_record(size) {
                 Ok(taken) => return Ok(taken),
                 Err(Taking::Failed(error)) => return Err(error),
                 Err(Taking::LimboFull) => {}
             }
-            if !machinery.sweep_limbo(deadline) {
+            // Others may have taken what was freed, or only keep places.
+            if swept && deadline.left().is_none() || !machinery.sweep_limbo(deadline) {
                 return Err(machinery.explain(Refusal::Late, header.id, deadline));
             }
+            if swept {
+                std::thread::yield_now();
+            }
+            swept = true;
         }
     }
 

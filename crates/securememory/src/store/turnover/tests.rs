@@ -99,3 +99,25 @@ fn an_account_that_cannot_be_read_is_not_an_empty_one() {
     });
     assert_eq!(machinery.retire_keys(), Ok(false));
 }
+
+#[test]
+fn a_change_begun_before_a_purge_does_not_bring_the_secret_back() {
+    let machinery = machinery(Settings::default());
+    let object = make(&machinery, 32);
+    let change = object.open_mut(SECOND).unwrap();
+    machinery.purge().unwrap();
+    assert_eq!(change.commit().err(), Some(Error::Purged));
+    assert_eq!(object.open().err(), Some(Error::Purged));
+}
+
+#[test]
+fn a_commit_that_finds_all_places_in_limbo_kept_ends_at_its_deadline() {
+    let policy = Policy::new().wait(Duration::from_millis(20));
+    let machinery = machinery(Settings { policy, ..Settings::default() });
+    let object = make(&machinery, 32);
+    while machinery.ledger.take_record(64).is_ok() {}
+    let (send, outcome) = mpsc::channel();
+    thread::spawn(move || send.send(object.open_mut(SECOND).unwrap().commit()));
+    let outcome = outcome.recv_timeout(10 * SECOND).unwrap();
+    assert!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
+}
