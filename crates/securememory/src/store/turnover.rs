@@ -31,6 +31,8 @@ use crate::store::sealed::{Draft, MOMENT, Record, Sealed, sealed_in};
 
 /// Records that are moved with one fetch of the keys.
 const BATCH: usize = 32;
+/// No more secrets are in a batch from here on: readers and forks wait for its window.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Records that a creation or a commit moves.
 const SMALL_BATCH: usize = 8;
 /// Places of the roll that are looked at under the ledger's lock at most.
@@ -353,12 +355,18 @@ impl Machinery {
                 self.move_from(epoch, present, &objects, done)?;
             }
         }
+        // A close that had no time for our window has left the end to us, and a record to the old key.
+        for header in objects.iter().flatten().map(Object::header) {
+            if header.gate.is_closed() && !header.gate.is_final() {
+                header.end_left();
+            }
+        }
         Ok(more)
     }
 
     /// Takes references to the next secrets of the roll. False: that was its end.
     fn collect(&self, objects: &mut [Option<Object>]) -> Result<bool, Error> {
-        let (mut places, mut looks) = (objects.iter_mut(), 0);
+        let (mut places, mut looks, mut bytes) = (objects.iter_mut(), 0, 0_usize);
         let mut place = places.next();
         self.ledger.walk(|piece| {
             // SAFETY: called under the ledger's lock, with a piece of the roll.
@@ -366,11 +374,12 @@ impl Machinery {
             if let Some(object) = unsafe { Object::upgrade(piece) }
                 && let Some(free) = place.take()
             {
+                bytes = bytes.saturating_add(object.len());
                 *free = Some(object);
                 place = places.next();
             }
             looks += 1;
-            place.is_some() && looks < LOOKS
+            place.is_some() && looks < LOOKS && bytes < BATCH_BYTES
         })
     }
 
@@ -419,7 +428,10 @@ impl Machinery {
             let (from, to) = ((old, &mut old_room.0), (present, &mut new_room.0));
             self.enclave.with_two_keys(thread, from, to, |old_key, new_key, room| {
                 for item in items.iter_mut().flatten() {
-                    move_one(item, old_key, new_key, room);
+                    if let Err(error) = move_one(item, old_key, new_key, room) {
+                        failure = Some(error);
+                        break;
+                    }
                 }
             })
         };
@@ -493,17 +505,20 @@ fn each(records: &[Option<Retired>], mut act: impl FnMut(Retired)) {
 
 /// Seals one record anew. `room` has space for its plaintext.
 #[allow(unsafe_code)]
-fn move_one(item: &mut Item<'_>, old_key: &InHand<'_>, new_key: &InHand<'_>, room: &mut [u8]) {
+fn move_one(
+    item: &mut Item<'_>,
+    old_key: &InHand<'_>,
+    new_key: &InHand<'_>,
+    room: &mut [u8],
+) -> Result<(), Error> {
     let header = item.object.header();
     // SAFETY: found by one who is signed in, and the window is still open.
     let sealed = unsafe { sealed_in(header, item.from.as_ptr()) };
     // SAFETY: taken for a record of this length, and nobody else has it.
     let draft = unsafe { Draft::new(item.to.at.cast(), header.len) };
-    let Some(room) = room.get_mut(..header.len) else { return };
+    let Some(room) = room.get_mut(..header.len) else { return Ok(()) };
     let mut nonce = [0; NONCE];
-    if os::fill_random(&mut nonce).is_err() {
-        return;
-    }
+    os::fill_random(&mut nonce)?;
     let binding = Binding { epoch: item.to.epoch, ..sealed.binding };
     match old_key.open(&sealed, room) {
         Ok(()) => {
@@ -520,6 +535,7 @@ fn move_one(item: &mut Item<'_>, old_key: &InHand<'_>, new_key: &InHand<'_>, roo
         // Another attempt has another replica.
         Err(Forged::Key) => {}
     }
+    Ok(())
 }
 
 /// A slot of the mover's, given back however that ends.

@@ -121,3 +121,27 @@ fn a_commit_that_finds_all_places_in_limbo_kept_ends_at_its_deadline() {
     let outcome = outcome.recv_timeout(10 * SECOND).unwrap();
     assert!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
 }
+
+#[test]
+fn a_batch_is_bounded_in_bytes() {
+    let machinery = machinery(Settings::default());
+    let objects: Vec<_> = (0..3).map(|_| make(&machinery, 1 << 20)).collect();
+    machinery.refresh().unwrap();
+    let mut done = Refreshed::default();
+    assert_eq!(machinery.move_batch(BATCH, &mut done), Ok(true));
+    assert_eq!(done.moved, 1);
+    assert_eq!(machinery.finish_refresh(10 * SECOND).unwrap().moved, 2);
+    assert!(objects.iter().all(is_right));
+}
+
+#[test]
+fn a_closed_secret_whose_end_nobody_has_come_to_keeps_no_key() {
+    let machinery = machinery(Settings::default());
+    let object = make(&machinery, 32);
+    // As a close without patience that met a mover's window.
+    object.header().gate.close();
+    machinery.refresh().unwrap();
+    machinery.finish_refresh(SECOND).unwrap();
+    assert!(object.header().gate.is_final());
+    assert_eq!((machinery.status().keys, machinery.status().secrets), (1, 0));
+}
