@@ -64,7 +64,7 @@ impl Sealed {
     /// Seals what `source` writes into scratch, as this version, into the body that was taken for it.
     pub(super) fn make<E, S: Source<E>>(
         machinery: &Machinery,
-        taken: &Taken,
+        taken: &mut Taken,
         policy: &Policy,
         (len, align, version): (usize, usize, u64),
         source: S,
@@ -81,6 +81,7 @@ impl Sealed {
         source.write(slot.bytes_mut())?;
         if S::FOREIGN {
             slot.check_canary(&machinery.canary)?;
+            machinery.ledger.choose_epoch(taken)?;
             slot.open_window(policy.wait)?;
         }
         let Taken { id: secret, epoch, .. } = *taken;

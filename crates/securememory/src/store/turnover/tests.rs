@@ -145,3 +145,24 @@ fn a_closed_secret_whose_end_nobody_has_come_to_keeps_no_key() {
     assert!(object.header().gate.is_final());
     assert_eq!((machinery.status().keys, machinery.status().secrets), (1, 0));
 }
+
+#[test]
+fn a_creation_whose_source_takes_long_keeps_no_key() {
+    let machinery = machinery(Settings::default());
+    let mut moved = Err(Error::Closed);
+    let object = make_with(&machinery, 32, || {
+        for _ in 0..2 * LIVE {
+            machinery.refresh().unwrap();
+        }
+        moved = machinery.finish_refresh(SECOND / 10);
+    })
+    .unwrap();
+    assert_eq!(moved, Ok(Refreshed::default()));
+    assert_eq!(object.status().epoch, 1 + 2 * LIVE as u64);
+    let purged = make_with(&machinery, 32, || machinery.purge().unwrap()).unwrap();
+    assert!(is_right(&purged));
+    assert_eq!(object.open().err(), Some(Error::Purged));
+    drop((object, purged));
+    machinery.refresh().unwrap();
+    assert_eq!((machinery.status().keys, machinery.status().secrets), (1, 0));
+}
