@@ -271,17 +271,16 @@ impl Ledger {
     /// Since that one was retired, all readers (of that secret) that were at work then have been seen to be done.
     #[allow(unsafe_code)]
     pub(super) unsafe fn sweep(&self, secret: Option<u64>, last: u64) {
-        let Ok(mut inner) = self.inner.lock() else { return };
-        for index in 0..LIMBO {
-            let Some((number, record)) = inner.limbo[index] else { continue };
-            if number <= last && secret.is_none_or(|secret| secret == record.secret) {
-                inner.limbo[index] = None;
-                // SAFETY: as the caller vouches.
-                unsafe {
-                    slab::overwrite(record.at, record.size);
-                    inner.give(Kind::Sealed, record.at, record.size, record.epoch);
-                }
-            }
+        let is_due = |&(number, record): &(u64, Retired)| {
+            number <= last && secret.is_none_or(|secret| secret == record.secret)
+        };
+        // One after the other, since a large one is not to be overwritten under the lock.
+        while let Ok(mut inner) = self.inner.lock() {
+            let place = inner.limbo.iter_mut().find(|place| place.as_ref().is_some_and(is_due));
+            let Some((_, record)) = place.and_then(Option::take) else { return };
+            drop(inner);
+            // SAFETY: as the caller vouches.
+            unsafe { self.free(&[record], 0) };
         }
     }
 
@@ -457,3 +456,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
