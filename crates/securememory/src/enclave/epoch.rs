@@ -14,7 +14,7 @@ use std::cell::UnsafeCell;
 
 use crate::enclave::hold::KeyHold;
 use crate::enclave::hold::anchor::Anchor;
-use crate::error::Error;
+use crate::error::{Error, Outstanding};
 use crate::locks::{Guard, Lock, Rank};
 use crate::sync::{self, AtomicU64};
 use std::sync::atomic::Ordering;
@@ -36,11 +36,17 @@ impl Number {
         Self(AtomicU64::new(epoch))
     }
 
-    /// For who is in its window: is it the key of this epoch, so that it stays until the window is closed?
+    /// For who is in its window: is it the key of this epoch, so that it stays until the window is closed? Of the epoch
+    /// zero, which a record that was tampered with may name, there is none: a cell without a key says zero.
     #[inline]
     pub(crate) fn is(&self, epoch: u64) -> bool {
         sync::total_order();
-        self.0.load(Ordering::SeqCst) == epoch
+        self.0.load(Ordering::SeqCst) == epoch && epoch != 0
+    }
+
+    /// Can nobody find a key here?
+    fn is_withdrawn(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 0
     }
 
     /// The key in the cell is complete, and can be found from now on.
@@ -64,12 +70,12 @@ struct Cell {
 /// All keys of a vault.
 pub(crate) struct Epochs {
     cells: [Cell; LIVE],
+    /// The newest epoch that there ever was; changed by whoever has the lock.
+    newest: AtomicU64,
     state: Lock<State>,
 }
 
 struct State {
-    /// The newest epoch that there ever was.
-    newest: u64,
     /// Why the last refresh that was due by itself was not made.
     refused: Option<Error>,
 }
@@ -86,7 +92,8 @@ impl Epochs {
         let mut cells = [cell(1), cell(0), cell(0), cell(0)];
         let [one, ..] = &mut cells;
         *one.hold.get_mut() = first.take();
-        Self { cells, state: Lock::new(Rank::Keys, State { newest: 1, refused: None }) }
+        let state = Lock::new(Rank::Keys, State { refused: None });
+        Self { cells, newest: AtomicU64::new(1), state }
     }
 
     fn cell(&self, epoch: u64) -> &Cell {
@@ -116,6 +123,11 @@ impl Epochs {
         self.cell(epoch).number.is(epoch)
     }
 
+    /// Was there ever a key of this epoch?
+    pub(crate) fn had(&self, epoch: u64) -> bool {
+        (1..=self.newest.load(Ordering::SeqCst)).contains(&epoch)
+    }
+
     /// Keeps others from changing keys, and lets all keys be looked at.
     pub(crate) fn freeze(&self) -> Result<Changing<'_>, Error> {
         Ok(Changing { epochs: self, state: self.state.lock()? })
@@ -136,7 +148,7 @@ pub(crate) struct Changing<'a> {
 impl Changing<'_> {
     /// The newest epoch that there ever was.
     pub(crate) fn newest(&self) -> u64 {
-        self.state.newest
+        self.epochs.newest.load(Ordering::SeqCst)
     }
 
     /// Epochs whose keys can be found, the oldest first.
@@ -171,18 +183,20 @@ impl Changing<'_> {
         self.key(self.newest() + 1).is_none()
     }
 
-    /// Puts the next epoch's key into its cell, which must be empty, and lets it be found. Gives the epoch.
+    /// Has the next epoch's key made, puts it into its cell, and lets it be found. Gives the epoch. Where the cell is not
+    /// empty, that is [`Error::Busy`].
     #[allow(unsafe_code)]
-    pub(crate) fn install(&mut self, hold: KeyHold) -> Result<u64, KeyHold> {
+    pub(crate) fn install(&mut self, make: impl FnOnce(u64) -> Result<KeyHold, Error>) -> Result<u64, Error> {
         if !self.has_room() {
-            return Err(hold);
+            return Err(Error::Busy(Outstanding::default()));
         }
         let epoch = self.newest() + 1;
+        let hold = make(epoch)?;
         let cell = self.epochs.cell(epoch);
         // SAFETY: empty, so nobody can have found it; and we have the lock.
         unsafe { *cell.hold.get() = Some(hold) };
+        self.epochs.newest.store(epoch, Ordering::SeqCst);
         cell.number.publish(epoch);
-        self.state.newest = epoch;
         self.state.refused = None;
         Ok(epoch)
     }
@@ -202,7 +216,7 @@ impl Changing<'_> {
     /// to be closed.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn destroy_withdrawn(&mut self, anchor: &Anchor) {
-        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is(0)) {
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
             // SAFETY: nobody finds it or uses it, as the caller vouches; and we have the lock.
             if let Some(mut hold) = unsafe { (*cell.hold.get()).take() } {
                 hold.destroy(anchor);
@@ -213,7 +227,7 @@ impl Changing<'_> {
     /// Wipes what of the withdrawn keys lies in memory and can be wiped under their users.
     #[allow(unsafe_code)]
     pub(crate) fn wipe_withdrawn(&self, anchor: &Anchor) {
-        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is(0)) {
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
             // SAFETY: as in `key`.
             if let Some(hold) = unsafe { (*cell.hold.get()).as_ref() } {
                 hold.wipe(anchor, || ());

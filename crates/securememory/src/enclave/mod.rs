@@ -272,15 +272,15 @@ impl Enclave {
         Ok(())
     }
 
-    /// A fresh key like the ones that there are, for the epoch after `newest`.
-    pub(crate) fn make_key(&self, newest: u64) -> Result<KeyHold, Error> {
+    /// A fresh key like the ones that there are, for this epoch.
+    pub(crate) fn make_key(&self, epoch: u64) -> Result<KeyHold, Error> {
         let wish = match self.used {
             HoldUsed::Pkey => Hold::Pkey,
             HoldUsed::Split => Hold::Split,
             HoldUsed::Secretmem => Hold::Secretmem,
             HoldUsed::Guarded => Hold::Guarded,
         };
-        let cell = epoch::cell_of(newest + 1);
+        let cell = epoch::cell_of(epoch);
         let levels = Levels { secretmem: Level::Off, ..self.levels };
         let (mut hold, _) = KeyHold::make(wish, Level::Require, self.cipher, &self.anchor, cell, levels)?;
         // A vault's promise to its secrets is for all its keys.
@@ -303,19 +303,28 @@ impl Enclave {
     #[allow(unsafe_code)]
     fn key(&self, epoch: u64) -> Result<&KeyHold, Error> {
         // SAFETY: called by what runs in a window only, and used no longer than that.
-        unsafe { self.epochs.key(epoch) }.ok_or_else(|| self.without_key())
+        unsafe { self.epochs.key(epoch) }.ok_or_else(|| self.without_key(epoch))
     }
 
-    /// Why a record's key is not there.
+    /// Why a record's key is not there. An epoch that never was is not what the record was made with.
     #[cold]
-    fn without_key(&self) -> Error {
-        if self.is_alive() { Error::Purged } else { Error::Forked }
+    fn without_key(&self, epoch: u64) -> Error {
+        match self.is_alive() {
+            false => Error::Forked,
+            true if self.epochs.had(epoch) => Error::Purged,
+            true => Error::Tampered,
+        }
     }
 
     /// What an error of a window means: a key that was lost in the middle of its use may have been purged.
     #[cold]
     fn explain(&self, error: Error, epoch: u64) -> Error {
-        if error == Error::KeyLost && !self.epochs.has(epoch) { self.without_key() } else { error }
+        if error == Error::KeyLost && !self.epochs.has(epoch) { self.without_key(epoch) } else { error }
+    }
+
+    /// Is there a key of this epoch?
+    pub(crate) fn check_epoch(&self, epoch: u64) -> Result<(), Error> {
+        if self.epochs.has(epoch) { Ok(()) } else { Err(self.without_key(epoch)) }
     }
 
     fn in_hand<'a>(&self, key: &'a [u8; KEY], hold: &'a KeyHold) -> InHand<'a> {
@@ -579,7 +588,8 @@ mod tests {
         let keys = epochs.freeze().unwrap();
         let hold = keys.key(1).unwrap();
         let KeyHold::Split(split) = hold else { panic!("split is asked for") };
-        let mut slot = machinery.scratch.take(registry::thread(), 1, 8, 8, false, Duration::ZERO).unwrap();
+        let mut slot =
+            machinery.scratch.take(registry::thread(), 1, 8, 8, false, Duration::from_secs(5)).unwrap();
         hold.fetch(anchor, 1, &mut slot).unwrap();
         for measured in [false, true] {
             assert!(split.lose_one());
@@ -618,7 +628,7 @@ mod tests {
             };
             let thread = registry::thread();
             let binding = Binding { vault: machinery.id, secret: 1, version: 0, epoch: 1 };
-            let mut slot = machinery.scratch.take(thread, 1, len, 16, false, Duration::ZERO).unwrap();
+            let mut slot = machinery.scratch.take(thread, 1, len, 16, false, Duration::from_secs(5)).unwrap();
             slot.bytes_mut().fill(9);
             // Both ways once unmeasured: first calls resolve symbols and detect the processor.
             for measured in [false, true] {

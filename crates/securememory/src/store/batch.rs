@@ -9,7 +9,7 @@ use crate::policy::Level;
 use crate::region::geometry;
 use crate::region::lease::Lease;
 use crate::registry;
-use crate::store::ledger::{Kind, Taken};
+use crate::store::ledger::{Choice, Kind, Taken};
 use crate::store::machinery::Machinery;
 use crate::store::object::{Body, Bytes, Header, Object, Shape, Spec};
 use crate::store::opened::Opened;
@@ -83,7 +83,7 @@ impl Machinery {
                 return Err(Error::Empty);
             }
             let size = Sealed::size(source.len())?;
-            let taken = self.ledger.take_secret(Kind::Sealed, size, None)?;
+            let taken = self.ledger.take_secret((Kind::Sealed, Choice::Now), size, None)?;
             let other = *epoch.get_or_insert(taken.epoch) != taken.epoch;
             *place = Some((taken, size));
             if other {
@@ -94,7 +94,10 @@ impl Machinery {
         let of_epoch = taking.taken.iter().flatten().filter(|(taken, _)| taken.epoch == epoch).count();
         let lock = policy.levels().lock == Level::Require;
         let thread = registry::thread();
-        let mut slot = Slot(self.scratch.take(thread, 0, 1, 1, lock, policy.wait)?);
+        // Where views must be locked, nothing is taken for which there would be no view.
+        let longest = batch.iter().map(|source| source.len()).max().unwrap_or(1);
+        let room = if lock { longest } else { 1 };
+        let mut slot = Slot(self.scratch.take(thread, 0, room, 1, lock, policy.wait)?);
         let mut failure = None;
         let sealed = self.enclave.with_key(thread, &mut slot.0, epoch, Check::Always, |key| {
             let mut nonces = Nonces::new();
@@ -240,12 +243,11 @@ impl Machinery {
         key: &mut Lease,
         openings: &mut [Option<Opening<'_>>; OPENS],
     ) -> Result<usize, Error> {
-        // SAFETY: found by one who is signed in, so it is not freed before the window is closed.
-        let found = |header: &Header| match header.body() {
-            Body::Sealed(sealed) => {
-                sealed.find(header).map(|record| unsafe { sealed_in(header, record.as_ptr()) })
-            }
-            Body::Paged(_) => None,
+        let found = |header: &Header| {
+            let Body::Sealed(sealed) = header.body() else { return None };
+            let record = sealed.find(header)?;
+            // SAFETY: found by one who is signed in, so it is not freed before the window is closed.
+            Some(unsafe { sealed_in(header, record.as_ptr()) })
         };
         let mut sealed = [const { None }; OPENS];
         let (mut epoch, mut count) = (None, 0);

@@ -85,12 +85,13 @@ impl Buffer {
         self.lease.check_canary(&self.machinery.canary)?;
         let spec = Spec { position: Some(position), ..Spec::default() };
         let bytes = self.lease.bytes().get(..self.filled).unwrap_or_default();
-        Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes)).map_err(
-            |error| match error {
-                TryError::Failed(error) => error,
-                TryError::Closure(never) => match never {},
-            },
-        )
+        let made = Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes));
+        let made = made.map_err(|error| match error {
+            TryError::Failed(error) => error,
+            TryError::Closure(never) => match never {},
+        })?;
+        // One that came while we were at it: the seal may be under the next key.
+        if self.purges == self.machinery.purges() { Ok(made) } else { Err(Error::Purged) }
     }
 
     /// What was written before a purge is gone with what was sealed before it.
@@ -139,6 +140,17 @@ mod tests {
         assert_eq!(buffer.seal(position).err(), Some(Error::Revoked));
         drop(buffer);
         assert_eq!(machinery.holders(7).views(), 0);
+    }
+
+    #[test]
+    fn what_was_written_before_a_purge_is_not_sealed_under_the_next_key() {
+        let machinery = Machinery::make(Settings::default()).unwrap();
+        let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
+        buffer.push(b"sixteen bytes ok").unwrap();
+        machinery.purge().unwrap();
+        let position = Position { stream: 7, index: 0, last: true };
+        // As where the purge comes after `seal` has looked for one.
+        assert_eq!(buffer.seal_filled(position).err(), Some(Error::Purged));
     }
 
     #[test]

@@ -38,7 +38,7 @@ struct Inner {
     last_id: u64,
     /// The epoch of the key that seals; zero where there is none.
     epoch: u64,
-    /// Records of epochs before this one are counted no more: their keys were purged.
+    /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has one.
     oldest: u64,
     /// Records of each live epoch.
     records: [u64; LIVE],
@@ -67,21 +67,31 @@ pub(super) struct Retired {
 unsafe impl Send for Retired {}
 
 /// The pieces of a new secret.
+#[derive(Clone, Copy)]
 pub(super) struct Taken {
     pub(super) id: u64,
     pub(super) header: NonNull<u8>,
     pub(super) body: NonNull<u8>,
-    /// Of a sealed secret's key.
+    /// Of a sealed secret's key; zero where that is not chosen yet, or there is none.
     pub(super) epoch: u64,
     /// Seals under that key so far.
     pub(super) seals: u64,
 }
 
 /// What a new secret keeps its bytes in.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Sealed,
     Paged,
+}
+
+/// When the epoch of a new secret is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    Now,
+    /// By [`Ledger::choose_epoch`], when its bytes are there. Code of the user's may take any time to write them, and must
+    /// not keep a key alive meanwhile.
+    Later,
 }
 
 impl Ledger {
@@ -95,7 +105,7 @@ impl Ledger {
             paged: 0,
             last_id: 0,
             epoch: 0,
-            oldest: 0,
+            oldest: 1,
             records: [0; LIVE],
             seals: 0,
             most_seals,
@@ -116,7 +126,12 @@ impl Ledger {
     /// The pieces of a new secret, with any content but for the header's count of references, which is zero. `id`: the
     /// one that it is to have, or a new one.
     #[allow(unsafe_code)]
-    pub(super) fn take_secret(&self, kind: Kind, size: usize, id: Option<u64>) -> Result<Taken, Error> {
+    pub(super) fn take_secret(
+        &self,
+        (kind, choice): (Kind, Choice),
+        size: usize,
+        id: Option<u64>,
+    ) -> Result<Taken, Error> {
         let large = if slab::is_large(size) { Some(slab::take_large(size)?) } else { None };
         let free_large = || {
             if let Some(piece) = large {
@@ -125,7 +140,17 @@ impl Ledger {
             }
         };
         let mut inner = self.inner.lock().inspect_err(|_| free_large())?;
-        inner.take_secret(kind, size, id, large).inspect_err(|_| free_large())
+        inner.take_secret((kind, choice), size, id, large).inspect_err(|_| free_large())
+    }
+
+    /// Chooses the epoch that a new secret is sealed under, if that was left for later.
+    pub(super) fn choose_epoch(&self, taken: &mut Taken) -> Result<(), Error> {
+        let mut inner = self.inner.lock()?;
+        if taken.epoch == 0 {
+            taken.epoch = inner.seal_under()?;
+            taken.seals = inner.count_seal(taken.epoch);
+        }
+        Ok(())
     }
 
     /// Takes back what [`Self::take_secret`] gave, with nothing made of it.
@@ -246,17 +271,16 @@ impl Ledger {
     /// Since that one was retired, all readers (of that secret) that were at work then have been seen to be done.
     #[allow(unsafe_code)]
     pub(super) unsafe fn sweep(&self, secret: Option<u64>, last: u64) {
-        let Ok(mut inner) = self.inner.lock() else { return };
-        for index in 0..LIMBO {
-            let Some((number, record)) = inner.limbo[index] else { continue };
-            if number <= last && secret.is_none_or(|secret| secret == record.secret) {
-                inner.limbo[index] = None;
-                // SAFETY: as the caller vouches.
-                unsafe {
-                    slab::overwrite(record.at, record.size);
-                    inner.give(Kind::Sealed, record.at, record.size, record.epoch);
-                }
-            }
+        let is_due = |&(number, record): &(u64, Retired)| {
+            number <= last && secret.is_none_or(|secret| secret == record.secret)
+        };
+        // One after the other, since a large one is not to be overwritten under the lock.
+        while let Ok(mut inner) = self.inner.lock() {
+            let place = inner.limbo.iter_mut().find(|place| place.as_ref().is_some_and(is_due));
+            let Some((_, record)) = place.and_then(Option::take) else { return };
+            drop(inner);
+            // SAFETY: as the caller vouches.
+            unsafe { self.free(&[record], 0) };
         }
     }
 
@@ -304,8 +328,8 @@ impl Ledger {
     }
 
     /// The epoch that seals now, and the seals under it.
-    pub(super) fn current(&self) -> (u64, u64) {
-        self.inner.lock().map_or((0, 0), |inner| (inner.epoch, inner.seals))
+    pub(super) fn current(&self) -> Result<(u64, u64), Error> {
+        self.inner.lock().map(|inner| (inner.epoch, inner.seals))
     }
 
     /// Secrets whose bytes are there.
@@ -355,12 +379,13 @@ impl From<Error> for Taking {
 impl Inner {
     fn take_secret(
         &mut self,
-        kind: Kind,
+        (kind, choice): (Kind, Choice),
         size: usize,
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
-        let epoch = if kind == Kind::Sealed { self.seal_under()? } else { 0 };
+        let seals = kind == Kind::Sealed && choice == Choice::Now;
+        let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
         let body = match large.map_or_else(|| self.pieces.take(size), Ok) {
             Ok(body) => body,
@@ -379,7 +404,7 @@ impl Inner {
             self.last_id += 1;
             self.last_id
         });
-        let seals = if kind == Kind::Sealed { self.count_seal(epoch) } else { 0 };
+        let seals = if seals { self.count_seal(epoch) } else { 0 };
         Ok(Taken { id, header, body, epoch, seals })
     }
 
@@ -391,7 +416,7 @@ impl Inner {
     /// The epoch that a seal may be made under now.
     fn seal_under(&self) -> Result<u64, Error> {
         match self.epoch {
-            0 => Err(Error::KeyLost),
+            0 => Err(Error::Purged),
             _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),
             epoch => Ok(epoch),
         }
@@ -431,3 +456,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

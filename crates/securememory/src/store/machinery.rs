@@ -227,7 +227,7 @@ impl Machinery {
     pub(crate) fn status(&self) -> VaultStatus {
         let (scratch_slots, scratch_unlocked) = self.scratch.counts();
         let keys = self.enclave.keys();
-        let (epoch, seals) = self.ledger.current();
+        let (epoch, seals) = self.ledger.current().unwrap_or_default();
         VaultStatus {
             id: self.id,
             hold: self.enclave.used(),

@@ -14,7 +14,7 @@ use crate::policy::{OnClose, Policy, Store};
 use crate::region::{bytes, geometry};
 use crate::registry::{self, READER, WRITER};
 use crate::status::{AtRest, Status};
-use crate::store::ledger::{Kind, Ledger, Retired, Taken};
+use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
@@ -236,14 +236,14 @@ impl Source<Infallible> for Bytes<'_> {
 /// The pieces of a secret in the making: given back unless it is made, also where the source panics.
 struct Pieces<'a> {
     ledger: &'a Ledger,
-    taken: &'a Taken,
+    taken: Taken,
     kind: Kind,
     size: usize,
 }
 
 impl Pieces<'_> {
-    fn keep(self) {
-        let _ = std::mem::ManuallyDrop::new(self);
+    fn keep(self) -> Taken {
+        std::mem::ManuallyDrop::new(self).taken
     }
 }
 
@@ -251,7 +251,7 @@ impl Drop for Pieces<'_> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         // SAFETY: of no secret: whoever made one has called `keep`.
-        unsafe { self.ledger.untake(self.kind, self.taken, self.size) };
+        unsafe { self.ledger.untake(self.kind, &self.taken, self.size) };
     }
 }
 
@@ -278,11 +278,11 @@ impl Object {
     /// Makes a secret of `len` bytes that `source` writes, in protected memory. On an error everything that
     /// it has written is wiped.
     #[allow(unsafe_code)]
-    pub(crate) fn make<E>(
+    pub(crate) fn make<E, S: Source<E>>(
         machinery: Arc<Machinery>,
         mut spec: Spec,
         len: usize,
-        source: impl Source<E>,
+        source: S,
     ) -> Result<Self, TryError<E>> {
         let page = crate::os::page_size();
         if len == 0 {
@@ -315,15 +315,17 @@ impl Object {
         // The label is taken, not copied: a copy would end the process where there is no memory.
         let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
         let size = if kind == Kind::Sealed { Sealed::size(len)? } else { Paged::SIZE };
-        let taken =
-            machinery.ledger.take_secret(kind, size, spec.position.map(|position| position.stream))?;
-        let pieces = Pieces { ledger: &machinery.ledger, taken: &taken, kind, size };
+        let choice = if S::FOREIGN { Choice::Later } else { Choice::Now };
+        let id = spec.position.map(|position| position.stream);
+        let taken = machinery.ledger.take_secret((kind, choice), size, id)?;
+        let mut pieces = Pieces { ledger: &machinery.ledger, taken, kind, size };
         let version = spec.position.map_or(0, Position::version);
+        let taken = &mut pieces.taken;
         let record = match kind {
-            Kind::Sealed => Sealed::make(&machinery, &taken, policy, (len, align, version), source)?,
-            Kind::Paged => Paged::make(&machinery, &taken, policy, (len, align), source)?.cast(),
+            Kind::Sealed => Sealed::make(&machinery, taken, policy, (len, align, version), source)?,
+            Kind::Paged => Paged::make(&machinery, taken, policy, (len, align), source)?.cast(),
         };
-        pieces.keep();
+        let taken = pieces.keep();
         let shape = Shape { kind, len, align, may_linger, extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };

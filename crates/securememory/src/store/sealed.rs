@@ -64,37 +64,50 @@ impl Sealed {
     /// Seals what `source` writes into scratch, as this version, into the body that was taken for it.
     pub(super) fn make<E, S: Source<E>>(
         machinery: &Machinery,
-        taken: &Taken,
+        taken: &mut Taken,
         policy: &Policy,
         (len, align, version): (usize, usize, u64),
         source: S,
     ) -> Result<*mut Record, TryError<E>> {
         let thread = registry::thread();
         let lock = policy.levels().lock == Level::Require;
-        // What lies somewhere is sealed from there; scratch is for the key alone then.
-        let (room, align) = if source.bytes().is_some() { (1, 1) } else { (len, align) };
+        // What lies somewhere already is sealed from there; scratch is for the key alone then. But where views must be
+        // locked, nothing is taken for which there would be no view.
+        let (room, align) = if source.bytes().is_some() && !lock { (1, 1) } else { (len, align) };
         let mut scrap = Scrap(machinery.scratch.take(thread, taken.id, room, align, lock, policy.wait)?);
         let slot = &mut scrap.0;
+        if let Some(bytes) = source.bytes() {
+            return Ok(Self::seal_draft(machinery, taken, slot, version, Some(bytes))?);
+        }
+        if S::FOREIGN {
+            slot.close_window();
+            slot.write_canary(&machinery.canary);
+        }
+        source.write(slot.bytes_mut())?;
+        if S::FOREIGN {
+            slot.check_canary(&machinery.canary)?;
+            machinery.ledger.choose_epoch(taken)?;
+            slot.open_window(policy.wait)?;
+        }
+        Ok(Self::seal_draft(machinery, taken, slot, version, None)?)
+    }
+
+    /// Seals what lies in the slot, or elsewhere, into the body.
+    fn seal_draft(
+        machinery: &Machinery,
+        taken: &Taken,
+        slot: &mut Lease,
+        version: u64,
+        elsewhere: Option<&[u8]>,
+    ) -> Result<*mut Record, Error> {
         let Taken { id: secret, epoch, .. } = *taken;
         let binding = Binding { vault: machinery.id, secret, version, epoch };
         let record = taken.body.cast::<Record>();
+        let len = elsewhere.map_or(slot.len(), <[u8]>::len);
         // SAFETY: the body was taken for a record of this length, and nobody else has it.
         #[allow(unsafe_code)]
         let draft = unsafe { Draft::new(record, len) };
-        let envelope = if let Some(bytes) = source.bytes() {
-            machinery.enclave.seal(thread, slot, binding, Some(bytes), draft.room)?
-        } else {
-            if S::FOREIGN {
-                slot.close_window();
-                slot.write_canary(&machinery.canary);
-            }
-            source.write(slot.bytes_mut())?;
-            if S::FOREIGN {
-                slot.check_canary(&machinery.canary)?;
-                slot.open_window(policy.wait)?;
-            }
-            machinery.enclave.seal(thread, slot, binding, None, draft.room)?
-        };
+        let envelope = machinery.enclave.seal(registry::thread(), slot, binding, elsewhere, draft.room)?;
         draft.complete(binding, envelope);
         Ok(record.as_ptr())
     }
@@ -204,15 +217,15 @@ impl Sealed {
         }
         let size = Self::size(header.len)?;
         let (piece, epoch, seals) = self.take_record(header, size, wait)?;
-        // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the record, but whoever
-        // frees the old one waits for our window, which was open since before we look.
-        let version = match slot.open_window(wait) {
-            Ok(()) => match self.record.find(&header.gate) {
-                Some(current) => Ok(unsafe { (*current).version.wrapping_add(1) }),
-                None => Err(Error::Closed),
-            },
-            Err(error) => Err(error),
-        };
+        let version = slot.open_window(wait).and_then(|()| {
+            let current = self.find(header).ok_or(Error::Closed)?;
+            // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the record, but whoever
+            // frees the old one waits for our window, which was open since before we look.
+            let current = unsafe { current.as_ref() };
+            // What was purged stays so: after our epoch was chosen, or a purge could come in between.
+            machinery.enclave.check_epoch(current.epoch)?;
+            Ok(current.version.wrapping_add(1))
+        });
         let made = version.and_then(|version| {
             let binding = Binding { vault: machinery.id, secret: header.id, version, epoch };
             // SAFETY: taken for a record of this length, and nobody else has it.
@@ -229,8 +242,8 @@ impl Sealed {
         }
         if let Some(old) = NonNull::new(self.record.replace(piece.cast().as_ptr())) {
             // SAFETY: it is not freed before that is done here.
-            let old =
-                Retired { secret: header.id, at: old.cast(), size, epoch: unsafe { old.as_ref().epoch } };
+            let epoch = unsafe { old.as_ref() }.epoch;
+            let old = Retired { secret: header.id, at: old.cast(), size, epoch };
             if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
                 // SAFETY: no reader is left that could have loaded the old pointer.
                 unsafe { machinery.ledger.free(&[old], 1) };
@@ -250,15 +263,21 @@ impl Sealed {
     ) -> Result<(NonNull<u8>, u64, u64), Error> {
         let machinery = &*header.machinery;
         let deadline = Deadline::after(wait);
+        let mut swept = false;
         loop {
             match machinery.ledger.take_record(size) {
                 Ok(taken) => return Ok(taken),
                 Err(Taking::Failed(error)) => return Err(error),
                 Err(Taking::LimboFull) => {}
             }
-            if !machinery.sweep_limbo(deadline) {
+            // Others may have taken what was freed, or only keep places.
+            if swept && deadline.left().is_none() || !machinery.sweep_limbo(deadline) {
                 return Err(machinery.explain(Refusal::Late, header.id, deadline));
             }
+            if swept {
+                std::thread::yield_now();
+            }
+            swept = true;
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::enclave::cipher::Forged;
-use crate::enclave::epoch::LIVE;
+use crate::enclave::epoch::{Changing, LIVE};
 use crate::enclave::{Binding, InHand, Nonces};
 use crate::error::{Error, Outstanding};
 use crate::gate::Deadline;
@@ -31,6 +31,8 @@ use crate::store::sealed::{Draft, MOMENT, Record, Sealed, sealed_in};
 
 /// Records that are moved with one fetch of the keys.
 const BATCH: usize = 32;
+/// No more secrets are in a batch from here on: readers and forks wait for its window.
+const BATCH_BYTES: usize = 256 * 1024;
 /// Records that a creation or a commit moves.
 const SMALL_BATCH: usize = 8;
 /// Places of the roll that are looked at under the ledger's lock at most.
@@ -115,37 +117,31 @@ impl Machinery {
             self.finish_refresh(self.settings.policy.wait)?;
         }
         self.install_key()?;
-        // Those that seal nothing any more.
-        self.retire_keys().map(drop)
+        // Those that seal nothing any more. The new key is in use, whatever comes of it.
+        let _ = self.retire_keys();
+        Ok(())
     }
 
     fn install_key(&self) -> Result<(), Error> {
-        let mut keys = self.enclave.epochs().freeze()?;
-        if !keys.has_room() {
-            return Err(Error::Busy(Outstanding::default()));
+        self.install_next(&mut self.enclave.epochs().freeze()?)
+    }
+
+    fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
+        let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
+        self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
+        self.turnover.pause.store(0, Ordering::Relaxed);
+        self.turnover.unfinished.store(true, Ordering::Release);
+        if self.settings.janitor {
+            self.lingering.wake_janitor();
         }
-        let hold = self.enclave.make_key(keys.newest())?;
-        match keys.install(hold) {
-            Ok(epoch) => {
-                self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
-                self.turnover.unfinished.store(true, Ordering::Release);
-                if self.settings.janitor {
-                    self.lingering.wake_janitor();
-                }
-                self.ledger.open_epoch(epoch)
-            }
-            Err(mut hold) => {
-                hold.destroy(self.enclave.anchor());
-                Err(Error::Busy(Outstanding::default()))
-            }
-        }
+        self.ledger.open_epoch(epoch)
     }
 
     /// Destroys older keys that have no records any more. Says whether the present one is the only one left.
     #[allow(unsafe_code)]
     fn retire_keys(&self) -> Result<bool, Error> {
         let mut keys = self.enclave.epochs().freeze()?;
-        let (sealing, _) = self.ledger.current();
+        let (sealing, _) = self.ledger.current()?;
         let present = keys.newest().min(sealing);
         let mut last = true;
         for epoch in keys.newest().saturating_sub(LIVE as u64)..present {
@@ -197,8 +193,13 @@ impl Machinery {
     pub(super) fn after_seal(&self, seals: u64) {
         let due = seals >= self.settings.seals_max || self.is_key_old();
         if due || self.turnover.unfinished.load(Ordering::Relaxed) {
-            self.turn_over(due);
+            self.turn_over();
         }
+    }
+
+    /// Is the present key to be replaced?
+    fn is_key_due(&self) -> bool {
+        self.is_key_old() || self.ledger.current().is_ok_and(|(_, seals)| seals >= self.settings.seals_max)
     }
 
     #[inline]
@@ -210,8 +211,10 @@ impl Machinery {
     }
 
     #[cold]
-    fn turn_over(&self, due: bool) {
+    fn turn_over(&self) {
         let Some(_mover) = self.turnover.begin() else { return };
+        // Asked anew: another thread may have found the same key due, and replaced it.
+        let due = self.is_key_due();
         let pause = self.turnover.pause.load(Ordering::Relaxed);
         if due && pause > 0 {
             self.turnover.pause.store(pause - 1, Ordering::Relaxed);
@@ -258,12 +261,13 @@ impl Machinery {
         } else {
             keys.wipe_withdrawn(self.enclave.anchor());
         }
+        let installed = self.install_next(&mut keys);
         drop(keys);
         let paged = self.purge_paged();
         if !quiet {
             return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
         }
-        self.install_key().and(paged)
+        installed.and(paged)
     }
 
     /// How often all keys were purged.
@@ -306,9 +310,8 @@ impl Machinery {
     /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before it
     /// is woken.
     pub(crate) fn tend_keys(&self) -> Option<Duration> {
-        let due = self.is_key_old();
-        if due || self.turnover.unfinished.load(Ordering::Acquire) {
-            self.turn_over(due);
+        if self.is_key_old() || self.turnover.unfinished.load(Ordering::Acquire) {
+            self.turn_over();
         }
         if self.turnover.unfinished.load(Ordering::Acquire) {
             // Others, and what waits for them, should get a word in.
@@ -338,10 +341,16 @@ impl Machinery {
     fn move_batch(&self, most: usize, done: &mut Refreshed) -> Result<bool, Error> {
         let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
         let more = self.collect(objects.get_mut(..most).unwrap_or_default())?;
-        let present = self.ledger.current().0;
+        let present = self.ledger.current()?.0;
         for epoch in present.saturating_sub(LIVE as u64)..present {
             if self.enclave.epochs().has(epoch) {
                 self.move_from(epoch, present, &objects, done)?;
+            }
+        }
+        // A close that had no time for our window has left the end to us, and a record to the old key.
+        for header in objects.iter().flatten().map(Object::header) {
+            if header.gate.is_closed() && !header.gate.is_final() {
+                header.end_left();
             }
         }
         Ok(more)
@@ -349,7 +358,7 @@ impl Machinery {
 
     /// Takes references to the next secrets of the roll. False: that was its end.
     fn collect(&self, objects: &mut [Option<Object>]) -> Result<bool, Error> {
-        let (mut places, mut looks) = (objects.iter_mut(), 0);
+        let (mut places, mut looks, mut bytes) = (objects.iter_mut(), 0, 0_usize);
         let mut place = places.next();
         self.ledger.walk(|piece| {
             // SAFETY: called under the ledger's lock, with a piece of the roll.
@@ -357,11 +366,12 @@ impl Machinery {
             if let Some(object) = unsafe { Object::upgrade(piece) }
                 && let Some(free) = place.take()
             {
+                bytes = bytes.saturating_add(object.len());
                 *free = Some(object);
                 place = places.next();
             }
             looks += 1;
-            place.is_some() && looks < LOOKS
+            place.is_some() && looks < LOOKS && bytes < BATCH_BYTES
         })
     }
 
@@ -411,7 +421,10 @@ impl Machinery {
             self.enclave.with_two_keys(thread, from, to, |old_key, new_key, room| {
                 let mut nonces = Nonces::new();
                 for item in items.iter_mut().flatten() {
-                    move_one(item, old_key, new_key, &mut nonces, room);
+                    if let Err(error) = move_one(item, old_key, new_key, &mut nonces, room) {
+                        failure = Some(error);
+                        break;
+                    }
                 }
             })
         };
@@ -491,14 +504,14 @@ fn move_one(
     new_key: &InHand<'_>,
     nonces: &mut Nonces,
     room: &mut [u8],
-) {
+) -> Result<(), Error> {
     let header = item.object.header();
     // SAFETY: found by one who is signed in, and the window is still open.
     let sealed = unsafe { sealed_in(header, item.from.as_ptr()) };
     // SAFETY: taken for a record of this length, and nobody else has it.
     let draft = unsafe { Draft::new(item.to.at.cast(), header.len) };
-    let Some(room) = room.get_mut(..header.len) else { return };
-    let Ok(nonce) = nonces.draw() else { return };
+    let Some(room) = room.get_mut(..header.len) else { return Ok(()) };
+    let nonce = nonces.draw()?;
     let binding = Binding { epoch: item.to.epoch, ..sealed.binding };
     match old_key.open(&sealed, room) {
         Ok(()) => {
@@ -508,13 +521,14 @@ fn move_one(
             }
         }
         Err(Forged::Data) => {
-            draft.room.write_copy_of_slice(sealed.ciphertext);
+            draft.room.iter_mut().zip(sealed.ciphertext).for_each(|(to, from)| _ = to.write(*from));
             draft.complete(binding, *sealed.envelope);
             (item.made, item.damaged) = (true, true);
         }
         // Another attempt has another replica.
         Err(Forged::Key) => {}
     }
+    Ok(())
 }
 
 /// A slot of the mover's, given back however that ends.
@@ -525,3 +539,6 @@ impl Drop for Room {
         self.0.vacate();
     }
 }
+
+#[cfg(test)]
+mod tests;
