@@ -185,6 +185,7 @@ impl Changing<'_> {
 
     /// Puts the next epoch's key into its cell, which must be empty, and lets it be found. Gives the epoch.
     #[allow(unsafe_code)]
+    #[allow(clippy::result_large_err, reason = "what was not taken is given back")]
     pub(crate) fn install(&mut self, hold: KeyHold) -> Result<u64, KeyHold> {
         if !self.has_room() {
             return Err(hold);

@@ -225,8 +225,8 @@ impl Sealed {
         }
         if let Some(old) = NonNull::new(self.record.replace(piece.cast().as_ptr())) {
             // SAFETY: it is not freed before that is done here.
-            let old =
-                Retired { secret: header.id, at: old.cast(), size, epoch: unsafe { old.as_ref().epoch } };
+            let epoch = unsafe { old.as_ref().epoch };
+            let old = Retired { secret: header.id, at: old.cast(), size, epoch };
             if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
                 // SAFETY: no reader is left that could have loaded the old pointer.
                 unsafe { machinery.ledger.free(&[old], 1) };

@@ -528,7 +528,9 @@ fn move_one(
             }
         }
         Err(Forged::Data) => {
-            draft.room.write_copy_of_slice(sealed.ciphertext);
+            for (to, from) in draft.room.iter_mut().zip(sealed.ciphertext) {
+                to.write(*from);
+            }
             draft.complete(binding, *sealed.envelope);
             (item.made, item.damaged) = (true, true);
         }
