@@ -43,7 +43,8 @@ fn is_right(store: &str, hold: &str) {
     if hold != "auto" {
         assert_eq!(report["hold"], hold);
     }
-    for kind in ["read", "keep", "nest", "lend", "receive", "write", "replace", "create", "close", "fork"] {
+    let kinds = ["read", "keep", "nest", "lend", "receive", "write", "replace", "create", "close", "fork"];
+    for kind in kinds.into_iter().chain(["refresh", "purge"]) {
         assert!(report["by_kind"][kind]["done"].as_u64().unwrap() > 0, "no {kind}: {report:#}");
     }
     // The threads were in each other's way: otherwise it shows little.
