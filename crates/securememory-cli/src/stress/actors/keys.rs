@@ -60,10 +60,15 @@ impl Actor<'_> {
                 |secret| secret.view_mut().err(),
                 |secret| secret.owned_view().err(),
             ];
-            for error in calls.map(|call| call(&entry.secret)) {
-                if error != Some(gone) {
-                    let number = entry.facts.number;
-                    return Err(self.unexpected(format!("secret {number} after a purge: {error:?}")));
+            for outcome in calls.map(|call| call(&entry.secret)) {
+                match outcome {
+                    Some(error) if error == gone => {}
+                    // A fork under way may be waited for before anything is looked at.
+                    Some(error) => return Err(self.stop(&entry.facts, error, "opening after a purge")),
+                    None => {
+                        let number = entry.facts.number;
+                        return Err(self.unexpected(format!("secret {number} was opened after a purge")));
+                    }
                 }
             }
         }
