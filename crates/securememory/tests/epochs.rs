@@ -809,3 +809,108 @@ fn a_child_has_no_part_in_its_parents_epochs() {
         });
     });
 }
+
+// ---- windows that are long ----
+
+/// While it lives, what this thread does with a key in hand takes so long.
+fn be_slow(duration: Duration) -> [inject::Injection; 3] {
+    [Call::Pread, Call::Mprotect, Call::Getrandom]
+        .map(|call| inject::fail(call, Plan::DelayEach { duration }))
+}
+
+#[test]
+fn readers_writers_and_movers_that_are_held_up_lose_nothing() {
+    case("readers_writers_and_movers_that_are_held_up_lose_nothing").run(|| {
+        for hold in [Hold::Split, Hold::Guarded] {
+            for slow in ["reader", "writer", "mover"] {
+                let vault = builder(hold).policy(Policy::new().wait(20 * SECOND)).build().unwrap();
+                let counter = vault.secret().from_bytes(&mut count_to_bytes(0)).unwrap();
+                let others = make_many(&vault, 40);
+                let stop = AtomicBool::new(false);
+                let on = || !stop.load(Ordering::Relaxed);
+                let slowly = |role| (role == slow).then(|| be_slow(Duration::from_millis(3)));
+                let counted = std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let _slow = slowly("reader");
+                        let mut least = 0;
+                        while on() {
+                            let count = bytes_to_count(&counter.view().unwrap());
+                            assert!(count >= least);
+                            least = count;
+                        }
+                    });
+                    let writer = scope.spawn(|| {
+                        let _slow = slowly("writer");
+                        let mut counted = 0;
+                        while on() {
+                            let mut change = counter.view_mut().unwrap();
+                            let count = bytes_to_count(&change) + 1;
+                            change.copy_from_slice(&count_to_bytes(count));
+                            change.commit().unwrap();
+                            counted += 1;
+                        }
+                        counted
+                    });
+                    let mover = scope.spawn(|| {
+                        let _slow = slowly("mover");
+                        let mut refreshes = 0;
+                        while on() {
+                            vault.refresh().unwrap();
+                            vault.finish_refresh(LONG).unwrap();
+                            refreshes += 1;
+                        }
+                        refreshes
+                    });
+                    std::thread::sleep(SECOND);
+                    stop.store(true, Ordering::Relaxed);
+                    println!("{hold:?}, slow {slow}: {} refreshes", mover.join().unwrap());
+                    writer.join().unwrap()
+                });
+                assert_eq!(bytes_to_count(&counter.view().unwrap()), counted);
+                assert!(counted > 1);
+                assert_right(&others);
+                vault.finish_refresh(LONG).unwrap();
+                assert_eq!(vault.status().keys, 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_purge_that_cannot_wait_for_a_reader_says_so_and_has_purged() {
+    case("a_purge_that_cannot_wait_for_a_reader_says_so_and_has_purged").run(|| {
+        for hold in [Hold::Split, Hold::Guarded] {
+            let wait = Duration::from_millis(20);
+            let vault = builder(hold).policy(Policy::new().wait(wait)).build().unwrap();
+            let secrets = make_many(&vault, 10);
+            let one_key = (share_files().len(), vault.status().locked_bytes);
+            let reading = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let _slow = be_slow(SECOND);
+                    reading.store(true, Ordering::Release);
+                    secrets[3].view().map(|view| assert_eq!(*view, *value(3, view.len())))
+                });
+                while !reading.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(100));
+                let began = Instant::now();
+                assert!(matches!(vault.purge(), Err(Error::Timeout { .. })));
+                assert!(began.elapsed() < SECOND / 2);
+                assert_purged(&secrets[..3]);
+                let new = make_many(&vault, 10);
+                assert_right(&new);
+                let outcome = reader.join().unwrap();
+                assert!(matches!(outcome, Ok(()) | Err(Error::Purged)), "{outcome:?}");
+                vault.refresh().unwrap();
+                vault.finish_refresh(LONG).unwrap();
+                assert_right(&new);
+                // The old key is destroyed as well by now.
+                assert_eq!(vault.status().keys, 1);
+                assert_eq!((share_files().len(), vault.status().locked_bytes), one_key);
+            });
+            assert_purged(&secrets);
+        }
+    });
+}
