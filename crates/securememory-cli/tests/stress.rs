@@ -39,7 +39,7 @@ fn is_right(store: &str, hold: &str) {
         assert_eq!(report[key], 0, "{report:#}");
     }
     let leaks = report["leaks"].as_object().unwrap();
-    assert!(leaks.len() == 4 && leaks.values().all(|count| *count == 0), "{report:#}");
+    assert!(leaks.len() == 5 && leaks.values().all(|count| *count == 0), "{report:#}");
     if hold != "auto" {
         assert_eq!(report["hold"], hold);
     }
