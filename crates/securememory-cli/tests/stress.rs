@@ -39,11 +39,12 @@ fn is_right(store: &str, hold: &str) {
         assert_eq!(report[key], 0, "{report:#}");
     }
     let leaks = report["leaks"].as_object().unwrap();
-    assert!(leaks.len() == 4 && leaks.values().all(|count| *count == 0), "{report:#}");
+    assert!(leaks.len() == 5 && leaks.values().all(|count| *count == 0), "{report:#}");
     if hold != "auto" {
         assert_eq!(report["hold"], hold);
     }
-    for kind in ["read", "keep", "nest", "lend", "receive", "write", "replace", "create", "close", "fork"] {
+    let kinds = ["read", "keep", "nest", "lend", "receive", "write", "replace", "create", "close", "fork"];
+    for kind in kinds.into_iter().chain(["refresh", "purge"]) {
         assert!(report["by_kind"][kind]["done"].as_u64().unwrap() > 0, "no {kind}: {report:#}");
     }
     // The threads were in each other's way: otherwise it shows little.

@@ -36,6 +36,8 @@ pub struct Leaks {
     pub locked_kib: u64,
     /// Secrets that the vault still counts though all were dropped.
     pub secrets: u64,
+    /// Old keys that live though nothing is sealed under them any more.
+    pub keys: u64,
 }
 
 impl Held {
@@ -46,7 +48,7 @@ impl Held {
     }
 
     /// What has come since.
-    pub fn leaked_since(&self, before: &Self, secrets: u64) -> Leaks {
+    pub fn leaked_since(&self, before: &Self, (secrets, keys): (u64, u64)) -> Leaks {
         let marked = self.marked.saturating_sub(before.marked);
         let closed = self.closed.saturating_sub(before.closed);
         Leaks {
@@ -54,6 +56,7 @@ impl Held {
             descriptors: self.descriptors.saturating_sub(before.descriptors),
             locked_kib: self.locked.saturating_sub(before.locked),
             secrets,
+            keys,
         }
     }
 }
@@ -132,10 +135,10 @@ mod tests {
         let before = Held::now().unwrap();
         let vaults: Vec<_> = (0..50).map(|_| securememory::Vault::builder().build().unwrap()).collect();
         let during = Held::now().unwrap();
-        let held = during.leaked_since(&before, 0);
+        let held = during.leaked_since(&before, (0, 0));
         assert!(held.regions_kib > 50 && held.locked_kib + held.descriptors > 50, "{held:?}");
         drop(vaults);
-        let after = during.leaked_since(&Held::now().unwrap(), 0);
+        let after = during.leaked_since(&Held::now().unwrap(), (0, 0));
         assert!(after.regions_kib > 50, "{after:?}");
     }
 }

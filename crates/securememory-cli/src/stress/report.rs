@@ -132,6 +132,7 @@ impl Report {
                 writeln!(text, "{:28}{:>14}", "leaked descriptors", leaks.descriptors)?;
                 writeln!(text, "{:28}{:>14}", "leaked locked memory, KiB", leaks.locked_kib)?;
                 writeln!(text, "{:28}{:>14}", "leaked secrets", leaks.secrets)?;
+                writeln!(text, "{:28}{:>14}", "leaked keys", leaks.keys)?;
             }
             None => writeln!(text, "{:28}{:>14}", "leaks", "not seen")?,
         }

@@ -61,6 +61,10 @@ named! {
         Status = "status",
         /// A vault of its own, from beginning to end.
         Vault = "vault",
+        /// A new key for the shared vault, and mostly the move to it.
+        Refresh = "refresh",
+        /// A vault of its own whose keys are destroyed under its secrets.
+        Purge = "purge",
         /// A child that tries to read.
         Fork = "fork",
     }

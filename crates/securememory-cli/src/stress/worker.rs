@@ -20,6 +20,8 @@ use crate::raw;
 
 /// How long the warm-up lasts.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// How long old keys may take to be destroyed when nobody is at work.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the watch looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often it reports.
@@ -74,15 +76,16 @@ fn work(order: &Order) -> Result<Message, String> {
     let seconds = Duration::from_secs(order.seconds);
     round(&scene, &tally, order, seconds, order.sabotage);
     say(&Message::Phase(Phase::Drop));
-    left += end(scene);
+    let more = end(scene);
+    left = (left.0 + more.0, left.1 + more.1);
     let after = Held::now().map_err(|error| format!("leaks cannot be seen here: {error}"))?;
 
     let leaks = after.leaked_since(&before, left);
     let mut findings = findings(&tally, seconds);
     if !leaks.none() {
         findings.found.push(format!(
-            "leak: {} KiB of mappings, {} descriptors, {} KiB locked, {} secrets; before: {before:?}, after: {after:?}",
-            leaks.regions_kib, leaks.descriptors, leaks.locked_kib, leaks.secrets
+            "leak: {} KiB of mappings, {} descriptors, {} KiB locked, {} secrets, {} keys; before: {before:?}, after: {after:?}",
+            leaks.regions_kib, leaks.descriptors, leaks.locked_kib, leaks.secrets, leaks.keys
         ));
     }
     findings.leaks = Some(leaks);
@@ -102,11 +105,15 @@ fn findings(tally: &Tally, elapsed: Duration) -> Findings {
     }
 }
 
-/// Drops everything, the secrets first; says how many of them the vault still counts.
-fn end(scene: Scene) -> u64 {
+/// Drops everything, the secrets first; says how many of them the vault still counts, and how many old keys it cannot
+/// destroy.
+fn end(scene: Scene) -> (u64, u64) {
     let vault = scene.vault.clone();
     drop(scene);
-    vault.status().secrets
+    // What comes of it shows in the status.
+    let _ = vault.refresh().and_then(|()| vault.finish_refresh(PATIENCE));
+    let status = vault.status();
+    (status.secrets, status.keys.saturating_sub(1) as u64)
 }
 
 /// All threads work for so long. Where one of them hangs, this is the end of the process.

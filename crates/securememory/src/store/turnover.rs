@@ -218,7 +218,11 @@ impl Machinery {
         let pause = self.turnover.pause.load(Ordering::Relaxed);
         if due && pause > 0 {
             self.turnover.pause.store(pause - 1, Ordering::Relaxed);
-        } else if due && let Err(error) = self.install_key() {
+        } else if due
+            && let Err(error) = self.install_key()
+            // Where there are four keys, the next comes as soon as the oldest has been moved, which goes on below.
+            && !matches!(error, Error::Busy(_))
+        {
             // What was to be done has been done, under the old key. It is told by the status.
             self.turnover.pause.store(PAUSE, Ordering::Relaxed);
             self.note_refusal(error);
@@ -521,7 +525,9 @@ fn move_one(
             }
         }
         Err(Forged::Data) => {
-            draft.room.iter_mut().zip(sealed.ciphertext).for_each(|(to, from)| _ = to.write(*from));
+            for (to, from) in draft.room.iter_mut().zip(sealed.ciphertext) {
+                to.write(*from);
+            }
             draft.complete(binding, *sealed.envelope);
             (item.made, item.damaged) = (true, true);
         }

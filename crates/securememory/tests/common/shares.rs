@@ -96,7 +96,7 @@ pub struct Anchor {
 unsafe impl Sync for Anchor {}
 
 impl Anchor {
-    /// Places for shares B.
+    /// Places for shares B of one key.
     pub const PLACES: usize = 15;
 
     /// Looks for it.
@@ -121,12 +121,19 @@ impl Anchor {
         self.page.wrapping_add(64 + place * 64)
     }
 
-    /// All shares B.
+    /// All shares B of the first key.
     pub fn shares(&self) -> Vec<[u8; 64]> {
+        self.in_places(Self::PLACES)
+    }
+
+    /// The shares B of all four keys that there may be.
+    pub fn shares_of_all_keys(&self) -> Vec<[u8; 64]> {
+        self.in_places(4 * Self::PLACES)
+    }
+
+    fn in_places(&self, count: usize) -> Vec<[u8; 64]> {
         // SAFETY: inside the page of a live vault.
-        (0..Self::PLACES)
-            .map(|place| unsafe { self.place(place).cast::<[u8; 64]>().read_volatile() })
-            .collect()
+        (0..count).map(|place| unsafe { self.place(place).cast::<[u8; 64]>().read_volatile() }).collect()
     }
 
     /// Puts them back, and the mark, while nobody uses the vault.

@@ -1,5 +1,6 @@
 //! What a thread does: one operation after the other, chosen at random, each judged at once.
 
+mod keys;
 mod lives;
 mod readers;
 mod writers;
@@ -17,7 +18,7 @@ use super::tally::{Kind, Reason, Tally};
 use super::value;
 
 /// Of so many operations, how many are of each kind.
-const WEIGHTS: [(Kind, usize); 15] = [
+const WEIGHTS: [(Kind, usize); 17] = [
     (Kind::Read, 4000),
     (Kind::Keep, 1000),
     (Kind::Nest, 800),
@@ -32,6 +33,8 @@ const WEIGHTS: [(Kind, usize); 15] = [
     (Kind::Close, 250),
     (Kind::Status, 5),
     (Kind::Vault, 5),
+    (Kind::Refresh, 40),
+    (Kind::Purge, 5),
     (Kind::Fork, 40),
 ];
 
@@ -127,6 +130,8 @@ impl<'a> Actor<'a> {
             Kind::Close => self.close(&entry),
             Kind::Status => self.status(&entry),
             Kind::Vault => self.vault(),
+            Kind::Refresh => self.refresh(),
+            Kind::Purge => self.purge(),
             Kind::Fork => self.fork(&entry),
         }
     }
