@@ -7,133 +7,27 @@
 pub(crate) mod cipher;
 pub(crate) mod epoch;
 pub(crate) mod hold;
+mod in_hand;
+mod record;
 
 use std::mem::MaybeUninit;
 
 use crate::error::{Error, Protection};
-use crate::os::{self, CallResult};
+use crate::os;
 use crate::policy::{Cipher, Hold, Level, Levels};
 use crate::region::both;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Thread;
 use crate::status::{Achieved, HoldUsed, Protections};
-use cipher::{ASSOCIATED, Confirmation, Forged, KEY, NONCE, TAG};
+use cipher::{Forged, KEY, NONCE};
 use epoch::Epochs;
 use hold::anchor::{Anchor, MAX_SHARES};
 use hold::{KeyHold, broken, lost};
 
 pub(crate) use hold::Check;
-
-/// What a ciphertext is bound to.
-#[derive(Clone, Copy)]
-pub(crate) struct Binding {
-    pub(crate) vault: u64,
-    pub(crate) secret: u64,
-    pub(crate) version: u64,
-    pub(crate) epoch: u64,
-}
-
-impl Binding {
-    /// `"smv1"`, cipher, vault, secret, version, epoch, length; little endian.
-    #[inline]
-    fn associated(&self, cipher: Cipher, len: usize) -> [u8; ASSOCIATED] {
-        let mut bytes = [0; ASSOCIATED];
-        bytes[..4].copy_from_slice(b"smv1");
-        bytes[4..8].copy_from_slice(&cipher::number(cipher).to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.vault.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.secret.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.version.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes[40..48].copy_from_slice(&(len as u64).to_le_bytes());
-        bytes
-    }
-}
-
-/// What stands before the ciphertext in a record.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Envelope {
-    pub(crate) nonce: [u8; NONCE],
-    pub(crate) tag: [u8; TAG],
-}
-
-/// Ciphertext to be opened.
-pub(crate) struct Sealed<'a> {
-    pub(crate) binding: Binding,
-    pub(crate) envelope: &'a Envelope,
-    pub(crate) ciphertext: &'a [u8],
-}
-
-/// Nonces for seals that are made one after the other, a few of them drawn with one call.
-///
-/// They are from the kernel, fresh for each seal, and never kept for later: who draws them is in its window and uses them
-/// up at once, for plaintext that is there already. So a process that is set back to an earlier state (a snapshot of a
-/// virtual machine, a checkpoint) either draws others, or seals the same bytes once more.
-pub(crate) struct Nonces {
-    /// At most 256 bytes, which getrandom(2) gives whole.
-    drawn: [[u8; NONCE]; 8],
-    used: usize,
-}
-
-impl Nonces {
-    pub(crate) fn new() -> Self {
-        Self { drawn: [[0; NONCE]; 8], used: 8 }
-    }
-
-    /// One that was never given out.
-    pub(crate) fn draw(&mut self) -> CallResult<[u8; NONCE]> {
-        if self.used >= self.drawn.len() {
-            os::fill_random(self.drawn.as_flattened_mut())?;
-            self.used = 0;
-        }
-        let nonce = self.drawn.get(self.used).copied().unwrap_or_default();
-        self.used += 1;
-        Ok(nonce)
-    }
-}
-
-/// A vault's key in the hands of a thread that is in its window.
-pub(crate) struct InHand<'a> {
-    cipher: Cipher,
-    key: &'a [u8; KEY],
-    confirmation: &'a Confirmation,
-}
-
-impl InHand<'_> {
-    /// Decrypts into `out`, which is as long as the ciphertext.
-    #[inline]
-    pub(crate) fn open(&self, sealed: &Sealed<'_>, out: &mut [u8]) -> Result<(), Forged> {
-        let cipher = cipher::for_len(self.cipher, sealed.ciphertext.len());
-        let associated = sealed.binding.associated(cipher, sealed.ciphertext.len());
-        let Envelope { nonce, tag } = sealed.envelope;
-        cipher::open(cipher, self.key, nonce, &associated, sealed.ciphertext, out, tag)
-            // Where it is the key that is wrong, it is not the data that was tampered with.
-            .map_err(|forged| if self.is_right() { forged } else { Forged::Key })
-    }
-
-    /// Encrypts into `out`, which is as long as the plaintext, under a nonce that was never used. The key must have been
-    /// found right.
-    #[inline]
-    pub(crate) fn seal(
-        &self,
-        binding: Binding,
-        nonce: &[u8; NONCE],
-        plain: &[u8],
-        out: &mut [MaybeUninit<u8>],
-    ) -> Result<Envelope, Forged> {
-        let cipher = cipher::for_len(self.cipher, plain.len());
-        let associated = binding.associated(cipher, plain.len());
-        let tag = cipher::seal(cipher, self.key, nonce, &associated, plain, out)?;
-        Ok(Envelope { nonce: *nonce, tag })
-    }
-
-    /// Is it the vault's key? The check value that its hold has compared does not say that.
-    #[inline]
-    pub(crate) fn is_right(&self) -> bool {
-        self.confirmation.confirms(self.key)
-    }
-}
+pub(crate) use in_hand::{InHand, Nonces};
+pub(crate) use record::{Binding, Envelope, Sealed};
 
 /// What is to be told of a vault's keys.
 #[derive(Clone, Copy, Debug, Default)]
@@ -536,132 +430,4 @@ fn missing(levels: Levels, got: &Protections) -> Option<(Protection, Achieved)> 
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
-mod tests {
-    #![allow(unsafe_code, clippy::unwrap_used, clippy::panic)]
-
-    use std::time::Duration;
-
-    use super::*;
-    use crate::registry;
-    use crate::store::{Machinery, Settings};
-
-    const PAINT: usize = 160 * 1024;
-
-    /// The stack below here, filled with a pattern. Returns its lower end.
-    #[inline(always)]
-    fn paint() -> *const u8 {
-        const RED_ZONE: usize = 128;
-        let low: *mut u8;
-        // SAFETY: a test thread has far more stack than this, and what lies below the stack pointer and its red zone
-        // is nobody's while no function is called.
-        unsafe {
-            std::arch::asm!(
-                "lea {low}, [rsp - {below}]",
-                "mov rdi, {low}",
-                "rep stosb",
-                low = out(reg) low, below = const PAINT + RED_ZONE,
-                inout("rcx") PAINT => _, out("rdi") _, in("al") 0xA5u8,
-                options(nostack, preserves_flags)
-            );
-        }
-        low
-    }
-
-    /// How far from the upper end the pattern was overwritten.
-    fn depth_used(low: *const u8) -> usize {
-        // SAFETY: still our own stack; this function's frames are near its upper end.
-        let intact = (0..PAINT).take_while(|&at| unsafe { low.add(at).read_volatile() } == 0xA5).count();
-        PAINT - intact
-    }
-
-    #[test]
-    fn renewals_stay_above_the_depth_that_is_scrubbed_after_them() {
-        for cipher in [Cipher::Aegis256, Cipher::XChaCha20Poly1305] {
-            renewals_stay_above_the_depth(cipher);
-        }
-    }
-
-    fn renewals_stay_above_the_depth(cipher: Cipher) {
-        let settings = Settings { hold: Hold::Split, cipher: Some(cipher), ..Settings::default() };
-        let machinery = Machinery::make(settings).unwrap();
-        let Enclave { anchor, epochs, .. } = &machinery.enclave;
-        let keys = epochs.freeze().unwrap();
-        let hold = keys.key(1).unwrap();
-        let KeyHold::Split(split) = hold else { panic!("split is asked for") };
-        let mut slot =
-            machinery.scratch.take(registry::thread(), 1, 8, 8, false, Duration::from_secs(5)).unwrap();
-        hold.fetch(anchor, 1, &mut slot).unwrap();
-        for measured in [false, true] {
-            assert!(split.lose_one());
-            let low = paint();
-            // SAFETY: the key was fetched into this head, by another replica than the one that was lost.
-            let tried = unsafe { split.renew_lost(anchor, slot.head()) };
-            let used = depth_used(low);
-            println!("{cipher:?}: {used} bytes to renew a replica");
-            assert!(tried && split.renewed() == 1 + usize::from(measured));
-            assert!(!measured || (100..=split.renewal_stack()).contains(&used), "{used} {cipher:?}");
-        }
-        slot.wipe_head();
-        slot.close_window();
-        slot.release();
-    }
-
-    #[test]
-    fn the_cipher_path_stays_above_the_scrubbed_depth() {
-        let aegis =
-            [Hold::Pkey, Hold::Split, Hold::Secretmem, Hold::Guarded].map(|hold| (hold, Cipher::Aegis256));
-        let others = [Hold::Pkey, Hold::Split, Hold::Secretmem].map(|hold| (hold, Cipher::XChaCha20Poly1305));
-        let more = [Cipher::Aegis256X4, Cipher::Aes256Gcm].map(|cipher| (Hold::Split, cipher));
-        let built = more.into_iter().filter(|&(_, cipher)| cipher::available(cipher).is_ok());
-        // A large record may be sealed by a wide variant of the vault's cipher.
-        for ((hold, cipher), len) in
-            aegis.into_iter().chain(others).chain(built).flat_map(|each| [(each, 100), (each, 2000)])
-        {
-            let settings =
-                Settings { hold, hold_level: Level::Require, cipher: Some(cipher), ..Settings::default() };
-            let machinery = match Machinery::make(settings) {
-                Err(Error::HoldRefused(cause)) if matches!(hold, Hold::Pkey | Hold::Secretmem) => {
-                    eprintln!("skipped: {hold:?} is not to be had here: {cause}");
-                    continue;
-                }
-                made => made.unwrap(),
-            };
-            let thread = registry::thread();
-            let binding = Binding { vault: machinery.id, secret: 1, version: 0, epoch: 1 };
-            let mut slot = machinery.scratch.take(thread, 1, len, 16, false, Duration::from_secs(5)).unwrap();
-            slot.bytes_mut().fill(9);
-            // Both ways once unmeasured: first calls resolve symbols and detect the processor.
-            for measured in [false, true] {
-                let mut sealed = vec![0u8; len];
-                // SAFETY: initialised bytes may be seen as bytes that need not be.
-                let out = unsafe { std::slice::from_raw_parts_mut(sealed.as_mut_ptr().cast(), len) };
-                let low = paint();
-                let envelope =
-                    machinery.enclave.seal_in_window(thread, &mut slot, binding, None, out).unwrap();
-                let sealing = depth_used(low);
-                let opening = |envelope| Sealed { binding, envelope, ciphertext: &sealed };
-                let low = paint();
-                machinery.enclave.open_in_window(thread, &mut slot, &opening(&envelope)).unwrap();
-                let opening_used = depth_used(low);
-                assert_eq!(slot.bytes(), vec![9; len]);
-                let forged = Envelope { tag: [0; TAG], ..envelope };
-                let low = paint();
-                let refused = machinery.enclave.open_in_window(thread, &mut slot, &opening(&forged));
-                let refusing = depth_used(low);
-                slot.bytes_mut().fill(9);
-                assert_eq!(refused, Err(Error::Tampered));
-                let opening = opening_used;
-                println!(
-                    "{hold:?} {cipher:?}, {len}: {sealing} bytes to seal, {opening} to open, {refusing} to refuse"
-                );
-                if measured {
-                    let most = sealing.max(opening).max(refusing);
-                    assert!(most <= cipher::stack(cipher), "{sealing} {opening} {refusing} {cipher:?}");
-                    assert!(opening > 100, "the measurement measures");
-                }
-            }
-            slot.close_window();
-            slot.release();
-        }
-    }
-}
+mod tests;

@@ -9,11 +9,13 @@ use crate::policy::Level;
 use crate::region::geometry;
 use crate::region::lease::Lease;
 use crate::registry;
+use crate::store::header::{Body, Header, Shape};
 use crate::store::ledger::{Choice, Kind, Taken};
 use crate::store::machinery::Machinery;
-use crate::store::object::{Body, Bytes, Header, Object, Shape, Spec};
+use crate::store::object::Object;
 use crate::store::opened::Opened;
 use crate::store::sealed::{Draft, Sealed, sealed_in};
+use crate::store::spec::{Bytes, Spec};
 
 /// Secrets that are made with one fetch of the key.
 const MAKES: usize = 64;

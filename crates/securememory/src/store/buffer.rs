@@ -11,7 +11,8 @@ use crate::region::scratch::HEAD;
 use crate::region::{bytes, geometry};
 use crate::registry;
 use crate::store::machinery::Machinery;
-use crate::store::object::{Bytes, Object, Position, Spec};
+use crate::store::object::Object;
+use crate::store::spec::{Bytes, Position, Spec};
 
 /// Room for a chunk of a stream. Its slot is kept like that of an owned view, so that it can change threads
 /// and be revoked.

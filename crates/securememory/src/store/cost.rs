@@ -3,9 +3,9 @@
 use crate::error::{Error, Protection};
 use crate::policy::{Level, Store};
 use crate::region::pool::PagesCost;
+use crate::store::header::HEADER;
 use crate::store::ledger::Kind;
 use crate::store::machinery::Machinery;
-use crate::store::object::HEADER;
 use crate::store::paged::Paged;
 use crate::store::sealed::Sealed;
 use crate::store::slab;

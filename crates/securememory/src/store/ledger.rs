@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use crate::enclave::epoch::{LIVE, cell_of};
 use crate::error::Error;
 use crate::locks::{Lock, Rank};
-use crate::store::object::HEADER;
+use crate::store::header::HEADER;
 use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::os;
-use crate::store::object::{Body, Header};
+use crate::store::header::{Body, Header};
 
 /// Secrets of one vault that linger at the same time at most. Beyond them pages are closed at once.
 const PLACES: usize = 64;

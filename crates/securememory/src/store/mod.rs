@@ -6,6 +6,7 @@
 mod batch;
 mod buffer;
 mod cost;
+mod header;
 mod ledger;
 mod linger;
 pub(crate) mod machinery;
@@ -16,12 +17,14 @@ mod published;
 mod roll;
 mod sealed;
 mod slab;
+mod spec;
 mod turnover;
 
 pub(crate) use batch::{OPENS, open_many};
 pub(crate) use buffer::Buffer;
 pub(crate) use machinery::{Machinery, Settings};
-pub(crate) use object::{Bytes, Object, Position, Source, Spec};
+pub(crate) use object::Object;
 pub(crate) use opened::{Opened, OpenedMut, Owned};
 pub(crate) use published::Published;
+pub(crate) use spec::{Bytes, Position, Source, Spec};
 pub use turnover::Refreshed;

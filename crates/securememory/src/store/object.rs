@@ -1,237 +1,24 @@
 //! A secret at rest: a counted reference to its header.
 
-use std::convert::Infallible;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
-use crate::enclave::Binding;
 use crate::enclave::cipher::for_len;
 use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
-use crate::region::{bytes, geometry};
+use crate::region::geometry;
 use crate::registry::{self, READER, WRITER};
 use crate::status::{AtRest, Status};
+use crate::store::header::{Body, Extra, Header, MAY_LINGER, PAGED, Shape};
 use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
-use crate::store::sealed::{MOMENT, Record, Sealed};
-
-/// Bytes of a label at most.
-pub(crate) const MAX_LABEL: usize = 255;
-
-/// What a secret is to be.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Spec {
-    pub(crate) align: Option<usize>,
-    pub(crate) store: Option<Store>,
-    pub(crate) policy: Option<Policy>,
-    pub(crate) label: Option<String>,
-    /// Where the secret is a chunk of a stream: then it is sealed, whatever the store, and is never changed.
-    pub(crate) position: Option<Position>,
-}
-
-/// The place of a chunk. It takes the place of a secret's id and version in what the seal is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    /// The stream's id, which no secret of the vault has.
-    pub(crate) stream: u64,
-    pub(crate) index: u64,
-    /// Is it the last chunk of a stream that is complete?
-    pub(crate) last: bool,
-}
-
-impl Position {
-    const CHUNK: u64 = 1 << 63;
-    const LAST: u64 = 1 << 62;
-    /// No chunk of a stream that has bytes comes so far.
-    pub(crate) const MAX_INDEX: u64 = Self::LAST - 1;
-
-    /// As the version of a record.
-    pub(crate) fn version(self) -> u64 {
-        Self::CHUNK | if self.last { Self::LAST } else { 0 } | (self.index & Self::MAX_INDEX)
-    }
-
-    /// What the seal of the chunk at this place, in a stream of this vault, is bound to.
-    pub(super) fn binding(self, vault: u64, epoch: u64) -> Binding {
-        Binding { vault, secret: self.stream, version: self.version(), epoch }
-    }
-}
-
-/// What most secrets do without.
-pub(super) struct Extra {
-    policy: Option<Policy>,
-    label: Option<String>,
-}
-
-impl Extra {
-    fn make(policy: Option<Policy>, label: Option<String>) -> Result<Option<Box<[Self; 1]>>, Error> {
-        if policy.is_none() && label.is_none() {
-            return Ok(None);
-        }
-        let no_memory = Error::OutOfMemory { bytes: std::mem::size_of::<Self>() };
-        let mut extra = Vec::new();
-        extra.try_reserve_exact(1).map_err(|_| no_memory)?;
-        extra.push(Self { policy, label });
-        extra.into_boxed_slice().try_into().map(Some).map_err(|_| no_memory)
-    }
-}
-
-/// How the secret is kept.
-pub(super) enum Body<'a> {
-    Sealed(&'a Sealed),
-    Paged(&'a Paged),
-}
-
-/// All there is to a secret but its bytes. As small as can be, since a vault may have a million of them.
-#[repr(C)]
-pub(super) struct Header {
-    pub(super) gate: Gate,
-    /// Zero where there is no secret, see [`super::roll`]; so it is written last.
-    references: AtomicU32,
-    /// Is it in the vault's list of lingering secrets? See [`crate::store::linger`].
-    pub(super) lingers: AtomicU8,
-    /// The last attempt to close the pages of a paged secret has failed.
-    pub(super) stuck: AtomicBool,
-    traits: u8,
-    /// The alignment, as a power of two.
-    align_bits: u8,
-    pub(super) id: u64,
-    pub(super) len: usize,
-    /// Of a paged secret, the pointer inside is to its [`Paged`].
-    sealed: Sealed,
-    pub(super) machinery: Arc<Machinery>,
-    /// At most one; an array, because its allocation can fail without an abort.
-    extra: Option<Box<[Extra; 1]>>,
-}
-
-/// The secret is paged.
-const PAGED: u8 = 1;
-/// Its policy has a linger.
-const MAY_LINGER: u8 = 2;
-
-/// Bytes of a header.
-pub(super) const HEADER: usize = std::mem::size_of::<Header>();
-#[cfg(all(target_pointer_width = "64", not(loom)))]
-const _: () = assert!(HEADER == 64, "a cache line");
-const _: () = assert!(std::mem::align_of::<Header>() <= crate::store::slab::ALIGN);
-const _: () = assert!(std::mem::offset_of!(Header, references) >= 8);
-
-impl Header {
-    #[inline]
-    fn kind(&self) -> Kind {
-        if self.traits & PAGED == 0 { Kind::Sealed } else { Kind::Paged }
-    }
-
-    #[inline]
-    #[allow(unsafe_code)]
-    pub(super) fn body(&self) -> Body<'_> {
-        match self.kind() {
-            Kind::Sealed => Body::Sealed(&self.sealed),
-            // SAFETY: set by `Object::make`, and freed with the header.
-            Kind::Paged => Body::Paged(unsafe { &*self.sealed.pointer().cast() }),
-        }
-    }
-
-    pub(super) fn align(&self) -> usize {
-        1 << self.align_bits
-    }
-
-    #[inline]
-    pub(super) fn may_linger(&self) -> bool {
-        self.traits & MAY_LINGER != 0
-    }
-
-    fn extra(&self) -> Option<&Extra> {
-        self.extra.as_ref().map(|extra| {
-            let [extra] = &**extra;
-            extra
-        })
-    }
-
-    #[inline]
-    pub(super) fn policy(&self) -> &Policy {
-        let own = self.extra().and_then(|extra| extra.policy.as_ref());
-        own.unwrap_or(&self.machinery.settings.policy)
-    }
-
-    /// Does this secret insist on locked scratch?
-    #[inline]
-    pub(super) fn requires_lock(&self) -> bool {
-        self.policy().levels().lock == crate::policy::Level::Require
-    }
-
-    #[inline]
-    pub(super) fn check_alive(&self) -> Result<(), Error> {
-        if self.machinery.enclave.is_alive() { Ok(()) } else { Err(Error::Forked) }
-    }
-
-    /// Wipes what is at rest, if the secret is closed and nobody is inside by the deadline; `None`: no sealed reader can
-    /// be there, or the secret is not sealed.
-    pub(super) fn try_end(&self, deadline: Option<Deadline>) -> Result<(), Error> {
-        loop {
-            if !self.gate.begin_final() {
-                return Ok(());
-            }
-            let wiped = match self.body() {
-                Body::Sealed(sealed) => sealed.end(self, deadline),
-                Body::Paged(paged) => paged.end(self).map(|()| true),
-            };
-            if let Ok(true) = wiped {
-                self.gate.end_final();
-                return Ok(());
-            }
-            self.gate.abort_final();
-            wiped?;
-            // A reader that ended meanwhile found us at it, and left the end to us.
-            fence(Ordering::SeqCst);
-            if !self.machinery.scratch.quiesce(self.id, Deadline::after(Duration::ZERO)) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// For a view of a sealed secret that has ended: does what a close that met it, and did not wait, has left to it.
-    #[cold]
-    pub(super) fn end_left(&self) {
-        fence(Ordering::SeqCst);
-        let _ = self.try_end(Some(Deadline::after(MOMENT)));
-    }
-}
-
-/// What writes a secret's first value into protected memory.
-pub(crate) trait Source<E> {
-    /// Is it code of the user's? Then no key may be at hand while it runs.
-    const FOREIGN: bool;
-
-    /// The bytes, where they lie somewhere already: then they can be sealed from there, without another copy.
-    fn bytes(&self) -> Option<&[u8]> {
-        None
-    }
-
-    fn write(self, room: &mut [u8]) -> Result<(), TryError<E>>;
-}
-
-/// Bytes that are there and become a secret.
-pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
-
-impl Source<Infallible> for Bytes<'_> {
-    const FOREIGN: bool = false;
-
-    #[inline]
-    fn bytes(&self) -> Option<&[u8]> {
-        Some(self.0)
-    }
-
-    #[inline]
-    fn write(self, room: &mut [u8]) -> Result<(), TryError<Infallible>> {
-        bytes::copy_slice(room, self.0);
-        Ok(())
-    }
-}
+use crate::store::sealed::{Record, Sealed};
+use crate::store::spec::{MAX_LABEL, Position, Source, Spec};
 
 /// The pieces of a secret in the making: given back unless it is made, also where the source panics.
 struct Pieces<'a> {
@@ -253,15 +40,6 @@ impl Drop for Pieces<'_> {
         // SAFETY: of no secret: whoever made one has called `keep`.
         unsafe { self.ledger.untake(self.kind, &self.taken, self.size) };
     }
-}
-
-/// What a header says of its secret.
-pub(super) struct Shape {
-    pub(super) kind: Kind,
-    pub(super) len: usize,
-    pub(super) align: usize,
-    pub(super) may_linger: bool,
-    pub(super) extra: Option<Box<[Extra; 1]>>,
 }
 
 /// A counted reference to a secret.

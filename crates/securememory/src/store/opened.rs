@@ -8,8 +8,10 @@ use crate::error::Error;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Slot;
-use crate::store::object::{Body, Header, Object, Position};
+use crate::store::header::{Body, Header};
+use crate::store::object::Object;
 use crate::store::paged::Change;
+use crate::store::spec::Position;
 
 enum Place {
     Scratch(Lease),

@@ -20,10 +20,11 @@ use crate::region::pool::Pages;
 use crate::region::scrub;
 use crate::registry::{self, READER, Slot, WRITER};
 use crate::status::Protections;
+use crate::store::header::Header;
 use crate::store::ledger::{Kind, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
-use crate::store::object::{Header, Source};
+use crate::store::spec::Source;
 
 /// A secret's pages. They are given back when the secret ends; that they are gone is said by the null.
 pub(super) struct Paged {

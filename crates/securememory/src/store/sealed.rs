@@ -18,9 +18,10 @@ use crate::gate::{Current, Deadline, Refusal};
 use crate::policy::{Level, Policy};
 use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};
+use crate::store::header::Header;
 use crate::store::ledger::{Retired, Taken, Taking};
 use crate::store::machinery::Machinery;
-use crate::store::object::{Header, Position, Source};
+use crate::store::spec::{Position, Source};
 
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
 pub(super) const MOMENT: Duration = Duration::from_micros(200);
