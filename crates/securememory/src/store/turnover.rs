@@ -12,7 +12,7 @@
 //! that it may have found, whatever secret it belongs to.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use crate::enclave::cipher::{Forged, NONCE};
@@ -431,6 +431,12 @@ impl Machinery {
             self.free_all(&replaced);
         } else {
             each(&replaced, |record| self.ledger.retire(&[record]));
+        }
+        // A close that did not wait, and met our windows, has left the end to us. Either it has seen them closed, or we
+        // see that there was a close.
+        fence(Ordering::SeqCst);
+        for header in sealed().map(Object::header).filter(|header| header.gate.notify()) {
+            header.end_left();
         }
         outcome.and(failure.map_or(Ok(()), Err))
     }
