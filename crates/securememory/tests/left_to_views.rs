@@ -1,4 +1,5 @@
-//! A close that does not wait leaves the end of the secret to its views: the last one wipes what is at rest.
+//! A close that does not wait leaves the end of the secret to its views, or to whoever moves it to another key at the
+//! moment: the last one wipes what is at rest.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::fs::FileExt;
@@ -7,10 +8,13 @@ use std::time::Duration;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Closed, Error, Hold, Level, Store, Vault};
 
+fn vault() -> Vault {
+    Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build().unwrap()
+}
+
 #[test]
 fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
-    let vault =
-        Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build().unwrap();
+    let vault = vault();
     let secret = vault.secret().from_bytes(&mut [7; 32]).unwrap();
     let at_rest = secret.status().at_rest.unwrap();
     let look = || {
@@ -41,4 +45,29 @@ fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
     });
     let left = before.windows(16).filter(|window| look().windows(16).any(|now| now == *window)).count();
     assert_eq!(left, 0, "nobody has wiped what was at rest");
+}
+
+#[test]
+fn a_mover_that_a_close_met_wipes_when_it_is_done() {
+    assert!((0..10).any(|_| a_close_meets_a_mover()), "they never met");
+}
+
+fn a_close_meets_a_mover() -> bool {
+    let vault = vault();
+    let secret = vault.secret().from_bytes(&mut [7; 32]).unwrap();
+    vault.refresh().unwrap();
+    let closed = std::thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            // Its fetching of the keys takes long.
+            let _plan = fail(Call::Pread, Plan::DelayEach { duration: Duration::from_millis(200) });
+            vault.finish_refresh(Duration::from_secs(5))
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        let closed = secret.close_timeout(Duration::ZERO).unwrap();
+        mover.join().unwrap().unwrap();
+        closed
+    });
+    assert_eq!(vault.status().secrets, 0, "nobody has wiped what is at rest, wherever that has been moved");
+    // Nobody viewed it.
+    matches!(closed, Closed::Deferred { views } if views.views() == 0)
 }

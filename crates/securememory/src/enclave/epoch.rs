@@ -118,9 +118,9 @@ impl Epochs {
         unsafe { (*cell.hold.get()).as_ref() }
     }
 
-    /// Can the key of this epoch still be found?
+    /// Can the key of this epoch still be found? There is no epoch zero, which is the number of an empty cell.
     pub(crate) fn has(&self, epoch: u64) -> bool {
-        self.cell(epoch).number.is(epoch)
+        epoch != 0 && self.cell(epoch).number.is(epoch)
     }
 
     /// Was there ever a key of this epoch?
@@ -233,5 +233,19 @@ impl Changing<'_> {
                 hold.wipe(anchor, || ());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::store::{Machinery, Settings};
+
+    #[test]
+    fn an_empty_cell_is_no_key() {
+        let machinery = Machinery::make(Settings::default()).unwrap();
+        let epochs = machinery.enclave.epochs();
+        assert_eq!([0, 1, 2, 4, 5].map(|epoch| epochs.has(epoch)), [false, true, false, false, false]);
     }
 }

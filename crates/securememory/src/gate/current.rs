@@ -24,7 +24,7 @@ impl<T> Current<T> {
         Some(self.0.load(Ordering::SeqCst))
     }
 
-    /// For the writer, and for whoever has begun the end.
+    /// Where it never changes, or nobody changes it.
     pub(crate) fn current(&self) -> *mut T {
         self.0.load(Ordering::Acquire)
     }

@@ -14,6 +14,14 @@
 //! now: so readers that come again and again do not hold a writer up. No count is shared between readers: reading one
 //! secret in many threads writes to no common line. The views of a sealed secret are the slots that bear its id.
 //!
+//! Who moves records to another key ([`crate::store`]) is no writer, and no writer waits for it. It signs in with no id,
+//! so that it holds up the freeing in all secrets, and exchanges the pointer while its window is still open, if that is
+//! what it has found: nothing else can have come to lie at that address meanwhile. So it puts a copy in the place of the
+//! record that it is a copy of, or nowhere. The writer frees what its own exchange gives it, whoever put that there.
+//!
+//! Keys are found and taken away in the same manner ([`crate::enclave::epoch`]): their numbers are to them what the
+//! pointer is to a ciphertext.
+//!
 //! **Paged** ([`pages`]). Readers share the pages, which are open while there is a reader, so they are counted in the
 //! word: a reader first adds itself and only then looks at what the word was. Nobody who decides on "no views" can have
 //! missed it, because both decide on the same word, and all changes of one word have one order. The last one out closes
@@ -53,8 +61,12 @@
 //! | `open`: set by an opener | Release | who reads `true` reads the pages after they were opened |
 //! | `open`: cleared by sealer, writer, wiper | Relaxed | the releasing change of the word follows; nobody relies on the flag before |
 //! | `open`: read | Acquire | pairs with the opener |
-//! | slot taken; CLOSED set and read; pointer exchanged and loaded; state of slots read | SeqCst | each side writes its own, then reads the other's: with less, both could miss each other. They need the one total order |
-//! | the pointer: by the writer itself | Acquire | nobody else exchanges it |
+//! | slot taken, its window opened again; CLOSED set and read; pointer exchanged and loaded; a key's number withdrawn and asked; state of slots read | SeqCst | each side writes its own, then reads the other's: with less, both could miss each other. They need the one total order |
+//! | the same exchange and load of the pointer | Release, Acquire (in SeqCst) | who finds a record finds it complete, and who has exchanged it frees what others have completed |
+//! | the pointer exchanged by a mover, in vain | Relaxed | nothing is taken from what is there instead |
+//! | the pointer of a paged secret | Acquire | never exchanged |
+//! | a key's number published and asked | Release, Acquire (in SeqCst) | who finds the number finds the key complete. Epochs are never used twice, so the cell's next key is not taken for it |
+//! | the end of a batch of moves: fence, then looks for a close | SeqCst | a close that did not wait has seen the window closed at its second look, or is seen here |
 //! | state of a slot: HELD, FREE | Release | who reads it (SeqCst includes Acquire) frees after the reader's last use |
 //! | id in a slot; number of its turns | Release, Acquire | who reads a later owner's id, or a later turn, is behind the use by the owner before |
 //! | a slot's thread, role, memory | Relaxed | informative, or constant before the slot can be found |

@@ -8,8 +8,6 @@ use crate::error::Error;
 use crate::gate::{Deadline, Gate};
 use crate::policy::Policy;
 use crate::store::ledger::Kind;
-#[cfg(doc)]
-use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::{MOMENT, Sealed};

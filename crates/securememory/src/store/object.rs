@@ -17,7 +17,7 @@ use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
-use crate::store::sealed::{Record, Sealed};
+use crate::store::sealed::{MOMENT, Record, Sealed};
 use crate::store::spec::{MAX_LABEL, Position, Source, Spec};
 
 /// The pieces of a secret in the making: given back unless it is made, also where the source panics.
@@ -270,8 +270,11 @@ impl Object {
         let header = self.header();
         let machinery = &header.machinery;
         let deadline = Deadline::after(wait);
+        // Also without patience: readers decrypt for less than that, and whoever moves records to another key is for all
+        // secrets a reader meanwhile, but ends only those that it has in hand.
+        let moment = Deadline::after(wait.max(MOMENT));
         loop {
-            header.try_end(Some(deadline))?;
+            header.try_end(Some(moment))?;
             // In this order: who was inside until the end, and has gone on to be an owned view, is in its slot by then.
             let ended = header.gate.is_final();
             let views = machinery.holders(header.id);

@@ -5,12 +5,24 @@
 //! RUSTFLAGS="--cfg loom" cargo test --release --lib --target-dir target/loom -p securememory models
 //! ```
 //!
-//! What runs is the code of [`super`], of [`crate::registry::Slot`] and of [`crate::registry::quiet`], with the
-//! checker's atomics ([`crate::sync`]). The steps around it, which are the stores' (open and close the pages, what to do
-//! when an entry was refused, wipe), are repeated here in their order. Pages are a value that takes effect at
-//! once, as a protection change in the kernel does, and that orders nothing; bytes are cells of the checker, which
-//! reports a use that is not ordered against a change. Each property is also checked against a broken gate, or broken
-//! steps, and the checker must find that out ([`fails`]).
+//! What runs is the code of [`super`], of [`crate::registry::Slot`], of [`crate::registry::quiet`] and of
+//! [`crate::enclave::epoch::Number`], with the checker's atomics ([`crate::sync`]). The steps around it, which are the
+//! stores' (open and close the pages, what to do when an entry was refused, wipe, move a record), are repeated here in
+//! their order. Pages are a value that takes effect at once, as a protection change in the kernel does, and that orders
+//! nothing; bytes are cells of the checker, which reports a use that is not ordered against a change. Each property is
+//! also checked against a broken gate, or broken steps, and the checker must find that out ([`fails`]).
+//!
+//! What is covered:
+//!
+//! - [`paged`]: pages are open while there is a reader, and shut and wiped when the last one has gone.
+//! - [`sealed`]: no record is used after it was freed; each is freed, and the secret ended, once.
+//! - [`moved`]: so it is with a thread that moves the record to another key, also where memory is used again and where
+//!   records wait in limbo; and no commit is lost by it, whoever comes first.
+//! - [`keys`]: no key is used that was taken away by a purge, or by a refresh, which waits for nobody because no record
+//!   of the key is left; and none is taken for another in the same cell.
+//! - [`references`]: no header is used after it was given back, and each is given back once, though the walk through
+//!   the roll makes references. The counting is repeated here as well: it is that of `store::object`.
+//! - [`waiting`]: nobody sleeps for ever.
 //!
 //! What is not covered:
 //!
@@ -25,8 +37,11 @@
 //!   does, so a missing Release could hide behind them; in the models of sealed secrets, orders without such help
 //!   occur too, and the variants with plain ids and states are found out in these.
 //! - That the end of a sealed view may miss a close in the same instant ([`Gate::notify`]): there the model has a fence.
-//! - More than four threads, two slots, two versions, one secret; the growing of scratch; forks; that state words share
-//!   event words by their address (here all share one).
+//!   The end of a batch of moves has one in use too.
+//! - The lock of the ledger is the checker's; that the real one excludes and orders is the standard library's promise.
+//!   A batch is one record, and keys are changed by one thread.
+//! - More than four threads, three slots, three versions, one secret; the growing of scratch; forks; that state words
+//!   share event words by their address (here all share one).
 
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +51,10 @@
     reason = "tests; the checker's threads run on one thread, and its cells know it"
 )]
 
+mod keys;
+mod moved;
 mod paged;
+mod references;
 mod sealed;
 mod waiting;
 
@@ -66,6 +84,10 @@ fn never() -> Deadline {
 
 fn at_once() -> Deadline {
     Deadline::after(Duration::ZERO)
+}
+
+fn join(threads: impl IntoIterator<Item = loom::thread::JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 /// Runs a model in all its forms; returns how many there were.

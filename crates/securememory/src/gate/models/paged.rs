@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicU32;
 use loom::thread;
 
-use super::{at_once, fails, holds, never};
+use super::{at_once, fails, holds, join, never};
 use crate::gate::{Deadline, Gate, Refusal};
 use crate::os::{Call, CallError};
 use crate::sync::Flaw;
@@ -161,10 +161,6 @@ fn reader(secret: &Arc<Secret>) -> thread::JoinHandle<()> {
         }
         Err(refusal) => assert_eq!(refusal, Refusal::Closed),
     })
-}
-
-fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 // ---- 2 readers ----

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use loom::cell::UnsafeCell;
 use loom::thread;
 
-use super::{fails, holds, never};
+use super::{fails, holds, join, never};
 use crate::gate::{Current, Gate, Refusal};
 use crate::registry::{self, Slot, Thread};
 use crate::sync::{self, Flaw};
@@ -65,9 +65,10 @@ impl Secret {
         self.records.iter().find(|record| std::ptr::eq(*record, at)).expect("freed: there is no record")
     }
 
-    fn publish(&self, record: &Record) {
+    /// Gives what was there.
+    fn publish(&self, record: &Record) -> *mut Record {
         record.published.store(true, Relaxed);
-        self.current.replace(from_ref(record).cast_mut());
+        self.current.replace(from_ref(record).cast_mut())
     }
 
     fn free(&self, record: &Record) {
@@ -110,11 +111,10 @@ impl Secret {
             Err(refusal) => return assert_eq!(refusal, Refusal::Closed),
         }
         if !self.gate.is_closed() {
-            let old = self.record(self.current.current());
             let quiet = || registry::quiet(&self.slots, ID, || patient);
             let early = self.steps == Steps::LooksBeforeReplacing;
             let before = early && quiet();
-            self.publish(&self.records[1]);
+            let old = self.record(self.publish(&self.records[1]));
             if before || (!early && quiet()) {
                 self.free(old);
             }
@@ -136,9 +136,7 @@ impl Secret {
                 return;
             }
             // All that are left, as on the chain behind the last.
-            let last = self.current.current();
-            assert!(!last.is_null(), "ended twice");
-            self.current.replace(std::ptr::null_mut());
+            assert!(!self.current.replace(std::ptr::null_mut()).is_null(), "ended twice");
             let left = |record: &&Record| record.published.load(Relaxed) && !record.freed.load(Relaxed);
             for record in self.records.iter().filter(left) {
                 self.free(record);
@@ -183,10 +181,6 @@ fn reader(secret: &Arc<Secret>, slot: usize) -> thread::JoinHandle<()> {
 fn writer(secret: &Arc<Secret>, patient: bool) -> thread::JoinHandle<()> {
     let secret = Arc::clone(secret);
     thread::spawn(move || secret.write(patient))
-}
-
-fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 // ---- 2 readers and a writer ----

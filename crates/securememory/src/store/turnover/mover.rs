@@ -1,6 +1,7 @@
 //! Moves records from one key to another: see [`super::turnover`].
 
 use std::ptr::NonNull;
+use std::sync::atomic::{Ordering, fence};
 
 use super::{BATCH, BATCH_BYTES, LOOKS, Refreshed};
 use crate::enclave::cipher::Forged;
@@ -39,7 +40,9 @@ impl Machinery {
                 self.move_from(epoch, present, &objects, done)?;
             }
         }
-        // A close that had no time for our window has left the end to us, and a record to the old key.
+        // A close that had no time for our window has left the end to us, and a record to the old key. Either it has seen
+        // the window closed, or we see that there was a close.
+        fence(Ordering::SeqCst);
         for header in objects.iter().flatten().map(Object::header) {
             if header.gate.is_closed() && !header.gate.is_final() {
                 header.end_left();
