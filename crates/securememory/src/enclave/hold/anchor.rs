@@ -99,7 +99,8 @@ impl Anchor {
 
     /// Room for shares in the making, if nobody else uses it. Wiped when it is given back.
     pub(crate) fn take_staging(&self) -> Option<Staging<'_>> {
-        (!self.staged.swap(true, Ordering::Acquire)).then_some(Staging(self))
+        // Not `then_some`, whose value would be made in any case, and give back what is another's when it is dropped.
+        (!self.staged.swap(true, Ordering::Acquire)).then(|| Staging(self))
     }
 
     /// The part of a large page that is left for scratch.
@@ -157,5 +158,23 @@ impl Drop for Staging<'_> {
         // SAFETY: our own page, and we are the only one who uses this part of it.
         unsafe { bytes::wipe(self.at(), STAGING) };
         self.0.staged.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn who_does_not_get_the_staging_area_leaves_it_to_who_has_it() {
+        let mut anchor = Anchor::make(Policy::default().levels()).unwrap();
+        let staging = anchor.take_staging().unwrap();
+        assert!(anchor.take_staging().is_none() && anchor.take_staging().is_none());
+        drop(staging);
+        assert!(anchor.take_staging().is_some() && anchor.take_staging().is_some());
+        anchor.end();
     }
 }

@@ -81,7 +81,8 @@ impl Turnover {
 
     /// The right to move, if nobody has it.
     fn begin(&self) -> Option<Mover<'_>> {
-        (!self.moving.swap(true, Ordering::Acquire)).then_some(Mover(self))
+        // Not `then_some`, whose value would be made in any case, and give back the right when it is dropped.
+        (!self.moving.swap(true, Ordering::Acquire)).then(|| Mover(self))
     }
 }
 
