@@ -1,6 +1,6 @@
-//! Every system call of a refresh, of its finish and of a purge is refused once, at every place. Each time: a typed error
-//! that names the call or none at all, what was readable stays so (or what was purged stays purged), the old key seals
-//! where there is no new one, nothing is leaked, and the next try succeeds.
+//! Every system call of a refresh, of its finish and of a purge is refused once, at every place. Each time: a
+//! typed error that names the call or none at all, what was readable stays so (or what was purged stays
+//! purged), the old key seals where there is no new one, nothing is leaked, and the next try succeeds.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panics")]
 
@@ -76,8 +76,8 @@ fn explains(refused: CallError, error: &Error) -> bool {
 /// How often each call was refused, and how often that was an error.
 type Seen = BTreeMap<&'static str, (u64, u64)>;
 
-/// Does `operate` with a call refused, for all calls and all places, to vaults that `prepare` has made ready; `judge` looks
-/// at what came of it.
+/// Does `operate` with a call refused, for all calls and all places, to vaults that `prepare` has made ready;
+/// `judge` looks at what came of it.
 fn sweep(
     hold: Hold,
     prepare: impl Fn(&Vault),
@@ -111,7 +111,8 @@ fn sweep(
                 }
                 judge(&vault, old, outcome);
                 drop(vault);
-                // What the system does not take back stays; without its number nobody knows whose a descriptor is.
+                // What the system does not take back stays; without its number nobody knows whose a
+                // descriptor is.
                 if !matches!(call, Call::Munmap | Call::Fstat) {
                     before.assert_same(format_args!("with {hold:?} when call {n} of {call} was refused"));
                 }

@@ -1,4 +1,5 @@
-//! Keys that turn over: what a refresh moves and destroys, what a purge ends, and that neither disturbs who is at work.
+//! Keys that turn over: what a refresh moves and destroys, what a purge ends, and that neither disturbs who
+//! is at work.
 //!
 //! Each test runs in a process of its own, on each key hold that is to be had.
 #![cfg(target_os = "linux")]

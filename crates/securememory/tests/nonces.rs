@@ -47,8 +47,8 @@ impl Watched {
     /// Adds the nonces that were not there the last time.
     fn look(&mut self, into: &mut Vec<Nonce>) {
         for (&place, last) in self.places.iter().zip(&mut self.last) {
-            // SAFETY: memory of a vault that lives. Another thread may be writing there: then half of a nonce is seen,
-            // which is as good as another.
+            // SAFETY: memory of a vault that lives. Another thread may be writing there: then half of a nonce
+            // is seen, which is as good as another.
             let now = unsafe { std::ptr::with_exposed_provenance::<Nonce>(place).read_volatile() };
             // A piece that is free is zero.
             if now != *last && now[16..] != [0; 16] {
@@ -83,7 +83,8 @@ fn seal(vault: &Vault, count: usize) -> Vec<Nonce> {
 /// The nonces of a vault that a child makes.
 fn seal_in_child(count: usize) -> Vec<Nonce> {
     let mut ends = [0; 2];
-    // SAFETY: makes two descriptors; the child ends with `_exit`, and no other thread of ours runs that could have a lock.
+    // SAFETY: makes two descriptors; the child ends with `_exit`, and no other thread of ours runs that could
+    // have a lock.
     unsafe {
         assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
         let pid = libc::fork();
@@ -123,7 +124,8 @@ fn no_nonce_comes_twice() {
         println!("{seen} nonces, epoch {}", vault.status().epoch);
         assert_eq!(all.len(), seen);
         assert!(seen > 200_000 && vault.status().epoch > 100);
-        // Neither do their first 24 bytes, which are all that one of the ciphers begins with, nor their first 12.
+        // Neither do their first 24 bytes, which are all that one of the ciphers begins with, nor their first
+        // 12.
         assert_eq!(all.iter().map(|nonce| &nonce[..12]).collect::<HashSet<_>>().len(), seen);
     });
 }

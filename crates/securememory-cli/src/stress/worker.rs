@@ -84,7 +84,8 @@ fn work(order: &Order) -> Result<Message, String> {
     let mut findings = findings(&tally, seconds);
     if !leaks.none() {
         findings.found.push(format!(
-            "leak: {} KiB of mappings, {} descriptors, {} KiB locked, {} secrets, {} keys; before: {before:?}, after: {after:?}",
+            "leak: {} KiB of mappings, {} descriptors, {} KiB locked, {} secrets, {} keys; \
+             before: {before:?}, after: {after:?}",
             leaks.regions_kib, leaks.descriptors, leaks.locked_kib, leaks.secrets, leaks.keys
         ));
     }
@@ -105,8 +106,8 @@ fn findings(tally: &Tally, elapsed: Duration) -> Findings {
     }
 }
 
-/// Drops everything, the secrets first; says how many of them the vault still counts, and how many old keys it cannot
-/// destroy.
+/// Drops everything, the secrets first; says how many of them the vault still counts, and how many old keys
+/// it cannot destroy.
 fn end(scene: Scene) -> (u64, u64) {
     let vault = scene.vault.clone();
     drop(scene);

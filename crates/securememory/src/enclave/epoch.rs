@@ -36,8 +36,9 @@ impl Number {
         Self(AtomicU64::new(epoch))
     }
 
-    /// For who is in its window: is it the key of this epoch, so that it stays until the window is closed? Of the epoch
-    /// zero, which a record that was tampered with may name, there is none: a cell without a key says zero.
+    /// For who is in its window: is it the key of this epoch, so that it stays until the window is closed? Of
+    /// the epoch zero, which a record that was tampered with may name, there is none: a cell without a key
+    /// says zero.
     #[inline]
     pub(crate) fn is(&self, epoch: u64) -> bool {
         sync::total_order();

@@ -36,6 +36,10 @@ fn depth_used(low: *const u8) -> usize {
     PAINT - intact
 }
 
+fn other_slot(machinery: &Machinery) -> Lease {
+    machinery.scratch.take(registry::thread(), 0, 1, 1, false, Duration::from_secs(5)).unwrap()
+}
+
 #[test]
 fn renewals_stay_above_the_depth_that_is_scrubbed_after_them() {
     for cipher in [Cipher::Aegis256, Cipher::XChaCha20Poly1305] {
@@ -109,6 +113,21 @@ fn the_cipher_path_stays_above_the_scrubbed_depth() {
             let low = paint();
             let refused = machinery.enclave.open_in_window(thread, &mut slot, &opening(&forged));
             let refusing = depth_used(low);
+            let mut again = vec![MaybeUninit::uninit(); len];
+            let (mut done, mut other) = (false, other_slot(&machinery));
+            let low = paint();
+            let both =
+                machinery.enclave.with_two_keys(thread, (1, &mut slot), (1, &mut other), |old, new, room| {
+                    done = Nonces::new().draw().is_ok_and(|nonce| {
+                        old.open(&opening(&envelope), room).is_ok()
+                            && new.seal(binding, &nonce, room, &mut again).is_ok()
+                    });
+                });
+            let moving = depth_used(low);
+            assert!(both.is_ok() && done);
+            other.release();
+            println!("{hold:?} {cipher:?}, {len}: {moving} bytes to move");
+            assert!(!measured || moving <= cipher::stack(cipher) + BATCH_STACK, "{moving} {cipher:?}");
             slot.bytes_mut().fill(9);
             assert_eq!(refused, Err(Error::Tampered));
             let opening = opening_used;

@@ -66,8 +66,10 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     ///
     /// [`Error::Overrun`](crate::Error::Overrun), [`Error::Revoked`](crate::Error::Revoked),
-    /// [`Error::Purged`](crate::Error::Purged) where the vault was purged since the copy was opened, and whatever hinders the sealing. The old value stays valid then, but for
-    /// [`Error::StuckOpen`](crate::Error::StuckOpen), which says that the change is valid and the pages are open.
+    /// [`Error::Purged`](crate::Error::Purged) where the vault was purged since the copy was opened, and
+    /// whatever hinders the sealing. The old value stays valid then, but for
+    /// [`Error::StuckOpen`](crate::Error::StuckOpen), which says that the change is valid and the pages are
+    /// open.
     pub fn commit(self) -> Result<()> {
         self.0.commit()
     }

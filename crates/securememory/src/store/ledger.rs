@@ -38,7 +38,8 @@ struct Inner {
     last_id: u64,
     /// The epoch of the key that seals; zero where there is none.
     epoch: u64,
-    /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has one.
+    /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has
+    /// one.
     oldest: u64,
     /// Records of each live epoch.
     records: [u64; LIVE],
@@ -89,8 +90,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Now,
-    /// By [`Ledger::choose_epoch`], when its bytes are there. Code of the user's may take any time to write them, and must
-    /// not keep a key alive meanwhile.
+    /// By [`Ledger::choose_epoch`], when its bytes are there. Code of the user's may take any time to write
+    /// them, and must not keep a key alive meanwhile.
     Later,
 }
 

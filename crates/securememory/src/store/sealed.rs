@@ -220,8 +220,9 @@ impl Sealed {
         let (piece, epoch, seals) = self.take_record(header, size, wait)?;
         let version = slot.open_window(wait).and_then(|()| {
             let current = self.find(header).ok_or(Error::Closed)?;
-            // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the record, but whoever
-            // frees the old one waits for our window, which was open since before we look.
+            // SAFETY: only the writer, which is the caller, changes the value. A mover may exchange the
+            // record, but whoever frees the old one waits for our window, which was open since before we
+            // look.
             let current = unsafe { current.as_ref() };
             // What was purged stays so: after our epoch was chosen, or a purge could come in between.
             machinery.enclave.check_epoch(current.epoch)?;

@@ -43,8 +43,9 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] where that was not reached within `wait`, [`Error::KeyLost`] where an older key is lost,
-    /// [`Error::Purged`] where a purge came in between, and whatever the system refuses. What has been moved stays moved, and a later call goes on.
+    /// [`Error::Timeout`] where that was not reached within `wait`, [`Error::KeyLost`] where an older key is
+    /// lost, [`Error::Purged`] where a purge came in between, and whatever the system refuses. What has been
+    /// moved stays moved, and a later call goes on.
     pub fn finish_refresh(&self, wait: Duration) -> Result<Refreshed> {
         self.machinery().finish_refresh(wait)
     }
@@ -52,15 +53,15 @@ impl Vault {
     /// Destroys all keys of the vault, and so makes worthless everything that was sealed in it, however many secrets and
     /// streams that are: opening them is [`Error::Purged`] from now on. Paged secrets are closed. New secrets work.
     ///
-    /// Views that are open keep their copies until they end, but a change cannot be committed any more. The ciphertext of a purged secret is overwritten when that is
-    /// closed or dropped, as usual.
+    /// Views that are open keep their copies until they end, but a change cannot be committed any more. The
+    /// ciphertext of a purged secret is overwritten when that is closed or dropped, as usual.
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`] where a thread was in the middle of a read for as long as the policy's wait, and may still have
     /// a key in hand (the secrets are unreadable for all others); [`Error::Forked`]. Errors of the new key, as for
-    /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a refresh has
-    /// succeeded.
+    /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a
+    /// refresh has succeeded.
     pub fn purge(&self) -> Result<()> {
         self.machinery().purge()
     }
@@ -71,8 +72,9 @@ impl VaultBuilder {
     /// default only where the cipher needs it: AES-256-GCM after 2^31 seals.
     ///
     /// It is done by the seal that reaches the number, and told by [`VaultStatus::epoch`](crate::VaultStatus::epoch).
-    /// Where four keys live, it is done as soon as the oldest one's secrets have been moved, a few by each seal.
-    /// Where it is refused, work goes on under the old key, and `refresh_refused` in the status says why.
+    /// Where four keys live, it is done as soon as the oldest one's secrets have been moved, a few by each
+    /// seal. Where it is refused, work goes on under the old key, and `refresh_refused` in the status says
+    /// why.
     pub fn refresh_after_seals(mut self, seals: u64) -> Self {
         self.settings().seals_max = seals.max(1);
         self

@@ -12,7 +12,8 @@ use crate::stress::tally::Reason;
 const PURGED: usize = 4;
 
 impl Actor<'_> {
-    /// A new key for the vault that all share; mostly everything is moved to it, where there is time for that.
+    /// A new key for the vault that all share; mostly everything is moved to it, where there is time for
+    /// that.
     pub(super) fn refresh(&mut self) -> Outcome {
         let vault = &self.scene.vault;
         vault.refresh().map_err(|error| self.unless_others_refresh(error, "refresh"))?;

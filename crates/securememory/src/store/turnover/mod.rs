@@ -210,7 +210,8 @@ impl Machinery {
             self.turnover.pause.store(pause - 1, Ordering::Relaxed);
         } else if due
             && let Err(error) = self.install_key()
-            // Where there are four keys, the next comes as soon as the oldest has been moved, which goes on below.
+            // Where there are four keys, the next comes as soon as the oldest has been moved, which goes on
+            // below.
             && !matches!(error, Error::Busy(_))
         {
             // What was to be done has been done, under the old key. It is told by the status.

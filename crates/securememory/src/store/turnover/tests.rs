@@ -52,7 +52,8 @@ fn the_number_of_an_empty_cell_is_nobodys_epoch() {
     let object = make(&machinery, 32);
     let at = object.status().at_rest.unwrap().address - size_of::<u64>();
     for (epoch, outcome) in [(0, Error::Tampered), (9, Error::Tampered), (u64::MAX, Error::Tampered)] {
-        // SAFETY: the epoch that stands before the envelope of a record of ours, which nobody reads meanwhile.
+        // SAFETY: the epoch that stands before the envelope of a record of ours, which nobody reads
+        // meanwhile.
         #[allow(unsafe_code)]
         unsafe {
             std::ptr::with_exposed_provenance_mut::<u64>(at).write(epoch);
