@@ -11,6 +11,7 @@
 //! one (see `store/ledger.rs`).
 
 use std::cell::UnsafeCell;
+use std::ops::RangeInclusive;
 
 use crate::enclave::hold::KeyHold;
 use crate::enclave::hold::anchor::Anchor;
@@ -26,6 +27,11 @@ pub(crate) const LIVE: usize = 4;
 #[inline]
 pub(crate) fn cell_of(epoch: u64) -> usize {
     (epoch.wrapping_sub(1) % LIVE as u64) as usize
+}
+
+/// Epochs whose keys may be there when this is the newest one.
+pub(crate) fn up_to(newest: u64) -> RangeInclusive<u64> {
+    newest.saturating_sub(LIVE as u64 - 1).max(1)..=newest
 }
 
 /// The number of the key in a cell: zero where it cannot be found.
@@ -154,8 +160,7 @@ impl Changing<'_> {
 
     /// Epochs whose keys can be found, the oldest first.
     pub(crate) fn live(&self) -> impl Iterator<Item = u64> {
-        let oldest = self.newest().saturating_sub(LIVE as u64 - 1).max(1);
-        (oldest..=self.newest()).filter(|&epoch| self.epochs.has(epoch))
+        up_to(self.newest()).filter(|&epoch| self.epochs.has(epoch))
     }
 
     /// The key of an epoch, withdrawn or not, as long as it is there.

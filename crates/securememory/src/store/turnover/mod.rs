@@ -16,7 +16,7 @@ mod mover;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::enclave::epoch::{Changing, LIVE};
+use crate::enclave::epoch::{self, Changing};
 use crate::error::{Error, Outstanding};
 use crate::gate::Deadline;
 use crate::os;
@@ -134,10 +134,8 @@ impl Machinery {
         let (sealing, _) = self.ledger.current()?;
         let present = keys.newest().min(sealing);
         let mut last = true;
-        for epoch in keys.newest().saturating_sub(LIVE as u64)..present {
-            if !self.enclave.epochs().has(epoch) {
-                continue;
-            }
+        let older = epoch::up_to(keys.newest()).filter(|&epoch| epoch < present);
+        for epoch in older.filter(|&epoch| self.enclave.epochs().has(epoch)) {
             if self.ledger.records_of(epoch)? == 0 {
                 keys.withdraw(epoch);
             } else {
@@ -162,13 +160,28 @@ impl Machinery {
         let deadline = Deadline::after(wait);
         let mut done = Refreshed::default();
         loop {
+            let mut failure = None;
             if let Some(_mover) = self.turnover.begin() {
                 self.ledger.walk_from_start()?;
-                while self.move_batch(BATCH, &mut done)? && deadline.left().is_some() {}
+                loop {
+                    match self.move_batch(BATCH, &mut done) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error @ Error::LockTimeout(_)) => return Err(error),
+                        // What stands in the way of some does not keep the others.
+                        Err(error) => _ = failure.get_or_insert(error),
+                    }
+                    if deadline.left().is_none() {
+                        break;
+                    }
+                }
                 self.sweep_limbo(Deadline::after(MOMENT));
             }
             if self.retire_keys()? {
                 return Ok(done);
+            }
+            if let Some(error) = failure {
+                return Err(error);
             }
             if deadline.left().is_none() {
                 return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
@@ -200,9 +213,10 @@ impl Machinery {
         })
     }
 
+    /// Says whether nothing was in its way.
     #[cold]
-    fn turn_over(&self) {
-        let Some(_mover) = self.turnover.begin() else { return };
+    fn turn_over(&self) -> bool {
+        let Some(_mover) = self.turnover.begin() else { return true };
         // Asked anew: another thread may have found the same key due, and replaced it.
         let due = self.is_key_due();
         let pause = self.turnover.pause.load(Ordering::Relaxed);
@@ -219,10 +233,14 @@ impl Machinery {
             self.note_refusal(error);
         }
         // What goes wrong here is told to whoever finishes the refresh.
-        if let Ok(false) = self.move_batch(SMALL_BATCH, &mut Refreshed::default()) {
-            self.sweep_limbo(Deadline::after(Duration::ZERO));
-            let _ = self.ledger.walk_from_start();
-            let _ = self.retire_keys();
+        match self.move_batch(SMALL_BATCH, &mut Refreshed::default()) {
+            Ok(true) => true,
+            Ok(false) => {
+                self.sweep_limbo(Deadline::after(Duration::ZERO));
+                let _ = self.ledger.walk_from_start();
+                self.retire_keys().is_ok()
+            }
+            Err(_) => false,
         }
     }
 
@@ -245,9 +263,7 @@ impl Machinery {
         let mut keys = self.enclave.epochs().freeze()?;
         self.turnover.purges.fetch_add(1, Ordering::AcqRel);
         let newest = keys.newest();
-        for epoch in newest.saturating_sub(LIVE as u64)..=newest {
-            keys.withdraw(epoch);
-        }
+        epoch::up_to(newest).for_each(|epoch| keys.withdraw(epoch));
         self.ledger.forget_epochs(newest + 1)?;
         let quiet = self.scratch.quiesce(ANY, deadline);
         if quiet {
@@ -305,12 +321,11 @@ impl Machinery {
     /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before it
     /// is woken.
     pub(crate) fn tend_keys(&self) -> Option<Duration> {
-        if self.is_key_old() || self.turnover.unfinished.load(Ordering::Acquire) {
-            self.turn_over();
-        }
+        let due = self.is_key_old() || self.turnover.unfinished.load(Ordering::Acquire);
+        let free = !due || self.turn_over();
         if self.turnover.unfinished.load(Ordering::Acquire) {
             // Others, and what waits for them, should get a word in.
-            return Some(NAP);
+            return Some(if free { NAP } else { RETRY });
         }
         let age = self.settings.age_max?;
         let old = os::coarse_now().saturating_sub(self.turnover.since.load(Ordering::Relaxed));

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::{BATCH, BATCH_BYTES, LOOKS, Refreshed};
 use crate::enclave::cipher::Forged;
-use crate::enclave::epoch::LIVE;
+use crate::enclave::epoch;
 use crate::enclave::{Binding, InHand, Nonces};
 use crate::error::Error;
 use crate::gate::Deadline;
@@ -29,16 +29,17 @@ struct Item<'a> {
 }
 
 impl Machinery {
-    /// Looks at the next secrets of the roll and moves those that need it. False: that was the end of the roll. For who
-    /// has the right to move.
+    /// Looks at the next secrets of the roll and moves those that need it. False: that was the end of the roll. On an error
+    /// some were left as they are; the next call goes on after them. For who has the right to move.
     pub(super) fn move_batch(&self, most: usize, done: &mut Refreshed) -> Result<bool, Error> {
         let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
         let more = self.collect(objects.get_mut(..most).unwrap_or_default())?;
         let present = self.ledger.current()?.0;
-        for epoch in present.saturating_sub(LIVE as u64)..present {
-            if self.enclave.epochs().has(epoch) {
-                self.move_from(epoch, present, &objects, done)?;
-            }
+        let older =
+            epoch::up_to(present).filter(|&epoch| epoch < present && self.enclave.epochs().has(epoch));
+        let mut outcome = Ok(());
+        for epoch in older {
+            outcome = outcome.and(self.move_from(epoch, present, &objects, done));
         }
         // A close that had no time for our window has left the end to us, and a record to the old key. Either it has seen
         // the window closed, or we see that there was a close.
@@ -48,7 +49,7 @@ impl Machinery {
                 header.end_left();
             }
         }
-        Ok(more)
+        outcome.map(|()| more)
     }
 
     /// Takes references to the next secrets of the roll. False: that was its end.

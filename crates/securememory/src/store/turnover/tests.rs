@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::*;
+use crate::enclave::epoch::LIVE;
 use crate::error::TryError;
 use crate::policy::{Policy, Store};
 use crate::store::{Settings, Source, Spec};
