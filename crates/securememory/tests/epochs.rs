@@ -884,6 +884,10 @@ fn a_purge_that_cannot_wait_for_a_reader_says_so_and_has_purged() {
             let wait = Duration::from_millis(20);
             let vault = builder(hold).policy(Policy::new().wait(wait)).build().unwrap();
             let secrets = make_many(&vault, 10);
+            // With all the scratch that there will be.
+            vault.refresh().unwrap();
+            vault.finish_refresh(LONG).unwrap();
+            assert_right(&secrets);
             let one_key = (share_files().len(), vault.status().locked_bytes);
             let reading = AtomicBool::new(false);
             std::thread::scope(|scope| {

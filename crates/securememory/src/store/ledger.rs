@@ -48,7 +48,8 @@ struct Inner {
     most_seals: u64,
     /// Each with its number.
     limbo: [Option<(u64, Retired)>; LIMBO],
-    /// How many ever came there.
+    /// How many are there, and how many ever came.
+    waiting: usize,
     retired: u64,
     /// How many places of it are kept for somebody.
     kept: usize,
@@ -111,6 +112,7 @@ impl Ledger {
             seals: 0,
             most_seals,
             limbo: [None; LIMBO],
+            waiting: 0,
             retired: 0,
             kept: 0,
         };
@@ -209,7 +211,7 @@ impl Ledger {
     pub(super) fn take_record(&self, size: usize) -> Result<(NonNull<u8>, u64, u64), Taking> {
         let large = if slab::is_large(size) { Some(slab::take_large(size)?) } else { None };
         let outcome = self.inner.lock().map_err(Taking::Failed).and_then(|mut inner| {
-            if inner.waiting() + inner.kept >= LIMBO {
+            if inner.waiting + inner.kept >= LIMBO {
                 return Err(Taking::LimboFull);
             }
             let epoch = inner.seal_under()?;
@@ -254,6 +256,7 @@ impl Ledger {
         // There is a place for each.
         for (place, record) in free.zip(records) {
             inner.retired += 1;
+            inner.waiting += 1;
             *place = Some((inner.retired, *record));
         }
     }
@@ -262,7 +265,7 @@ impl Ledger {
     /// nothing waits.
     pub(super) fn retired(&self) -> Option<u64> {
         let inner = self.inner.lock().ok()?;
-        (inner.waiting() > 0).then_some(inner.retired)
+        (inner.waiting > 0).then_some(inner.retired)
     }
 
     /// Overwrites and frees what waits, of one secret if it is named, up to the one that was retired as the `last`.
@@ -279,6 +282,7 @@ impl Ledger {
         while let Ok(mut inner) = self.inner.lock() {
             let place = inner.limbo.iter_mut().find(|place| place.as_ref().is_some_and(is_due));
             let Some((_, record)) = place.and_then(Option::take) else { return };
+            inner.waiting -= 1;
             drop(inner);
             // SAFETY: as the caller vouches.
             unsafe { self.free(&[record], 0) };
@@ -427,10 +431,6 @@ impl Inner {
         self.records[cell_of(epoch)] += 1;
         self.seals += 1;
         self.seals
-    }
-
-    fn waiting(&self) -> usize {
-        self.limbo.iter().flatten().count()
     }
 
     /// # Safety
