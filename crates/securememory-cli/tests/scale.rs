@@ -147,7 +147,9 @@ fn an_ordinary_user_who_may_lock_64_kib() {
 #[test]
 fn bench_itself_keeps_its_options() {
     let bench = |args: &[&str]| Command::new(BINARY).arg("bench").args(args).output().unwrap().status.code();
-    assert_eq!(bench(&["--count", "1", "--only", "sealed.create.32"]), Some(0));
+    // It refuses to measure a build with the fault injector, as this is where all crates' tests are built together.
+    let counted = if securememory::HAS_INJECTOR { 2 } else { 0 };
+    assert_eq!(bench(&["--count", "1", "--only", "sealed.create.32"]), Some(counted));
     assert_eq!(bench(&["--json", "scale"]), Some(2));
     assert_eq!(bench(&["scale", "--store", "elsewhere"]), Some(2));
     assert_eq!(bench(&["scale", "--secrets", "0"]), Some(2));

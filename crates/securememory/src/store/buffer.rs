@@ -83,7 +83,7 @@ impl Buffer {
     }
 
     fn seal_filled(&self, position: Position) -> Result<Object, Error> {
-        self.lease.check_canary(&self.machinery.canary)?;
+        self.machinery.check_canary(&self.lease)?;
         let spec = Spec { position: Some(position), ..Spec::default() };
         let bytes = self.lease.bytes().get(..self.filled).unwrap_or_default();
         let made = Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes));

@@ -10,6 +10,7 @@ use crate::error::{Error, Outstanding};
 use crate::gate::{Deadline, Refusal, word};
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::region::canary::Canary;
+use crate::region::lease::Lease;
 use crate::region::pool::Pool;
 use crate::region::scratch::Scratch;
 use crate::region::slots;
@@ -248,6 +249,15 @@ impl Machinery {
             secrets: self.ledger.live(),
             protections: self.enclave.protections(),
         }
+    }
+
+    /// Are the bytes around a lease's data as they were?
+    #[inline]
+    pub(super) fn check_canary(&self, lease: &Lease) -> Result<(), Error> {
+        // In a child that was forked since somebody looked for the alive mark, they are wiped like all the rest.
+        lease
+            .check_canary(&self.canary)
+            .map_err(|error| if self.enclave.is_alive() { error } else { Error::Forked })
     }
 
     /// An id that no other secret of the vault has.

@@ -169,7 +169,7 @@ fn end_lease(header: &Header, lease: Lease) -> Result<(), Error> {
         lease.forsake();
         return Err(Error::Forked);
     }
-    let intact = lease.check_canary(&header.machinery.canary);
+    let intact = header.machinery.check_canary(&lease);
     let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
     lease.release();
     if header.gate.notify() {
@@ -220,9 +220,7 @@ impl OpenedMut<'_> {
                     return Err(Error::Forked);
                 }
                 let committed = if keep {
-                    lease
-                        .check_canary(&header.machinery.canary)
-                        .and_then(|()| sealed.commit(header, &mut lease))
+                    header.machinery.check_canary(&lease).and_then(|()| sealed.commit(header, &mut lease))
                 } else {
                     Ok(0)
                 };
@@ -305,11 +303,8 @@ impl Owned {
         let used = Use(lease);
         // Inside the bounds that `part` has checked.
         let result = f(lease.bytes().get(self.range.clone()).unwrap_or_default());
-        let outcome = if lease.is_revoked() {
-            Err(Error::Revoked)
-        } else {
-            lease.check_canary(&header.machinery.canary)
-        };
+        let outcome =
+            if lease.is_revoked() { Err(Error::Revoked) } else { header.machinery.check_canary(lease) };
         drop(used);
         Ok((result, outcome))
     }

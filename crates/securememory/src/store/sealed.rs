@@ -86,7 +86,7 @@ impl Sealed {
         }
         source.write(slot.bytes_mut())?;
         if S::FOREIGN {
-            slot.check_canary(&machinery.canary)?;
+            machinery.check_canary(slot)?;
             machinery.ledger.choose_epoch(taken)?;
             slot.open_window(policy.wait)?;
         }
