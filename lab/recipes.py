@@ -104,6 +104,19 @@ RECIPES = {
             Job("bench", "tool", ("bench", "--only", "sealed.pkey.read.32", "--rounds", "7"), shows=".", judged=False),
         ),
     ),
+    "x86_64-pkeys-turnover": Recipe(
+        about="keys that turn over, batches and streams with memory protection keys",
+        machine=X86_64,
+        part="long",
+        command_line="secretmem.enable=1",
+        seconds=1500,
+        jobs=(
+            Job("epochs", "epochs", TEST, says=RAN, never=HELD, seconds=500),
+            Job("epoch_faults", "epoch_faults", TEST, says=RAN, never=HELD, seconds=400),
+            Job("many", "many", TEST, says=RAN, seconds=120),
+            Job("stream", "stream", TEST, says=RAN, seconds=300),
+        ),
+    ),
     "x86_64-pkeys-long": Recipe(
         about="the rest of the tests with memory protection keys, and a longer stress",
         machine=X86_64,

@@ -69,7 +69,10 @@ pub(crate) unsafe fn wipe(at: *mut u8, len: usize) {
     // SAFETY: the caller vouches for the range. The empty assembly may read all memory as far as the compiler
     // knows, so the zeros must be there.
     unsafe {
-        std::ptr::write_bytes(at, 0, len);
+        // Many bytes are stored faster from the start of a cache line on.
+        let lead = if len >= 4096 { at.align_offset(64).min(len) } else { 0 };
+        std::ptr::write_bytes(at, 0, lead);
+        std::ptr::write_bytes(at.add(lead), 0, len - lead);
         std::arch::asm!("/* {0} */", in(reg) at, options(nostack, preserves_flags));
     }
     compiler_fence(Ordering::SeqCst);

@@ -81,8 +81,8 @@ pub(super) fn bytes_for(count: u64, header: usize, body: usize) -> Option<u64> {
 }
 
 fn large_layout(size: usize) -> Result<Layout, Error> {
-    Layout::from_size_align(size, ALIGN)
-        .map_err(|_| Error::TooLarge { len: size, limit: isize::MAX as usize })
+    // A cache line: the ciphertext, which follows a head of one line, is read and written a line at a time.
+    Layout::from_size_align(size, 64).map_err(|_| Error::TooLarge { len: size, limit: isize::MAX as usize })
 }
 
 /// A large piece, with any content.
