@@ -143,7 +143,7 @@ fn assert_refused(vault: &Vault, expected: Error) {
 #[test]
 fn all_are_made_or_none() {
     case("all_are_made_or_none").run(|| {
-        let vault = Vault::builder().store(Store::Sealed).build().unwrap();
+        let vault = Vault::builder().store(Store::Sealed).hold(Hold::Split).build().unwrap();
         drop(vault.secrets_from(&mut sources(100)).unwrap());
         // The second batch has no nonces any more.
         for n in [1, 3, 9] {
@@ -169,7 +169,7 @@ fn all_are_made_or_none() {
 #[test]
 fn one_fetch_serves_many() {
     case("one_fetch_serves_many").run(|| {
-        let vault = Vault::builder().store(Store::Sealed).build().unwrap();
+        let vault = Vault::builder().store(Store::Sealed).hold(Hold::Split).build().unwrap();
         let count = |work: &mut dyn FnMut()| {
             let fetches = inject::fail(Call::Pread, Plan::Nth { n: u64::MAX, errno: libc::EIO });
             work();

@@ -55,9 +55,8 @@ impl Machinery {
             let sealed =
                 |source: &&&[u8]| self.settings.kind_for(self.settings.store, source.len()) == Kind::Sealed;
             let count = sources.iter().take(MAKES).take_while(sealed).count();
-            let (batch, rest) = sources.split_at_checked(count).unwrap_or((sources, &[]));
-            let done = self.make_batch(batch, made)?;
-            sources = if done == count { rest } else { sources.get(done..).unwrap_or_default() };
+            let done = self.make_batch(sources.get(..count).unwrap_or_default(), made)?;
+            sources = sources.get(done..).unwrap_or_default();
         }
         Ok(())
     }

@@ -5,8 +5,9 @@
 //! overwritten. So an epoch without records is one that no thread is at work with, and its key can go. The epoch of a
 //! seal is chosen here, together with the count: no seal can begin under a key that was counted out.
 //!
-//! **Limbo**: a record that was replaced while a reader, which may still be decrypting it, does not run. It waits here
-//! until no such reader is left. There are few places, and whoever replaces a record has one beforehand.
+//! Records that were replaced, but may still be read, wait in [`limbo`].
+
+mod limbo;
 
 use std::ptr::NonNull;
 
@@ -16,9 +17,9 @@ use crate::locks::{Lock, Rank};
 use crate::store::header::HEADER;
 use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
+use limbo::Limbo;
 
-/// Old records that may wait, and places kept for those that are being replaced.
-const LIMBO: usize = 96;
+pub(super) use limbo::Retired;
 
 /// A vault's account.
 pub(crate) struct Ledger {
@@ -46,27 +47,8 @@ struct Inner {
     /// Seals under the present key, and how many there may be.
     seals: u64,
     most_seals: u64,
-    /// Each with its number.
-    limbo: [Option<(u64, Retired)>; LIMBO],
-    /// How many are there, and how many ever came.
-    waiting: usize,
-    retired: u64,
-    /// How many places of it are kept for somebody.
-    kept: usize,
+    limbo: Limbo,
 }
-
-/// A secret's body that is out of use: mostly a record that was replaced.
-#[derive(Clone, Copy)]
-pub(super) struct Retired {
-    pub(super) secret: u64,
-    pub(super) at: NonNull<u8>,
-    pub(super) size: usize,
-    pub(super) epoch: u64,
-}
-
-// SAFETY: the address of memory that only whoever has this uses.
-#[allow(unsafe_code)]
-unsafe impl Send for Retired {}
 
 /// The pieces of a new secret.
 #[derive(Clone, Copy)]
@@ -111,10 +93,7 @@ impl Ledger {
             records: [0; LIVE],
             seals: 0,
             most_seals,
-            limbo: [None; LIMBO],
-            waiting: 0,
-            retired: 0,
-            kept: 0,
+            limbo: Limbo::new(),
         };
         Self { inner: Lock::new(Rank::Ledger, inner) }
     }
@@ -211,12 +190,15 @@ impl Ledger {
     pub(super) fn take_record(&self, size: usize) -> Result<(NonNull<u8>, u64, u64), Taking> {
         let large = if slab::is_large(size) { Some(slab::take_large(size)?) } else { None };
         let outcome = self.inner.lock().map_err(Taking::Failed).and_then(|mut inner| {
-            if inner.waiting + inner.kept >= LIMBO {
-                return Err(Taking::LimboFull);
-            }
             let epoch = inner.seal_under()?;
             let record = large.map_or_else(|| inner.pieces.take(size), Ok)?;
-            inner.kept += 1;
+            if !inner.limbo.keep() {
+                if large.is_none() {
+                    // SAFETY: just taken.
+                    unsafe { inner.pieces.give(record, size) };
+                }
+                return Err(Taking::LimboFull);
+            }
             let seals = inner.count_seal(epoch);
             Ok((record, epoch, seals))
         });
@@ -239,7 +221,7 @@ impl Ledger {
         unsafe {
             records.iter().for_each(|record| slab::overwrite(record.at, record.size));
             let Ok(mut inner) = self.inner.lock() else { return };
-            inner.kept = inner.kept.saturating_sub(kept);
+            inner.limbo.give_back(kept);
             for record in records {
                 inner.give(Kind::Sealed, record.at, record.size, record.epoch);
             }
@@ -249,23 +231,15 @@ impl Ledger {
     /// Leaves records that were replaced in the places that were kept for them.
     pub(super) fn retire(&self, records: &[Retired]) {
         // Without the lock they stay as they are until the vault ends.
-        let Ok(mut inner) = self.inner.lock() else { return };
-        let inner = &mut *inner;
-        inner.kept = inner.kept.saturating_sub(records.len());
-        let free = inner.limbo.iter_mut().filter(|place| place.is_none());
-        // There is a place for each.
-        for (place, record) in free.zip(records) {
-            inner.retired += 1;
-            inner.waiting += 1;
-            *place = Some((inner.retired, *record));
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.limbo.retire(records);
         }
     }
 
     /// How many records were ever retired: to be asked before the readers are looked at, for [`Self::sweep`]. `None`:
     /// nothing waits.
     pub(super) fn retired(&self) -> Option<u64> {
-        let inner = self.inner.lock().ok()?;
-        (inner.waiting > 0).then_some(inner.retired)
+        self.inner.lock().ok()?.limbo.retired()
     }
 
     /// Overwrites and frees what waits, of one secret if it is named, up to the one that was retired as the `last`.
@@ -275,14 +249,9 @@ impl Ledger {
     /// Since that one was retired, all readers (of that secret) that were at work then have been seen to be done.
     #[allow(unsafe_code)]
     pub(super) unsafe fn sweep(&self, secret: Option<u64>, last: u64) {
-        let is_due = |&(number, record): &(u64, Retired)| {
-            number <= last && secret.is_none_or(|secret| secret == record.secret)
-        };
         // One after the other, since a large one is not to be overwritten under the lock.
         while let Ok(mut inner) = self.inner.lock() {
-            let place = inner.limbo.iter_mut().find(|place| place.as_ref().is_some_and(is_due));
-            let Some((_, record)) = place.and_then(Option::take) else { return };
-            inner.waiting -= 1;
+            let Some(record) = inner.limbo.take(secret, last) else { return };
             drop(inner);
             // SAFETY: as the caller vouches.
             unsafe { self.free(&[record], 0) };
@@ -358,7 +327,7 @@ impl Ledger {
         let inner = &mut *inner;
         // SAFETY: as the caller vouches.
         unsafe {
-            for (_, record) in std::mem::replace(&mut inner.limbo, [None; LIMBO]).into_iter().flatten() {
+            while let Some(record) = inner.limbo.take(None, u64::MAX) {
                 slab::overwrite(record.at, record.size);
                 inner.pieces_or_large(record.at, record.size);
             }

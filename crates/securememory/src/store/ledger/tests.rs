@@ -150,7 +150,7 @@ impl Model {
                 let Some(index) = of(&self.secrets, choice) else { return };
                 let Secret { taken: Taken { id: secret, .. }, kind, size, .. } = self.secrets[index];
                 for _ in 0..if kind == Kind::Sealed { count } else { 0 } {
-                    let full = self.limbo.len() + self.drafts.len() >= LIMBO;
+                    let full = self.limbo.len() + self.drafts.len() >= limbo::PLACES;
                     match ledger.take_record(size) {
                         Err(Taking::LimboFull) => assert!(full),
                         Err(Taking::Failed(error)) => assert_eq!((error, self.epoch), (Error::Purged, 0)),
@@ -270,7 +270,7 @@ proptest! {
         model.assert_told_by(&ledger);
         prop_assert_eq!((ledger.live(), ledger.retired()), (0, None));
         prop_assert_eq!(ledger.inner.lock().unwrap().records, [0; LIVE]);
-        prop_assert_eq!(ledger.inner.lock().unwrap().kept, 0);
+        prop_assert_eq!(ledger.inner.lock().unwrap().limbo.kept, 0);
         // SAFETY: nothing is in use.
         unsafe { ledger.end() };
     }

@@ -1,0 +1,78 @@
+//! Records that were replaced while a reader, which may still be decrypting them, does not run.
+//!
+//! There are few places, and whoever replaces a record has one kept for it beforehand: so what was published can always
+//! be left here, without an allocation.
+
+use std::ptr::NonNull;
+
+/// Records that may wait, and places kept for those that are being replaced.
+pub(super) const PLACES: usize = 96;
+
+/// A secret's body that is out of use: mostly a record that was replaced.
+#[derive(Clone, Copy)]
+pub(in crate::store) struct Retired {
+    pub(in crate::store) secret: u64,
+    pub(in crate::store) at: NonNull<u8>,
+    pub(in crate::store) size: usize,
+    pub(in crate::store) epoch: u64,
+}
+
+// SAFETY: the address of memory that only whoever has this uses.
+#[allow(unsafe_code)]
+unsafe impl Send for Retired {}
+
+pub(super) struct Limbo {
+    /// Each with its number.
+    places: [Option<(u64, Retired)>; PLACES],
+    /// How many are there, and how many ever came.
+    waiting: usize,
+    retired: u64,
+    /// How many places are kept for somebody.
+    pub(super) kept: usize,
+}
+
+impl Limbo {
+    pub(super) const fn new() -> Self {
+        Self { places: [None; PLACES], waiting: 0, retired: 0, kept: 0 }
+    }
+
+    /// Keeps a place for somebody, if there is one.
+    pub(super) fn keep(&mut self) -> bool {
+        let free = self.waiting + self.kept < PLACES;
+        self.kept += usize::from(free);
+        free
+    }
+
+    /// So many places are not needed any more.
+    pub(super) fn give_back(&mut self, kept: usize) {
+        self.kept = self.kept.saturating_sub(kept);
+    }
+
+    /// Leaves records in the places that were kept for them.
+    pub(super) fn retire(&mut self, records: &[Retired]) {
+        self.give_back(records.len());
+        let free = self.places.iter_mut().filter(|place| place.is_none());
+        // There is a place for each.
+        for (place, record) in free.zip(records) {
+            self.retired += 1;
+            self.waiting += 1;
+            *place = Some((self.retired, *record));
+        }
+    }
+
+    /// How many ever came; `None`: nothing waits.
+    pub(super) fn retired(&self) -> Option<u64> {
+        (self.waiting > 0).then_some(self.retired)
+    }
+
+    /// Takes one away, of one secret if it is named, that did not come after the `last`.
+    pub(super) fn take(&mut self, secret: Option<u64>, last: u64) -> Option<Retired> {
+        let is_due = |&(number, record): &(u64, Retired)| {
+            number <= last && secret.is_none_or(|secret| secret == record.secret)
+        };
+        let place = self.places.iter_mut().find(|place| place.as_ref().is_some_and(is_due))?;
+        let (_, record) = place.take()?;
+        self.waiting -= 1;
+        Some(record)
+    }
+}
