@@ -133,7 +133,8 @@ pub enum Error {
     /// The key that it was sealed under was destroyed by [`Vault::purge`](crate::Vault::purge).
     #[error("purged: its key was destroyed")]
     Purged,
-    /// The vault's key has made as many seals as are safe, and could not be replaced by a new one.
+    /// The vault's key has made as many seals as are safe, and could not be replaced by a new one. Nothing is sealed
+    /// before [`Vault::refresh`](crate::Vault::refresh) has succeeded.
     #[error("the key has sealed {limit} times, which is as often as is safe, and a new one could not be had")]
     KeyUsedUp {
         /// Seals under one key at most.

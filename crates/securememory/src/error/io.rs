@@ -4,11 +4,18 @@ use std::io;
 
 use super::{Error, ErrorKind};
 
-/// By what a caller can do about it. Ours is inside, and `get_ref` with `downcast_ref` gives it back, but for
-/// [`Error::OutOfMemory`], since what is inside needs memory.
+/// By what a caller can do about it. Ours is inside, and `get_ref` with `downcast_ref` gives it back, but where memory is
+/// short ([`Error::OutOfMemory`], and calls that were refused with ENOMEM), since what is inside needs memory.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        if let Error::OutOfMemory { .. } = error {
+        let short = match error {
+            Error::OutOfMemory { .. } => true,
+            Error::System(cause) | Error::Refused { cause, .. } | Error::HoldRefused(cause) => {
+                cause.errno == libc::ENOMEM
+            }
+            _ => false,
+        };
+        if short {
             return io::ErrorKind::OutOfMemory.into();
         }
         let kind = match (error, error.kind()) {

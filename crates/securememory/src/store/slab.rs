@@ -69,11 +69,12 @@ pub(super) fn is_large(size: usize) -> bool {
 /// Bytes of memory that a number of secrets with such a header and body take, if none is free already; `None`: more
 /// than can be.
 pub(super) fn bytes_for(count: u64, header: usize, body: usize) -> Option<u64> {
-    // What the allocator adds to a block of its own.
+    // What the allocator adds to a block of its own, and leaves out so that it begins on a cache line.
     const OVERHEAD: usize = 16;
+    const LINE: usize = 64;
     let body = match class_of(body) {
         Some(class) => (class + 1) * ALIGN,
-        None => body.checked_next_multiple_of(ALIGN)?.checked_add(OVERHEAD)?,
+        None => body.checked_add(OVERHEAD)?.checked_next_multiple_of(LINE)?.checked_add(OVERHEAD)?,
     };
     let pieces = count.checked_mul(header.checked_add(body)? as u64)?;
     // The last slab of bodies, and the last table of headers, are made whole.

@@ -45,7 +45,7 @@ pub use builder::StreamBuilder;
 /// ```
 ///
 /// What is written fills one chunk in locked memory between guard pages, which is sealed when it is full. So
-/// there is never more than one chunk of plaintext (two for the moment of a seal), and the locked memory is
+/// there is never more than one chunk of plaintext, and the locked memory is
 /// the same for a kilobyte as for a gigabyte; the ciphertext lies in ordinary memory. A chunk is opened when
 /// reading comes to it, and wiped when all of it was read.
 ///
@@ -56,7 +56,8 @@ pub use builder::StreamBuilder;
 ///
 /// As a [`std::io::Write`] it never buffers outside of that chunk, and as a [`std::io::Read`] not at all;
 /// their errors have an [`Error`] inside. With the feature `tokio` it is an `AsyncWrite` and an `AsyncRead`
-/// as well: always ready, since nothing is waited for but a fork under way.
+/// as well: always ready. A call seals or opens one chunk at most, and may replace a key that is due and move a few
+/// records meanwhile; for so long it blocks, and never for a peer.
 ///
 /// Dropping a stream overwrites all of it.
 #[must_use = "a stream that is dropped is wiped"]
@@ -114,8 +115,9 @@ impl SecretStream {
     /// # Errors
     ///
     /// [`Error::Closed`], [`Error::Forked`], [`Error::KeyLost`], [`Error::ScratchExhausted`],
-    /// [`Error::OutOfMemory`], [`Error::Overrun`], [`Error::System`]. The stream is as it was then, with all
-    /// its bytes, and it can be tried again.
+    /// [`Error::OutOfMemory`], [`Error::KeyUsedUp`], [`Error::LockTimeout`], [`Error::System`]: the stream is as it
+    /// was then, with all its bytes, and it can be tried again. [`Error::Purged`] and [`Error::Revoked`]: what was
+    /// written is gone. [`Error::Overrun`]: the chunk that was being filled was damaged, and is not believed any more.
     pub fn finish(&mut self) -> Result<()> {
         self.check()?;
         if self.phase == Phase::Complete {
@@ -154,7 +156,8 @@ impl SecretStream {
     ///
     /// [`WithError::NotRun`] as [`SecretStream::finish`], with [`Error::Tampered`] where the next chunk is
     /// not what was written there, and [`Error::Truncated`] where the end of the stream is missing.
-    /// [`WithError::Ran`] with [`Error::Overrun`] where bytes beside the chunk were written meanwhile.
+    /// [`WithError::Ran`] with [`Error::Overrun`] where bytes beside the chunk were written meanwhile; the chunk counts
+    /// as read then, and [`SecretStream::rewind`] gives it again.
     pub fn read_chunk<R>(&mut self, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, WithError<Option<R>>> {
         self.lend(usize::MAX, f)
     }

@@ -53,8 +53,9 @@ impl Vault {
     /// Destroys all keys of the vault, and so makes worthless everything that was sealed in it, however many secrets and
     /// streams that are: opening them is [`Error::Purged`] from now on. Paged secrets are closed. New secrets work.
     ///
-    /// Views that are open keep their copies until they end, but a change cannot be committed any more. The
-    /// ciphertext of a purged secret is overwritten when that is closed or dropped, as usual.
+    /// Views that are open keep their copies until they end, and so does the chunk of a stream that is open for reading;
+    /// a change cannot be committed any more, and the chunk that a stream is being written to is wiped when the stream is
+    /// next used or dropped. The ciphertext of a purged secret is overwritten when that is closed or dropped, as usual.
     ///
     /// # Errors
     ///

@@ -321,15 +321,18 @@ impl Machinery {
     /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before it
     /// is woken.
     pub(crate) fn tend_keys(&self) -> Option<Duration> {
-        let due = self.is_key_old() || self.turnover.unfinished.load(Ordering::Acquire);
+        let due = self.is_key_due() || self.turnover.unfinished.load(Ordering::Acquire);
         let free = !due || self.turn_over();
         if self.turnover.unfinished.load(Ordering::Acquire) {
             // Others, and what waits for them, should get a word in.
             return Some(if free { NAP } else { RETRY });
         }
+        if self.is_key_due() {
+            // It has just been refused.
+            return Some(RETRY);
+        }
         let age = self.settings.age_max?;
         let old = os::coarse_now().saturating_sub(self.turnover.since.load(Ordering::Relaxed));
-        // One that is overdue has just been refused.
         Some(age.saturating_sub(Duration::from_nanos(old)).max(RETRY))
     }
 

@@ -168,3 +168,22 @@ fn a_creation_whose_source_takes_long_keeps_no_key() {
     machinery.refresh().unwrap();
     assert_eq!((machinery.status().keys, machinery.status().secrets), (1, 0));
 }
+
+#[test]
+fn a_key_that_has_sealed_as_often_as_is_safe_seals_no_more() {
+    let machinery = machinery(Settings::default());
+    machinery.ledger.allow_seals(3);
+    let object = make(&machinery, 32);
+    let _others = [make(&machinery, 32), make(&machinery, 2000)];
+    let refused = make_with(&machinery, 32, || ()).err();
+    assert_eq!(refused, Some(Error::KeyUsedUp { limit: 3 }));
+    // Nor does a change, which leaves the old value.
+    let change = object.open_mut(SECOND).unwrap();
+    assert_eq!(change.commit().err(), Some(Error::KeyUsedUp { limit: 3 }));
+    assert!(is_right(&object));
+    machinery.ledger.allow_seals(100);
+    machinery.refresh().unwrap();
+    assert!(is_right(&make(&machinery, 32)));
+    machinery.finish_refresh(SECOND).unwrap();
+    assert_eq!(machinery.status().keys, 1);
+}
