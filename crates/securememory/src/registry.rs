@@ -16,6 +16,9 @@ pub(crate) const MAX_VAULTS: usize = 1024;
 /// Stands for all secrets where readers are waited for.
 pub(crate) const ANY: u64 = u64::MAX;
 
+/// An id that no secret has: of a slot that is for a key alone.
+pub(crate) const NOBODY: u64 = u64::MAX - 1;
+
 /// Nobody uses the slot.
 pub(crate) const FREE: u32 = 0;
 /// Its thread is between fetching the key and scrubbing it: a fork waits.

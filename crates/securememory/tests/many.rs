@@ -120,12 +120,41 @@ fn a_close_of_many_waits_for_all_together() {
     for (n, closed) in closed.iter().enumerate() {
         assert_eq!(matches!(closed, Closed::Deferred { .. }), n % 2 == 0, "{closed:?}");
     }
-    // From inside one's own view nothing is closed.
+    drop(views);
+    // What cannot be closed from inside one's own view does not keep the others.
+    assert_eq!(vault.status().secrets, 0);
     let more = vault.secrets_from(&mut sources(3)).unwrap();
     let view = more[1].view().unwrap();
     let refused = Secret::close_many(&all(&more)).unwrap_err();
     assert_eq!((refused.index, refused.error), (1, Error::WouldDeadlock));
-    drop((view, views));
+    assert_eq!(vault.status().secrets, 1);
+    assert!(more[2].view().is_err());
+    drop(view);
+    assert!(more[1].with(|bytes| bytes.len()).is_ok());
+}
+
+#[test]
+fn what_must_be_locked_is_moved_and_opened_in_locked_memory_or_not_at_all() {
+    case("what_must_be_locked_is_moved_and_opened_in_locked_memory_or_not_at_all").run(|| {
+        let vault = Vault::builder().store(Store::Sealed).locked_max(32 * 1024).build().unwrap();
+        let locked = Policy::new().lock(securememory::Level::Require);
+        let secrets: Vec<Secret> =
+            (0..3).map(|_| vault.secret().policy(locked.clone()).from_bytes(&mut [7; 32]).unwrap()).collect();
+        // Views take all the locked places that there are.
+        let mut views = Vec::new();
+        while let Ok(view) = secrets[0].owned_view() {
+            views.push(view);
+        }
+        let all = all(&secrets);
+        let failed = Secret::with_many(&all, |_, _| panic!("there is no room")).unwrap_err();
+        assert!(matches!(failed.error, Error::ScratchExhausted { .. }), "{failed}");
+        vault.refresh().unwrap();
+        let moved = vault.finish_refresh(Duration::from_millis(100));
+        assert!(matches!(moved, Err(Error::ScratchExhausted { .. })), "{moved:?}");
+        drop(views);
+        assert_eq!(vault.finish_refresh(Duration::from_secs(5)).unwrap().moved, 3);
+        Secret::with_many(&all, |_, bytes| assert_eq!(bytes, [7; 32])).unwrap();
+    });
 }
 
 /// None is made, no source is touched, nothing is left; afterwards all works.

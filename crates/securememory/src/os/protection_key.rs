@@ -138,13 +138,15 @@ mod x86_64 {
         /// Lets this thread read what is under the key, until the value is dropped. Hot, dying.
         #[inline]
         pub(crate) fn open_to_read(self) -> Opened {
-            Opened { before: self.change(self.both(), self.no_writing()), key: self, thread: PhantomData }
+            self.change(self.both(), self.no_writing());
+            Opened { key: self, thread: PhantomData }
         }
 
         /// Lets this thread read and write what is under the key, until the value is dropped. Dying.
         #[inline]
         pub(crate) fn open_to_write(self) -> Opened {
-            Opened { before: self.change(self.both(), 0), key: self, thread: PhantomData }
+            self.change(self.both(), 0);
+            Opened { key: self, thread: PhantomData }
         }
 
         const fn no_access(self) -> u32 {
@@ -159,10 +161,9 @@ mod x86_64 {
             self.no_access() | self.no_writing()
         }
 
-        /// Clears and then sets bits of this thread's rights; gives those for this key that there were before.
+        /// Clears and then sets bits of this thread's rights.
         #[inline]
-        fn change(self, clear: u32, set: u32) -> u32 {
-            let before: u32;
+        fn change(self, clear: u32, set: u32) {
             // SAFETY: a key was allocated, so the processor and the kernel have the register. RDPKRU wants zero in ecx
             // and gives it in edx, as WRPKRU wants both. Only bits of our own key change, and what lies
             // under it is only touched between an opening and a closing. Memory counts as clobbered, so no access
@@ -170,35 +171,30 @@ mod x86_64 {
             unsafe {
                 std::arch::asm!(
                     "rdpkru",
-                    "mov {before:e}, eax",
                     "and eax, {keep:e}",
                     "or eax, {set:e}",
                     "wrpkru",
                     keep = in(reg) !clear,
                     set = in(reg) set,
-                    before = out(reg) before,
                     out("eax") _,
                     inout("ecx") 0 => _,
                     out("edx") _,
                     options(nostack)
                 );
             }
-            before & self.both()
         }
     }
 
     /// What is under the key is open to this thread. Not to be sent to another.
     pub(crate) struct Opened {
         key: ProtectionKey,
-        /// Two keys may be in hand at once: who closes the inner one leaves the outer one open.
-        before: u32,
         thread: PhantomData<*const ()>,
     }
 
     impl Drop for Opened {
         #[inline]
         fn drop(&mut self) {
-            self.key.change(self.key.both(), self.before);
+            self.key.change(0, self.key.both());
         }
     }
 

@@ -54,9 +54,12 @@ impl Vault {
     /// # Ok::<(), securememory::Error>(())
     /// ```
     ///
+    /// Of a `Vec` the bytes are wiped, not the spare capacity.
+    ///
     /// # Errors
     ///
-    /// As for one of them. No source has been touched then, and no secret is left.
+    /// As for one of them; [`Error::Purged`] where a purge came in the middle. No source has been touched then, and no secret
+    /// is left.
     pub fn secrets_from<S: AsRef<[u8]> + AsMut<[u8]>>(&self, sources: &mut [S]) -> Result<Vec<Secret>> {
         let no_memory = Error::OutOfMemory { bytes: sources.len().saturating_mul(size_of::<Secret>()) };
         let (mut views, mut objects, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
@@ -74,8 +77,10 @@ impl Vault {
 impl Secret {
     /// Lends the bytes of each of these secrets to the closure, in order, with their place among them.
     ///
-    /// Sealed secrets of one vault are opened eight at a time with one fetch of the key. No key is at hand while the
-    /// closure runs, and each of those eight has a place in protected memory of its own, as for [`Secret::with`].
+    /// Sealed secrets of one vault are opened up to eight at a time with one fetch of the key. No key is at hand while the
+    /// closure runs, and each of those has a place in protected memory of its own, as for [`Secret::with`]. They are open
+    /// from before the first of them is lent: a change that is made meanwhile is not seen, and closing one of them from
+    /// within the closure is [`Error::WouldDeadlock`].
     ///
     /// # Errors
     ///
@@ -104,22 +109,24 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// [`ManyError`] with what was wrong with the first that could not be closed, as for [`Secret::close`]: those before
-    /// it are closed, and those after it turn readers away.
+    /// [`ManyError`] with what was wrong with the first that could not be closed, as for [`Secret::close`]. The others are
+    /// closed all the same.
     pub fn close_many(secrets: &[&Self]) -> Result<Vec<Closed>, ManyError> {
         let fail = |index| move |error| ManyError { index, ran: false, error };
         let mut outcomes = Vec::new();
         let bytes = secrets.len().saturating_mul(size_of::<Closed>());
         outcomes.try_reserve_exact(secrets.len()).map_err(|_| fail(0)(Error::OutOfMemory { bytes }))?;
-        for (index, secret) in secrets.iter().enumerate() {
-            secret.0.begin_close().map_err(fail(index))?;
-        }
-        let started = Instant::now();
+        // What is wrong with one is found again below.
+        secrets.iter().for_each(|secret| _ = secret.0.begin_close());
+        let (started, mut failed) = (Instant::now(), None);
         for (index, secret) in secrets.iter().enumerate() {
             let left = secret.0.policy().close_wait.saturating_sub(started.elapsed());
-            outcomes.push(secret.close_timeout(left).map_err(fail(index))?);
+            match secret.close_timeout(left) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => _ = failed.get_or_insert(fail(index)(error)),
+            }
         }
-        Ok(outcomes)
+        failed.map_or(Ok(outcomes), Err)
     }
 }
 

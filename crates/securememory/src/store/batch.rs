@@ -8,13 +8,13 @@ use crate::error::{Error, TryError};
 use crate::policy::Level;
 use crate::region::geometry;
 use crate::region::lease::Lease;
-use crate::registry;
+use crate::registry::{self, NOBODY};
 use crate::store::header::{Body, Header, Shape};
 use crate::store::ledger::{Choice, Kind, Taken};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
 use crate::store::opened::Opened;
-use crate::store::sealed::{Draft, Sealed, sealed_in};
+use crate::store::sealed::{Draft, Sealed, WINDOW_BYTES, sealed_in};
 use crate::store::spec::{Bytes, Spec};
 
 /// Secrets that are made with one fetch of the key.
@@ -46,6 +46,7 @@ impl Machinery {
         mut sources: &[&[u8]],
         made: &mut Vec<Object>,
     ) -> Result<(), Error> {
+        let purges = self.purges();
         while let [first, rest @ ..] = sources {
             if self.settings.kind_for(self.settings.store, first.len()) == Kind::Paged {
                 made.push(self.make_one(first)?);
@@ -54,11 +55,13 @@ impl Machinery {
             }
             let sealed =
                 |source: &&&[u8]| self.settings.kind_for(self.settings.store, source.len()) == Kind::Sealed;
-            let count = sources.iter().take(MAKES).take_while(sealed).count();
+            let lengths = sources.iter().take(MAKES).take_while(sealed).map(|source| source.len());
+            let count = within_bound(lengths);
             let done = self.make_batch(sources.get(..count).unwrap_or_default(), made)?;
             sources = sources.get(done..).unwrap_or_default();
         }
-        Ok(())
+        // Else some of them could not be opened.
+        if self.purges() == purges { Ok(()) } else { Err(Error::Purged) }
     }
 
     fn make_one(self: &Arc<Self>, source: &[u8]) -> Result<Object, Error> {
@@ -98,7 +101,7 @@ impl Machinery {
         // Where views must be locked, nothing is taken for which there would be no view.
         let longest = batch.iter().map(|source| source.len()).max().unwrap_or(1);
         let room = if lock { longest } else { 1 };
-        let mut slot = Slot(self.scratch.take(thread, 0, room, 1, lock, policy.wait)?);
+        let mut slot = Slot(self.scratch.take(thread, NOBODY, room, 1, lock, policy.wait)?);
         let mut failure = None;
         let sealed = self.enclave.with_key(thread, &mut slot.0, epoch, Check::Always, |key| {
             let mut nonces = Nonces::new();
@@ -110,7 +113,9 @@ impl Machinery {
                 let binding = Binding { vault: self.id, secret: taken.id, version: 0, epoch };
                 // SAFETY: taken for a record of this length, and nobody else has it.
                 let draft = unsafe { Draft::new(taken.body.cast(), source.len()) };
-                let envelope = key.seal(binding, &nonce, source, draft.room)?;
+                let envelope = key.seal(binding, &nonce, source, draft.room).inspect_err(|_| {
+                    failure = Some(Error::TooLarge { len: source.len(), limit: isize::MAX as usize });
+                })?;
                 draft.complete(binding, envelope);
             }
             Ok(())
@@ -137,6 +142,17 @@ impl Machinery {
         self.after_seal(seals);
         Ok(of_epoch)
     }
+}
+
+/// How many of these lengths, one at least, may be worked on in one window.
+fn within_bound(lengths: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |len: &usize| {
+        let first = bytes == 0;
+        bytes = bytes.saturating_add(*len);
+        first || bytes <= WINDOW_BYTES
+    };
+    lengths.take_while(fits).count()
 }
 
 /// A slot for a key alone.
@@ -186,7 +202,8 @@ pub(crate) fn open_many<'a>(
     let is_alike = |object: &&&Object| {
         Arc::ptr_eq(object.machinery(), machinery) && matches!(object.header().body(), Body::Sealed(_))
     };
-    let alike = objects.iter().take(OPENS).take_while(is_alike).count();
+    let lengths = objects.iter().take(OPENS).take_while(is_alike).map(|object| object.len());
+    let alike = within_bound(lengths);
     let mut openings: [Option<Opening<'a>>; OPENS] = [const { None }; OPENS];
     let batch = objects.get(..alike).unwrap_or_default();
     let tried = if alike < 2 { Ok(0) } else { machinery.open_batch(batch, &mut openings) };
@@ -213,8 +230,9 @@ impl Machinery {
         }
         let policy = &self.settings.policy;
         let (thread, wait) = (registry::thread(), policy.wait);
-        let lock = policy.levels().lock == Level::Require;
-        let mut key = Slot(self.scratch.take(thread, 0, 1, 1, lock, wait)?);
+        let required = |object: &&Object| object.header().requires_lock();
+        let lock = policy.levels().lock == Level::Require || objects.iter().any(required);
+        let mut key = Slot(self.scratch.take(thread, NOBODY, 1, 1, lock, wait)?);
         // Or a fork would wait for us, and the next lease for the fork.
         key.0.close_window();
         for (place, object) in openings.iter_mut().zip(objects) {
@@ -281,5 +299,25 @@ impl Machinery {
             Ok(())
         })?;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_bounded_in_bytes_but_has_one_at_least() {
+        let half = WINDOW_BYTES / 2;
+        for (lengths, expected) in [
+            (&[][..], 0),
+            (&[WINDOW_BYTES * 9, 1][..], 1),
+            (&[half, half, 1][..], 2),
+            (&[half, half + 1][..], 1),
+            (&[usize::MAX, usize::MAX][..], 1),
+            (&[32; 64][..], 64),
+        ] {
+            assert_eq!(within_bound(lengths.iter().copied()), expected, "{lengths:?}");
+        }
     }
 }

@@ -319,8 +319,8 @@ impl Ledger {
     }
 
     /// Paged secrets among them.
-    pub(super) fn paged(&self) -> u64 {
-        self.inner.lock().map_or(0, |inner| inner.paged)
+    pub(super) fn paged(&self) -> Result<u64, Error> {
+        Ok(self.inner.lock()?.paged)
     }
 
     /// Frees all memory. Large pieces must have been given back before.

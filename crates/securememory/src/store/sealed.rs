@@ -26,6 +26,10 @@ use crate::store::spec::{Position, Source};
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
 pub(super) const MOMENT: Duration = Duration::from_micros(200);
 
+/// Where many records are worked on in one window, they have no more bytes than that together: forks, and whoever frees
+/// something, wait for it.
+pub(super) const WINDOW_BYTES: usize = 256 * 1024;
+
 /// What stands before the ciphertext.
 #[repr(C)]
 pub(super) struct Record {

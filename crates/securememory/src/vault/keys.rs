@@ -60,7 +60,9 @@ impl Vault {
     /// # Errors
     ///
     /// [`Error::Timeout`] where a thread was in the middle of a read for as long as the policy's wait, and may still have
-    /// a key in hand (the secrets are unreadable for all others); [`Error::Forked`]. Errors of the new key, as for
+    /// a key in hand (the secrets are unreadable for all others); [`Error::StuckOpen`] where the pages of a paged secret
+    /// could not be opened to be wiped (it is closed, and tried again when it is closed or dropped); [`Error::Forked`];
+    /// [`Error::LockTimeout`]. Errors of the new key, as for
     /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a
     /// refresh has succeeded.
     pub fn purge(&self) -> Result<()> {

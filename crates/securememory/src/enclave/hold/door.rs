@@ -91,6 +91,16 @@ impl Door {
         }
     }
 
+    /// The same for who is reading behind another door already. The process has one protection key, so that what is under
+    /// it is open to this thread until the other door is shut, and is not to be shut before.
+    #[inline]
+    pub(crate) fn read_within<R>(&self, read: impl FnOnce() -> R) -> Result<R, Error> {
+        match &self.lock {
+            Lock::Key(_) => Ok(read()),
+            Lock::Gate(_) => self.read(read),
+        }
+    }
+
     #[allow(unsafe_code)]
     fn enter(&self, gate: &Gate) -> Result<(), Error> {
         // SAFETY: whole pages of ours; being readable does not conflict with other readers, and nobody writes but

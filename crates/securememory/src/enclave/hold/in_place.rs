@@ -131,7 +131,7 @@ impl InPlace {
         Ok(Self { secured, ..made })
     }
 
-    /// See [`super::KeyHold::lend`].
+    /// See [`super::KeyHold::lend`] and [`super::KeyHold::lend_within`].
     #[inline]
     #[allow(unsafe_code)]
     pub(crate) fn lend<R>(
@@ -139,6 +139,7 @@ impl InPlace {
         anchor: &Anchor,
         data: &mut [u8],
         when: Check,
+        within: bool,
         work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
     ) -> Result<Result<R, Forged>, Error> {
         // A child may not even have the page.
@@ -146,7 +147,7 @@ impl InPlace {
             return Err(Error::Forked);
         }
         let at = self.door.at();
-        let outcome = self.door.read(|| {
+        let look = || {
             // SAFETY: the page is readable while the door is open.
             let right = || unsafe { check_equals(at.add(CHECK_AT), &self.check) };
             if !right() {
@@ -159,7 +160,8 @@ impl InPlace {
             // The key was read before the check value, which is wiped first.
             fence(Ordering::Acquire);
             (!when.applies(&outcome) || right()).then_some(outcome)
-        })?;
+        };
+        let outcome = if within { self.door.read_within(look) } else { self.door.read(look) }?;
         match outcome {
             Some(outcome) if !self.door.is_destroyed() => Ok(outcome),
             _ => Err(lost(anchor)),

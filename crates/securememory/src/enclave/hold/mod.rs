@@ -76,7 +76,9 @@ impl KeyHold {
         work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
     ) -> Result<Result<R, Forged>, Error> {
         match self {
-            Self::Pkey(page) | Self::Secretmem(page) => page.lend(anchor, slot.bytes_mut(), when, work),
+            Self::Pkey(page) | Self::Secretmem(page) => {
+                page.lend(anchor, slot.bytes_mut(), when, false, work)
+            }
             Self::Split(_) | Self::Guarded(_) => {
                 self.fetch(anchor, thread, slot)?;
                 let (key, data) = slot.key_and_data();
@@ -89,6 +91,21 @@ impl KeyHold {
                 }
                 Ok(outcome)
             }
+        }
+    }
+
+    /// The same within the work with another key of the same hold, whose page may be behind the same door.
+    pub(crate) fn lend_within<R>(
+        &self,
+        anchor: &Anchor,
+        thread: usize,
+        slot: &mut Lease,
+        when: Check,
+        work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
+    ) -> Result<Result<R, Forged>, Error> {
+        match self {
+            Self::Pkey(page) | Self::Secretmem(page) => page.lend(anchor, slot.bytes_mut(), when, true, work),
+            Self::Split(_) | Self::Guarded(_) => self.lend(anchor, thread, slot, when, work),
         }
     }
 

@@ -30,8 +30,6 @@ use crate::store::sealed::Sealed;
 
 /// Records that are moved with one fetch of the keys.
 const BATCH: usize = 32;
-/// No more secrets are in a batch from here on: readers and forks wait for its window.
-const BATCH_BYTES: usize = 256 * 1024;
 /// Records that a creation or a commit moves.
 const SMALL_BATCH: usize = 8;
 /// Places of the roll that are looked at under the ledger's lock at most.
@@ -264,7 +262,7 @@ impl Machinery {
         self.turnover.purges.fetch_add(1, Ordering::AcqRel);
         let newest = keys.newest();
         epoch::up_to(newest).for_each(|epoch| keys.withdraw(epoch));
-        self.ledger.forget_epochs(newest + 1)?;
+        let forgotten = self.ledger.forget_epochs(newest + 1);
         let quiet = self.scratch.quiesce(ANY, deadline);
         if quiet {
             // SAFETY: all windows that were open when they were withdrawn have been seen to be closed.
@@ -272,7 +270,8 @@ impl Machinery {
         } else {
             keys.wipe_withdrawn(self.enclave.anchor());
         }
-        let installed = self.install_next(&mut keys);
+        // Not before the account knows that there is none.
+        let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
         let paged = self.purge_paged();
         if !quiet {
@@ -290,11 +289,12 @@ impl Machinery {
     fn purge_paged(&self) -> Result<(), Error> {
         // The walk is the movers' too: who is at it begins again.
         let deadline = Deadline::after(self.settings.policy.wait);
-        while self.ledger.paged() > 0 {
+        while self.ledger.paged()? > 0 {
             if let Some(_mover) = self.turnover.begin() {
                 self.ledger.walk_from_start()?;
-                while self.close_paged_batch()? {}
-                return Ok(());
+                let mut outcome = Ok(());
+                while self.close_paged_batch(&mut outcome)? {}
+                return outcome;
             }
             if deadline.left().is_none() {
                 return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
@@ -304,7 +304,8 @@ impl Machinery {
         Ok(())
     }
 
-    fn close_paged_batch(&self) -> Result<bool, Error> {
+    /// Closes the next ones; notes the first that could not be wiped. False: those were the last.
+    fn close_paged_batch(&self, outcome: &mut Result<(), Error>) -> Result<bool, Error> {
         let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
         let more = self.collect(&mut objects)?;
         for object in objects.iter().flatten() {
@@ -312,7 +313,7 @@ impl Machinery {
                 let header = object.header();
                 header.gate.close();
                 // Where somebody is inside, the last one out wipes it.
-                let _ = header.try_end(None);
+                *outcome = outcome.and(header.try_end(None));
             }
         }
         Ok(more)

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
-use super::{BATCH, BATCH_BYTES, LOOKS, Refreshed};
+use super::{BATCH, LOOKS, Refreshed};
 use crate::enclave::cipher::Forged;
 use crate::enclave::epoch;
 use crate::enclave::{Binding, InHand, Nonces};
@@ -16,7 +16,7 @@ use crate::store::header::Body;
 use crate::store::ledger::{Retired, Taking};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
-use crate::store::sealed::{Draft, MOMENT, Record, Sealed, sealed_in};
+use crate::store::sealed::{Draft, MOMENT, Record, Sealed, WINDOW_BYTES, sealed_in};
 
 /// A record that is being moved.
 struct Item<'a> {
@@ -67,7 +67,7 @@ impl Machinery {
                 place = places.next();
             }
             looks += 1;
-            place.is_some() && looks < LOOKS && bytes < BATCH_BYTES
+            place.is_some() && looks < LOOKS && bytes < WINDOW_BYTES
         })
     }
 
@@ -85,7 +85,8 @@ impl Machinery {
         let Some(len) = sealed().map(Object::len).max() else { return Ok(()) };
         let policy = &self.settings.policy;
         let (thread, wait) = (registry::thread(), policy.wait);
-        let lock = policy.levels().lock == Level::Require;
+        let required = |object: &Object| object.header().requires_lock();
+        let lock = policy.levels().lock == Level::Require || sealed().any(required);
         let take = |len| {
             let lease = self.scratch.take(thread, 0, len, 1, lock, wait)?;
             // Or a fork would wait for us, and the next lease for the fork.
