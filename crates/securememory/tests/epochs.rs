@@ -919,3 +919,23 @@ fn a_purge_that_cannot_wait_for_a_reader_says_so_and_has_purged() {
         }
     });
 }
+
+#[test]
+fn a_purge_says_which_pages_it_could_not_wipe() {
+    case("a_purge_says_which_pages_it_could_not_wipe").run(|| {
+        let vault = builder(Hold::Split).build().unwrap();
+        let sealed = vault.secret().from_bytes(&mut [7; 32]).unwrap();
+        let paged = vault.secret().store(Store::Paged).from_bytes(&mut [8; 32]).unwrap();
+        let refused = inject::fail(Call::Mprotect, Plan::Always { errno: libc::ENOMEM });
+        let outcome = vault.purge();
+        drop(refused);
+        assert!(matches!(outcome, Err(Error::StuckOpen(_))), "{outcome:?}");
+        assert_eq!(sealed.view().err(), Some(Error::Purged));
+        assert_eq!(vault.status().secrets, 2, "the pages are still there");
+        // Whoever comes next finds it closed, and wipes it.
+        assert_eq!(paged.view().err(), Some(Error::Closed));
+        assert_eq!(vault.status().secrets, 1);
+        assert!(paged.close().is_ok());
+        assert!(vault.secret().from_bytes(&mut [9; 32]).unwrap().ct_eq_bytes(&[9; 32]).unwrap());
+    });
+}
