@@ -20,8 +20,9 @@ impl Write for SecretStream {
 }
 
 impl Read for SecretStream {
-    /// Reads bytes up to the end of the chunk; also the first call that reads nothing completes the stream. On an error,
-    /// nothing that was written to `to` may be used; after [`Error::Overrun`](crate::Error::Overrun) those bytes count as read.
+    /// Reads bytes up to the end of the chunk; a first call that reads nothing completes the stream as well. On an
+    /// error, nothing that was written to `to` may be used; after [`Error::Overrun`](crate::Error::Overrun) those
+    /// bytes count as read.
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         if to.is_empty() {
             self.finish()?;
