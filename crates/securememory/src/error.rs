@@ -2,6 +2,7 @@
 
 mod io;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
@@ -520,6 +521,16 @@ pub enum TryError<E> {
     /// The closure's reason; what it had written was wiped.
     #[error("the closure failed")]
     Closure(E),
+}
+
+impl TryError<Infallible> {
+    /// The only way in which a closure that cannot fail has not made a secret.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Failed(error) => error,
+            Self::Closure(never) => match never {},
+        }
+    }
 }
 
 /// A creation from an owned value failed; here is the value, untouched.

@@ -265,4 +265,10 @@ impl Policy {
     pub fn levels(&self) -> Levels {
         self.levels
     }
+
+    /// May views lie in locked memory only?
+    #[inline]
+    pub(crate) fn requires_lock(&self) -> bool {
+        self.levels.lock == Level::Require
+    }
 }

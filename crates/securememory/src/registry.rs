@@ -16,7 +16,11 @@ pub(crate) const MAX_VAULTS: usize = 1024;
 /// Stands for all secrets where readers are waited for.
 pub(crate) const ANY: u64 = u64::MAX;
 
-/// An id that no secret has: of a slot that is for a key alone.
+/// The id of a slot that may be reading any secret: its owner has not named one yet, or moves many. Who waits for one
+/// secret's readers waits for it too.
+pub(crate) const UNNAMED: u64 = 0;
+
+/// An id that no secret has: of a slot that is for a key alone, for which nobody waits who waits for one secret's readers.
 pub(crate) const NOBODY: u64 = u64::MAX - 1;
 
 /// Nobody uses the slot.
@@ -112,17 +116,17 @@ impl Slot {
         self.role.store(READER, Ordering::Relaxed);
     }
 
-    /// May its thread be decrypting this secret? A slot without an id is on the way to some secret.
+    /// May its thread be decrypting this secret?
     pub(crate) fn may_read(&self, secret: u64) -> bool {
         self.state.load(Ordering::SeqCst) == WINDOW && {
             let id = self.secret.load(Ordering::Acquire);
-            secret == ANY || id == secret || id == 0
+            secret == ANY || id == secret || id == UNNAMED
         }
     }
 
     #[inline]
     pub(crate) fn release(&self) {
-        self.secret.store(0, Ordering::Relaxed);
+        self.secret.store(UNNAMED, Ordering::Relaxed);
         // A fork hook must not take the next owner, who has not signed yet, for its own thread.
         self.thread.store(0, Ordering::Relaxed);
         // Ours alone, so no atomic addition. Release: see `quiet`.

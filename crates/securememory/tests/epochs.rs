@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Footprint, case, share_files, shares};
+use common::{Footprint, case, in_child, share_files, shares};
 use securememory::testing::inject::{self, Plan};
 use securememory::{
     AtRest, Call, Error, Hold, Level, OwnedView, Policy, Secret, SecretStream, Store, Vault, VaultBuilder,
@@ -733,22 +733,6 @@ fn a_purge_beside_all_others_gives_no_wrong_byte_and_no_other_error() {
 
 // ---- forks ----
 
-/// Forks; the child ends with code 0 if `f` returns true.
-fn in_child(f: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child ends with `_exit`, and there is no thread here that may hold a lock that it needs.
-    unsafe {
-        let pid = libc::fork();
-        assert!(pid >= 0);
-        if pid == 0 {
-            let right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
-            libc::_exit(if right { 0 } else { 1 });
-        }
-        let mut status = -1;
-        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
-        status == 0
-    }
-}
-
 #[test]
 fn a_child_has_no_part_in_its_parents_epochs() {
     case("a_child_has_no_part_in_its_parents_epochs").run(|| {
@@ -759,7 +743,7 @@ fn a_child_has_no_part_in_its_parents_epochs() {
             let _few = make(&vault, 0, 10);
             vault.refresh().unwrap();
             assert_eq!(vault.status().keys, 3);
-            let right = in_child(|| {
+            let status = in_child(|| {
                 let forked = Some(Error::Forked);
                 let calls = [
                     vault.refresh().err(),
@@ -778,7 +762,7 @@ fn a_child_has_no_part_in_its_parents_epochs() {
                 assert_purged(&kept);
                 calls == [forked; 6]
             });
-            assert!(right);
+            assert_eq!(status, 0);
             assert_right(&secrets);
             assert!(vault.finish_refresh(LONG).unwrap().moved > 50);
             assert_right(&secrets);
@@ -800,8 +784,7 @@ fn a_child_has_no_part_in_its_parents_epochs() {
                             && vault.refresh().err() == Some(Error::Forked)
                             && vault.purge().err() == Some(Error::Forked)
                     };
-                    let right = in_child(child);
-                    assert!(right);
+                    assert_eq!(in_child(child), 0);
                     assert_right(&secrets[..10]);
                 }
                 stop.store(true, Ordering::Relaxed);

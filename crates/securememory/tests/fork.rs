@@ -4,9 +4,12 @@
 // threads may only do what is async-signal-safe.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+mod common;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::in_child;
 use securememory::{Error, Hold, Level, Secret, Store, Vault};
 
 const CASE: &str = "SECUREMEMORY_FORK_CASE";
@@ -20,22 +23,6 @@ fn delegated(case: &str) -> bool {
     let status = command.args(["--exact", case, "--nocapture", "--test-threads=1"]).env(CASE, case).status();
     assert!(status.unwrap().success(), "{case}");
     true
-}
-
-/// Forks; the child runs `f` and ends with 0 if it returns true. Returns the child's wait status.
-fn in_child(f: impl FnOnce() -> bool) -> i32 {
-    // SAFETY: the child ends with `_exit`; see the head of the file for what it may do.
-    unsafe {
-        let pid = libc::fork();
-        assert!(pid >= 0);
-        if pid == 0 {
-            let right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
-            libc::_exit(if right { 0 } else { 1 });
-        }
-        let mut status = -1;
-        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
-        status
-    }
 }
 
 fn vaults() -> [Vault; 3] {

@@ -153,13 +153,7 @@ impl Enclave {
     /// Refuses where a secret requires more than the vault got.
     #[inline]
     pub(crate) fn satisfies(&self, levels: Levels) -> Result<(), Error> {
-        let missing = missing(levels, &self.at_creation);
-        if let Some((protection, achieved)) = missing {
-            return Err(match achieved.refused {
-                Some(cause) => Error::Refused { protection, cause },
-                None => Error::NotInForce(protection),
-            });
-        }
+        meets(&self.at_creation, levels)?;
         if levels.secretmem == Level::Require && self.used != HoldUsed::Secretmem {
             return Err(Error::NotInForce(Protection::Secretmem));
         }
@@ -181,13 +175,12 @@ impl Enclave {
         let promised = &self.at_creation;
         let of = |achieved: Achieved| if achieved.got { Level::Require } else { Level::Off };
         let (lock, dump, fork) = (of(promised.lock), of(promised.dump), of(promised.fork));
-        match missing(Levels { lock, dump, fork, ..levels }, &protections_of(&self.anchor, &hold, false)) {
-            None => Ok(hold),
-            Some((protection, achieved)) => {
+        let got = protections_of(&self.anchor, &hold, false);
+        match meets(&got, Levels { lock, dump, fork, ..levels }) {
+            Ok(()) => Ok(hold),
+            Err(error) => {
                 hold.destroy(&self.anchor);
-                Err(achieved
-                    .refused
-                    .map_or(Error::NotInForce(protection), |cause| Error::Refused { protection, cause }))
+                Err(error)
             }
         }
     }
@@ -418,15 +411,20 @@ fn protections_of(anchor: &Anchor, hold: &KeyHold, now: bool) -> Protections {
     hold.protections(now).map_or(own, |hold| both(own, hold))
 }
 
-/// The first protection that is required and was not got.
-fn missing(levels: Levels, got: &Protections) -> Option<(Protection, Achieved)> {
+/// Is there every protection that is required?
+fn meets(got: &Protections, levels: Levels) -> Result<(), Error> {
     let wanted = [
         (Protection::Lock, levels.lock, got.lock),
         (Protection::Dump, levels.dump, got.dump),
         (Protection::Fork, levels.fork, got.fork),
     ];
-    let missing = wanted.into_iter().find(|(_, level, achieved)| *level == Level::Require && !achieved.got);
-    missing.map(|(protection, _, achieved)| (protection, achieved))
+    match wanted.into_iter().find(|(_, level, achieved)| *level == Level::Require && !achieved.got) {
+        None => Ok(()),
+        Some((protection, _, Achieved { refused: Some(cause), .. })) => {
+            Err(Error::Refused { protection, cause })
+        }
+        Some((protection, ..)) => Err(Error::NotInForce(protection)),
+    }
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -236,3 +236,12 @@ pub(super) fn wipe_slot(slot: &Slot) {
     // SAFETY: the slot is in a state in which its memory is mapped, and nobody reads it (see above).
     unsafe { bytes::wipe(base, slot.capacity.load(Ordering::Relaxed)) };
 }
+
+/// A lease whose slot is given back however its owner ends, who has seen to it that nothing of worth is left in it.
+pub(crate) struct Room(pub(crate) Lease);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.vacate();
+    }
+}

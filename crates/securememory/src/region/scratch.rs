@@ -276,7 +276,7 @@ impl Scratch {
         leases.try_reserve(n).map_err(|_| Error::OutOfMemory { bytes: n })?;
         let mut outcome = Ok(());
         for _ in 0..n {
-            match self.take(thread, 0, 1, 1, false, wait) {
+            match self.take(thread, registry::UNNAMED, 1, 1, false, wait) {
                 Ok(lease) => {
                     // Or a fork would wait for us, and our next slot for the fork.
                     lease.close_window();

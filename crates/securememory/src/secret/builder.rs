@@ -51,14 +51,6 @@ impl<E, F: FnOnce(&mut [u8]) -> Result<(), TryError<E>>> Source<E> for Closure<F
     }
 }
 
-/// The only way in which a closure that cannot fail has not made a secret.
-pub(super) fn infallible(error: TryError<Infallible>) -> Error {
-    match error {
-        TryError::Failed(error) => error,
-        TryError::Closure(never) => match never {},
-    }
-}
-
 // Here and not in `vault`, which knows nothing of secrets.
 impl Vault {
     /// Begins a secret in this vault.
@@ -111,7 +103,7 @@ impl SecretBuilder {
     ///
     /// As there.
     pub fn from_bytes(self, source: &mut [u8]) -> Result<Secret> {
-        let secret = self.make(source.len(), Bytes(source)).map_err(infallible)?;
+        let secret = self.make(source.len(), Bytes(source)).map_err(TryError::into_error)?;
         source.zeroize();
         Ok(secret)
     }
@@ -151,7 +143,7 @@ impl SecretBuilder {
     ///
     /// As there.
     pub fn random(self, len: usize) -> Result<Secret> {
-        self.make(len, Random).map_err(infallible)
+        self.make(len, Random).map_err(TryError::into_error)
     }
 
     /// As [`Secret::init_with`].
@@ -164,7 +156,7 @@ impl SecretBuilder {
             write(room);
             Ok(())
         });
-        self.make(len, write).map_err(infallible)
+        self.make(len, write).map_err(TryError::into_error)
     }
 
     /// As [`Secret::try_init_with`].
@@ -199,6 +191,6 @@ impl SecretBuilder {
             }
             Ok(())
         });
-        self.make(len, read).map_err(infallible)
+        self.make(len, read).map_err(TryError::into_error)
     }
 }

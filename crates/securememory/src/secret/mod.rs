@@ -138,7 +138,7 @@ impl Secret {
             derive(input, output);
             Ok::<(), std::convert::Infallible>(())
         });
-        made.map_err(builder::infallible)
+        made.map_err(TryError::into_error)
     }
 
     /// As [`Secret::derive`], with a closure that may fail.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use crate::enclave::cipher::Forged;
 use crate::enclave::{Binding, Check, Nonces};
 use crate::error::{Error, TryError};
-use crate::policy::Level;
 use crate::region::geometry;
-use crate::region::lease::Lease;
+use crate::region::lease::{Lease, Room};
 use crate::registry::{self, NOBODY};
 use crate::store::header::{Body, Header, Shape};
 use crate::store::ledger::{Choice, Kind, Taken};
@@ -65,21 +64,15 @@ impl Machinery {
     }
 
     fn make_one(self: &Arc<Self>, source: &[u8]) -> Result<Object, Error> {
-        Object::make(Arc::clone(self), Spec::default(), source.len(), Bytes(source)).map_err(|error| {
-            match error {
-                TryError::Failed(error) => error,
-                TryError::Closure(never) => match never {},
-            }
-        })
+        Object::make(Arc::clone(self), Spec::default(), source.len(), Bytes(source))
+            .map_err(TryError::into_error)
     }
 
     /// Makes as many as have a key in common, at least one; says how many.
     #[allow(unsafe_code)]
     fn make_batch(self: &Arc<Self>, batch: &[&[u8]], made: &mut Vec<Object>) -> Result<usize, Error> {
         let policy = &self.settings.policy;
-        if !self.enclave.is_alive() {
-            return Err(Error::Forked);
-        }
+        self.check_alive()?;
         let mut taking = Taking { machinery: self, taken: [const { None }; MAKES] };
         let mut epoch = None;
         for (place, source) in taking.taken.iter_mut().zip(batch) {
@@ -96,12 +89,12 @@ impl Machinery {
         }
         let epoch = epoch.unwrap_or_default();
         let of_epoch = taking.taken.iter().flatten().filter(|(taken, _)| taken.epoch == epoch).count();
-        let lock = policy.levels().lock == Level::Require;
+        let lock = policy.requires_lock();
         let thread = registry::thread();
         // Where views must be locked, nothing is taken for which there would be no view.
         let longest = batch.iter().map(|source| source.len()).max().unwrap_or(1);
         let room = if lock { longest } else { 1 };
-        let mut slot = Slot(self.scratch.take(thread, NOBODY, room, 1, lock, policy.wait)?);
+        let mut slot = Room(self.scratch.take(thread, NOBODY, room, 1, lock, policy.wait)?);
         let mut failure = None;
         let sealed = self.enclave.with_key(thread, &mut slot.0, epoch, Check::Always, |key| {
             let mut nonces = Nonces::new();
@@ -153,15 +146,6 @@ fn within_bound(lengths: impl Iterator<Item = usize>) -> usize {
         first || bytes <= WINDOW_BYTES
     };
     lengths.take_while(fits).count()
-}
-
-/// A slot for a key alone.
-struct Slot(Lease);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.vacate();
-    }
 }
 
 /// A secret that is being opened with others.
@@ -225,14 +209,12 @@ impl Machinery {
         objects: &[&'a Object],
         openings: &mut [Option<Opening<'a>>; OPENS],
     ) -> Result<usize, Error> {
-        if !self.enclave.is_alive() {
-            return Err(Error::Forked);
-        }
+        self.check_alive()?;
         let policy = &self.settings.policy;
         let (thread, wait) = (registry::thread(), policy.wait);
         let required = |object: &&Object| object.header().requires_lock();
-        let lock = policy.levels().lock == Level::Require || objects.iter().any(required);
-        let mut key = Slot(self.scratch.take(thread, NOBODY, 1, 1, lock, wait)?);
+        let lock = policy.requires_lock() || objects.iter().any(required);
+        let mut key = Room(self.scratch.take(thread, NOBODY, 1, 1, lock, wait)?);
         // Or a fork would wait for us, and the next lease for the fork.
         key.0.close_window();
         for (place, object) in openings.iter_mut().zip(objects) {

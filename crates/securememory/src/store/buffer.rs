@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::error::{Error, TryError};
 use crate::os;
-use crate::policy::Level;
 use crate::region::lease::Lease;
 use crate::region::scratch::HEAD;
 use crate::region::{bytes, geometry};
@@ -44,7 +43,7 @@ impl Buffer {
     /// An empty one for `len` bytes of the stream with this id.
     pub(crate) fn take(machinery: &Arc<Machinery>, id: u64, len: usize) -> Result<Self, Error> {
         let policy = &machinery.settings.policy;
-        let lock = policy.levels().lock == Level::Require;
+        let lock = policy.requires_lock();
         let align = geometry::DEFAULT_ALIGN;
         let lease = machinery.scratch.take(registry::thread(), id, len, align, lock, policy.wait)?;
         lease.close_window();
@@ -87,10 +86,7 @@ impl Buffer {
         let spec = Spec { position: Some(position), ..Spec::default() };
         let bytes = self.lease.bytes().get(..self.filled).unwrap_or_default();
         let made = Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes));
-        let made = made.map_err(|error| match error {
-            TryError::Failed(error) => error,
-            TryError::Closure(never) => match never {},
-        })?;
+        let made = made.map_err(TryError::into_error)?;
         // One that came while we were at it: the seal may be under the next key.
         if self.purges == self.machinery.purges() { Ok(made) } else { Err(Error::Purged) }
     }

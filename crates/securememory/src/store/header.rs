@@ -115,12 +115,12 @@ impl Header {
     /// Does this secret insist on locked scratch?
     #[inline]
     pub(super) fn requires_lock(&self) -> bool {
-        self.policy().levels().lock == crate::policy::Level::Require
+        self.policy().requires_lock()
     }
 
     #[inline]
     pub(super) fn check_alive(&self) -> Result<(), Error> {
-        if self.machinery.enclave.is_alive() { Ok(()) } else { Err(Error::Forked) }
+        self.machinery.check_alive()
     }
 
     /// Wipes what is at rest, if the secret is closed and nobody is inside by the deadline; `None`: no sealed reader can

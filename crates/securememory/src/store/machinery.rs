@@ -251,6 +251,12 @@ impl Machinery {
         }
     }
 
+    /// An error in a child: the vault is its parent's.
+    #[inline]
+    pub(crate) fn check_alive(&self) -> Result<(), Error> {
+        if self.enclave.is_alive() { Ok(()) } else { Err(Error::Forked) }
+    }
+
     /// Are the bytes around a lease's data as they were?
     #[inline]
     pub(super) fn check_canary(&self, lease: &Lease) -> Result<(), Error> {

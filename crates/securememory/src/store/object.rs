@@ -77,9 +77,7 @@ impl Object {
         if let Some(label) = spec.label.as_ref().filter(|label| label.len() > MAX_LABEL) {
             return Err(Error::LabelTooLong { len: label.len(), limit: MAX_LABEL }.into());
         }
-        if !machinery.enclave.is_alive() {
-            return Err(Error::Forked.into());
-        }
+        machinery.check_alive()?;
         let kind = match spec.store.unwrap_or(machinery.settings.store) {
             _ if spec.position.is_some() => Kind::Sealed,
             store => machinery.settings.kind_for(store, len),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::enclave::{self, Binding, Envelope};
 use crate::error::{Error, TryError};
 use crate::gate::{Current, Deadline, Refusal};
-use crate::policy::{Level, Policy};
+use crate::policy::Policy;
 use crate::region::lease::Lease;
 use crate::registry::{self, WRITER};
 use crate::store::header::Header;
@@ -75,7 +75,7 @@ impl Sealed {
         source: S,
     ) -> Result<*mut Record, TryError<E>> {
         let thread = registry::thread();
-        let lock = policy.levels().lock == Level::Require;
+        let lock = policy.requires_lock();
         // What lies somewhere already is sealed from there; scratch is for the key alone then. But where views must be
         // locked, nothing is taken for which there would be no view.
         let (room, align) = if source.bytes().is_some() && !lock { (1, 1) } else { (len, align) };

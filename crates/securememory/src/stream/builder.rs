@@ -1,6 +1,6 @@
 //! How streams are made.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::Buffer;
 use crate::stream::{Cursor, Phase, SecretStream};
 use crate::vault::Vault;
@@ -52,9 +52,10 @@ impl StreamBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] where chunks would have no bytes, [`Error::TooLarge`] where they cannot be so large,
-    /// [`Error::Forked`] in a child of the process that made the vault; in the default vault, as
-    /// [`Vault::global`].
+    /// [`Error::Empty`](crate::Error::Empty) where chunks would have no bytes,
+    /// [`Error::TooLarge`](crate::Error::TooLarge) where they cannot be so large,
+    /// [`Error::Forked`](crate::Error::Forked) in a child of the process that made the vault; in the default vault,
+    /// as [`Vault::global`].
     pub fn build(self) -> Result<SecretStream> {
         Buffer::check(self.chunk_size)?;
         let machinery = match self.vault {
@@ -62,9 +63,7 @@ impl StreamBuilder {
             None => Vault::global()?,
         }
         .into_machinery();
-        if !machinery.enclave.is_alive() {
-            return Err(Error::Forked);
-        }
+        machinery.check_alive()?;
         Ok(SecretStream {
             id: machinery.new_id()?,
             machinery,

@@ -178,9 +178,7 @@ impl SecretStream {
     ///
     /// [`Error::Forked`] in a child: the stream is the parent's.
     pub fn close(&mut self) -> Result<()> {
-        if !self.machinery.enclave.is_alive() {
-            return Err(Error::Forked);
-        }
+        self.machinery.check_alive()?;
         self.phase = Phase::Closed;
         self.buffer = None;
         self.cursor = Cursor::default();
@@ -213,9 +211,7 @@ impl SecretStream {
     }
 
     fn check(&self) -> Result<()> {
-        if !self.machinery.enclave.is_alive() {
-            return Err(Error::Forked);
-        }
+        self.machinery.check_alive()?;
         if self.phase == Phase::Closed { Err(Error::Closed) } else { Ok(()) }
     }
 

@@ -463,3 +463,19 @@ impl Needle {
         found
     }
 }
+
+/// Forks; the child runs `f` and ends with 0 if it returns true. Returns the child's wait status.
+pub fn in_child(f: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child ends with `_exit`; the caller sees to it that it takes no lock which another thread may have had.
+    unsafe {
+        let pid = libc::fork();
+        assert!(pid >= 0);
+        if pid == 0 {
+            let right = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+            libc::_exit(if right { 0 } else { 1 });
+        }
+        let mut status = -1;
+        assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+        status
+    }
+}

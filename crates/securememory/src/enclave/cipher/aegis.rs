@@ -91,8 +91,24 @@ impl Variant {
         if plain.len() != out.len() {
             return Err(Forged::Data);
         }
-        // SAFETY: of equal length, and a mutable borrow overlaps with nothing.
-        unsafe { self.encrypt(key, nonce, associated, plain.as_ptr(), out.as_mut_ptr().cast(), plain.len()) }
+        prepare();
+        let mut tag = [0; TAG];
+        // SAFETY: every pointer is to as many bytes as are given with it, `out` to as many as `plain`, or as the names in
+        // aegis256.h and aegis256x4.h say for key and nonce; a mutable borrow overlaps with nothing.
+        let failed = unsafe {
+            (self.seal)(
+                out.as_mut_ptr().cast(),
+                tag.as_mut_ptr(),
+                TAG,
+                plain.as_ptr(),
+                plain.len(),
+                associated.as_ptr(),
+                associated.len(),
+                nonce.as_ptr(),
+                key.as_ptr(),
+            )
+        };
+        if failed == 0 { Ok(tag) } else { Err(Forged::Data) }
     }
 
     #[inline]
@@ -108,65 +124,13 @@ impl Variant {
         if sealed.len() != out.len() {
             return Err(Forged::Data);
         }
-        // SAFETY: of equal length, and a mutable borrow overlaps with nothing.
-        unsafe { self.decrypt(key, nonce, associated, sealed.as_ptr(), out.as_mut_ptr(), sealed.len(), tag) }
-    }
-
-    /// # Safety
-    ///
-    /// `from` is readable and `to` writable for `len` bytes; they do not overlap.
-    #[inline]
-    unsafe fn encrypt(
-        self,
-        key: &[u8; KEY],
-        nonce: &[u8; NONCE],
-        associated: &[u8],
-        from: *const u8,
-        to: *mut u8,
-        len: usize,
-    ) -> Result<[u8; TAG], Forged> {
         prepare();
-        let mut tag = [0; TAG];
-        // SAFETY: every pointer is to as many bytes as are given with it, or as the names in aegis256.h and
-        // aegis256x4.h say for key and nonce.
-        let failed = unsafe {
-            (self.seal)(
-                to,
-                tag.as_mut_ptr(),
-                TAG,
-                from,
-                len,
-                associated.as_ptr(),
-                associated.len(),
-                nonce.as_ptr(),
-                key.as_ptr(),
-            )
-        };
-        if failed == 0 { Ok(tag) } else { Err(Forged::Data) }
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Self::encrypt`].
-    #[inline]
-    #[allow(clippy::too_many_arguments)] // Two pointers and their length, instead of one slice.
-    unsafe fn decrypt(
-        self,
-        key: &[u8; KEY],
-        nonce: &[u8; NONCE],
-        associated: &[u8],
-        from: *const u8,
-        to: *mut u8,
-        len: usize,
-        tag: &[u8; TAG],
-    ) -> Result<(), Forged> {
-        prepare();
-        // SAFETY: as in `encrypt`.
+        // SAFETY: as in `seal`.
         let failed = unsafe {
             (self.open)(
-                to,
-                from,
-                len,
+                out.as_mut_ptr(),
+                sealed.as_ptr(),
+                sealed.len(),
                 tag.as_ptr(),
                 TAG,
                 associated.as_ptr(),

@@ -93,10 +93,6 @@ impl Drop for Mover<'_> {
 }
 
 impl Machinery {
-    fn check_alive(&self) -> Result<(), Error> {
-        if self.enclave.is_alive() { Ok(()) } else { Err(Error::Forked) }
-    }
-
     /// Makes a new key, which seals from now on.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
         self.check_alive()?;

@@ -9,9 +9,8 @@ use crate::enclave::epoch;
 use crate::enclave::{Binding, InHand, Nonces};
 use crate::error::Error;
 use crate::gate::Deadline;
-use crate::policy::Level;
-use crate::region::lease::Lease;
-use crate::registry::{self, ANY};
+use crate::region::lease::{Lease, Room};
+use crate::registry::{self, ANY, UNNAMED};
 use crate::store::header::Body;
 use crate::store::ledger::{Retired, Taking};
 use crate::store::machinery::Machinery;
@@ -86,9 +85,9 @@ impl Machinery {
         let policy = &self.settings.policy;
         let (thread, wait) = (registry::thread(), policy.wait);
         let required = |object: &Object| object.header().requires_lock();
-        let lock = policy.levels().lock == Level::Require || sealed().any(required);
+        let lock = policy.requires_lock() || sealed().any(required);
         let take = |len| {
-            let lease = self.scratch.take(thread, 0, len, 1, lock, wait)?;
+            let lease = self.scratch.take(thread, UNNAMED, len, 1, lock, wait)?;
             // Or a fork would wait for us, and the next lease for the fork.
             lease.close_window();
             Ok::<_, Error>(Room(lease))
@@ -228,13 +227,4 @@ fn move_one(
         Err(Forged::Key) => {}
     }
     Ok(())
-}
-
-/// A slot of the mover's, given back however that ends.
-struct Room(Lease);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.vacate();
-    }
 }

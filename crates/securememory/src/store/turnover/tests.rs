@@ -32,10 +32,7 @@ fn machinery(settings: Settings) -> Arc<Machinery> {
 
 fn make_with(machinery: &Arc<Machinery>, len: usize, meanwhile: impl FnOnce()) -> Result<Object, Error> {
     let made = Object::make(Arc::clone(machinery), Spec::default(), len, Value(meanwhile));
-    made.map_err(|error| match error {
-        TryError::Failed(error) => error,
-        TryError::Closure(never) => match never {},
-    })
+    made.map_err(TryError::into_error)
 }
 
 fn make(machinery: &Arc<Machinery>, len: usize) -> Object {
