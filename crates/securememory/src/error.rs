@@ -128,6 +128,29 @@ pub enum Error {
     /// The secret belongs to the process that forked this one.
     #[error("the secret belongs to the parent process and is gone in this one")]
     Forked,
+    /// The process is going down, and has wiped its secrets.
+    #[error("the process is ending; its secrets have been wiped")]
+    Dying,
+    /// Memory of the secret, or of the view, was lost, to failing hardware for instance, and has been replaced by noise: see
+    /// [`FaultPolicy::Recover`](crate::fault::FaultPolicy::Recover). What was read meanwhile must be distrusted.
+    #[error("memory of the secret was lost; what was read must be distrusted")]
+    Poisoned,
+    /// Handling of faults, or of a signal, has been installed already: by another part of the program.
+    #[error("already installed by another part of the program")]
+    AlreadyInstalled,
+    /// A signal that cannot be had: there is no such, or it cannot be handled, or it is not one of those that were
+    /// installed.
+    #[error("signal {signal} cannot be handled here")]
+    BadSignal {
+        /// Its number.
+        signal: i32,
+    },
+    /// As many handlers are registered in the process as can be.
+    #[error("a process cannot have more than {limit} signal handlers registered")]
+    TooManyHandlers {
+        /// How many there can be.
+        limit: usize,
+    },
     /// The vault's key cannot be put together: its share in the file, or the one in memory, is lost.
     #[error("the vault's key is lost")]
     KeyLost,
@@ -216,18 +239,23 @@ impl Error {
             | Self::OutOfRange { .. }
             | Self::Unsupported(_)
             | Self::Complete
+            | Self::AlreadyInstalled
+            | Self::BadSignal { .. }
             | Self::WouldDeadlock => ErrorKind::Usage,
             Self::OutOfMemory { .. }
             | Self::ScratchExhausted { .. }
             | Self::TooManyVaults { .. }
             | Self::TooManyViews { .. }
+            | Self::TooManyHandlers { .. }
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
-            Self::Closed | Self::Revoked | Self::Forked | Self::Purged => ErrorKind::Gone,
-            Self::KeyLost | Self::Tampered | Self::Truncated { .. } | Self::Overrun { .. } => {
-                ErrorKind::Damage
-            }
+            Self::Closed | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => ErrorKind::Gone,
+            Self::KeyLost
+            | Self::Tampered
+            | Self::Poisoned
+            | Self::Truncated { .. }
+            | Self::Overrun { .. } => ErrorKind::Damage,
             Self::System(cause) if is_limit(cause) => ErrorKind::Limit,
             Self::System(_) | Self::StuckOpen(_) | Self::EndedEarly { .. } | Self::Reader { .. } => {
                 ErrorKind::System

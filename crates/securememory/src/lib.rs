@@ -3,6 +3,7 @@
 
 mod enclave;
 mod error;
+pub mod fault;
 mod gate;
 mod locks;
 mod os;
@@ -11,6 +12,7 @@ mod region;
 mod registry;
 mod secret;
 mod shutdown;
+pub mod signal;
 mod status;
 mod store;
 mod stream;

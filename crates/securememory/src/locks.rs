@@ -26,6 +26,10 @@ pub(crate) enum Rank {
     Ledger = 3,
     /// The process's table of vaults.
     Registry = 4,
+    /// Installing and uninstalling the coordinator of signals.
+    Coordinator = 5,
+    /// Changing which signals are ours.
+    Signals = 6,
 }
 
 /// The longest that any call of the library waits for an internal lock.

@@ -19,6 +19,8 @@ use crate::region::both;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Thread;
+use crate::registry::dying::why_gone;
+use crate::registry::vaults::Seat;
 use crate::status::{Achieved, HoldUsed, Protections};
 use cipher::{Forged, KEY, NONCE};
 use epoch::Epochs;
@@ -62,10 +64,11 @@ impl Enclave {
         wish_level: Level,
         cipher: Option<Cipher>,
         levels: Levels,
+        seat: Seat,
     ) -> Result<Self, Error> {
         let cipher = cipher.unwrap_or_else(cipher::choose);
         cipher::available(cipher)?;
-        let mut anchor = Anchor::make(levels)?;
+        let mut anchor = Anchor::make(levels, seat)?;
         match KeyHold::make(wish, wish_level, cipher, &anchor, epoch::cell_of(1), levels) {
             Ok((hold, stepped_down)) => Ok(Self {
                 cipher,
@@ -197,7 +200,7 @@ impl Enclave {
     #[cold]
     fn without_key(&self, epoch: u64) -> Error {
         match self.is_alive() {
-            false => Error::Forked,
+            false => why_gone(),
             true if self.epochs.had(epoch) => Error::Purged,
             true => Error::Tampered,
         }

@@ -61,6 +61,10 @@ pub enum Call {
     ThreadCreate,
     /// pthread_atfork(3): what is run around a fork.
     Atfork,
+    /// sigaction(2): what is done about a signal.
+    Sigaction,
+    /// atexit(3): what is run when the process ends in order.
+    Atexit,
 }
 
 impl Call {
@@ -93,6 +97,8 @@ impl Call {
             Self::Sysconf => "sysconf",
             Self::ThreadCreate => "pthread_create",
             Self::Atfork => "pthread_atfork",
+            Self::Sigaction => "sigaction",
+            Self::Atexit => "atexit",
         }
     }
 }

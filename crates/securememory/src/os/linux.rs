@@ -24,8 +24,12 @@ pub(super) fn failed(call: Call) -> impl Fn(Errno) -> CallError {
     move |errno| CallError::new(call, errno.raw_os_error())
 }
 
+/// sysconf(3), which is async-signal-safe.
 pub(super) fn page_size() -> usize {
-    rustix::param::page_size()
+    // SAFETY: asks for a number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // It is always told.
+    usize::try_from(size).unwrap_or(4096)
 }
 
 pub(super) fn map(len: usize) -> CallResult<NonNull<u8>> {
@@ -171,19 +175,24 @@ pub(super) fn descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Makes a call of the C library that reports by -1 and `errno`, and leaves `errno` as it was: these calls
-/// are made in signal handlers too.
+/// Where this thread's `errno` is.
 #[inline]
-pub(super) fn keeping_errno(make: impl FnOnce() -> c_long) -> Result<c_long, i32> {
-    // SAFETY: gives the address of this thread's errno, valid while the thread lives; only this thread uses
-    // it.
-    let errno: *mut c_int = unsafe {
+pub(super) fn errno_place() -> *mut c_int {
+    // SAFETY: gives an address that is valid while the thread lives, and used by this thread only.
+    unsafe {
         #[cfg(target_os = "android")]
         let place = libc::__errno();
         #[cfg(not(target_os = "android"))]
         let place = libc::__errno_location();
         place
-    };
+    }
+}
+
+/// Makes a call of the C library that reports by -1 and `errno`, and leaves `errno` as it was: these calls
+/// are made in signal handlers too.
+#[inline]
+pub(super) fn keeping_errno(make: impl FnOnce() -> c_long) -> Result<c_long, i32> {
+    let errno = errno_place();
     // SAFETY: see above.
     let before = unsafe { errno.read() };
     let result = make();

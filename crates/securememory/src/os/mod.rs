@@ -37,6 +37,8 @@ mod secretmem;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod share_file;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod signals;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod sigxfsz;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod smaps;

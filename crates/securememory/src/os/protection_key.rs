@@ -119,6 +119,16 @@ mod x86_64 {
             }
         }
 
+        /// The number that pages under it are known by.
+        pub(crate) fn number(self) -> u32 {
+            self.0
+        }
+
+        /// The key of a number that [`Self::number`] gave. Dying.
+        pub(crate) fn of_number(number: u32) -> Option<Self> {
+            (number < KEYS).then_some(Self(number))
+        }
+
         /// Puts pages that may be read and written under the key. pkey_mprotect(2).
         ///
         /// # Safety
@@ -150,11 +160,11 @@ mod x86_64 {
         }
 
         const fn no_access(self) -> u32 {
-            1 << (2 * self.0)
+            1_u32.wrapping_shl(self.0.wrapping_mul(2))
         }
 
         const fn no_writing(self) -> u32 {
-            2 << (2 * self.0)
+            2_u32.wrapping_shl(self.0.wrapping_mul(2))
         }
 
         const fn both(self) -> u32 {
@@ -233,6 +243,14 @@ mod none {
         pub(crate) fn of_process() -> CallResult<Self> {
             os::injected(Call::PkeyAlloc)?;
             Err(CallError::new(Call::PkeyAlloc, libc::ENOSYS))
+        }
+
+        pub(crate) fn number(self) -> u32 {
+            match self {}
+        }
+
+        pub(crate) fn of_number(_: u32) -> Option<Self> {
+            None
         }
 
         pub(crate) unsafe fn protect(self, _: NonNull<u8>, _: usize) -> CallResult<()> {

@@ -161,7 +161,11 @@ impl ShareFile {
 fn lend<'a>(number: RawFd) -> BorrowedFd<'a> {
     // SAFETY: never -1, and used for one system call. Should others have closed the number or pointed it
     // elsewhere, then reads are caught by the check value in the bytes, and the rest by `check`.
-    unsafe { BorrowedFd::borrow_raw(number) }
+    unsafe {
+        // Or the compiler would leave a panic in what a handler calls.
+        std::hint::assert_unchecked(number != -1);
+        BorrowedFd::borrow_raw(number)
+    }
 }
 
 /// # Safety

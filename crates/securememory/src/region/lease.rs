@@ -9,7 +9,7 @@ use crate::region::bytes;
 use crate::region::canary::Canary;
 use crate::region::geometry::{self, Place};
 use crate::region::scratch::HEAD;
-use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, WINDOW};
+use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, WINDOW, lost};
 use crate::shutdown::fork;
 
 /// A slot in use. Whoever has one keeps the vault's machinery alive, which the slot belongs to.
@@ -23,7 +23,29 @@ impl Lease {
     /// Of a slot that the caller has taken; `data` lies in it as [`geometry::place`] said.
     #[inline]
     pub(super) fn new(slot: &'static Slot, data: *mut u8, len: usize) -> Self {
+        slot.show(data.addr(), len);
+        if lost::any() {
+            // What was lost while nobody used it is not missed.
+            renew(slot);
+        }
         Self { slot, data, len }
+    }
+
+    /// Notes the label of the secret, which is valid as long as the lease is, for who explains a fault.
+    #[inline]
+    pub(crate) fn show_label(&self, label: *mut String) {
+        self.slot.label.store(label, Ordering::Relaxed);
+    }
+
+    /// For notes from where is decrypted, or whereto is sealed, while the lease is lent.
+    pub(crate) fn records(&self) -> Records {
+        Records(self.slot)
+    }
+
+    /// Was memory of it lost since it was taken?
+    #[cold]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.slot.is_poisoned()
     }
 
     /// The secret that it was taken for.
@@ -149,17 +171,20 @@ impl Lease {
     #[inline]
     pub(crate) fn release(self) {
         self.wipe_data();
-        self.slot.release();
+        self.vacate();
     }
 
     /// Gives a wiped slot back, for owners that are dropped by reference: the last thing they may do with it.
     pub(crate) fn vacate(&self) {
+        if lost::any() {
+            renew(self.slot);
+        }
         self.slot.release();
     }
 
     /// Gives back a slot into which nothing was written.
     pub(crate) fn abandon(self) {
-        self.slot.release();
+        self.vacate();
     }
 
     /// Gives the slot up without touching its memory: in a child that has none.
@@ -215,6 +240,19 @@ impl Lease {
     }
 }
 
+/// See [`Lease::records`].
+#[derive(Clone, Copy)]
+pub(crate) struct Records(&'static Slot);
+
+impl Records {
+    /// Notes a record.
+    #[inline]
+    pub(crate) fn show(self, at: usize, len: usize) {
+        self.0.record.store(at, Ordering::Relaxed);
+        self.0.record_len.store(len, Ordering::Relaxed);
+    }
+}
+
 /// Ends a use of an owned view. The last one after a revocation wipes, and only then gives up its count.
 pub(super) fn end_use(slot: &Slot) {
     let mut state = slot.state.load(Ordering::Acquire);
@@ -226,6 +264,16 @@ pub(super) fn end_use(slot: &Slot) {
             Ok(_) => return,
             Err(seen) => state = seen,
         }
+    }
+}
+
+/// Makes memory of a slot that was lost as good as new: wipes it, as a whole, since what it was replaced by lies also where
+/// nothing was ever written.
+#[cold]
+fn renew(slot: &Slot) {
+    if slot.is_poisoned() {
+        wipe_slot(slot);
+        slot.forget_lost();
     }
 }
 

@@ -14,6 +14,9 @@ use std::ptr::NonNull;
 use crate::error::{Error, Protection};
 use crate::os::{self, Access, Advice, CallError};
 use crate::policy::{Level, Levels};
+use crate::registry::arenas::{self, Entered, Extent, Purpose, Region};
+use crate::registry::vaults::Seat;
+use crate::registry::{Slot, lost};
 use crate::status::{Achieved, Evidence, Protections};
 
 /// A mapping of slots of one size, with guard pages before, between and after them.
@@ -23,6 +26,9 @@ pub(crate) struct Slab {
     capacity: usize,
     count: usize,
     page: usize,
+    entered: Entered,
+    /// Of paged secrets: one for each slot.
+    regions: &'static [Region],
 }
 
 // SAFETY: a slab is an address range; what lies in it is governed by whoever hands out its slots.
@@ -33,12 +39,72 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 impl Slab {
-    /// Reserves the address range; nothing in it is accessible yet.
-    pub(crate) fn reserve(capacity: usize, count: usize) -> Result<Self, Error> {
+    /// Reserves the address range, and enters it among those that are ours; nothing in it is accessible yet.
+    #[allow(unsafe_code)]
+    pub(crate) fn reserve(
+        capacity: usize,
+        count: usize,
+        purpose: Purpose,
+        vault: Seat,
+    ) -> Result<Self, Error> {
         let page = os::page_size();
         let size = geometry::slab_size(capacity, count, page)?;
-        let base = os::map(size)?;
-        Ok(Self { base, size, capacity, count, page })
+        let regions = regions(if purpose == Purpose::Pages { count } else { 0 })?;
+        let base = match os::map(size) {
+            Ok(base) => base,
+            Err(cause) => {
+                // SAFETY: nobody has seen them.
+                unsafe { free_regions(regions) };
+                return Err(cause.into());
+            }
+        };
+        let first = if regions.is_empty() { std::ptr::null_mut() } else { regions.as_ptr().cast_mut() };
+        let extent = Extent { base: base.addr().get(), size, capacity };
+        match arenas::enter(extent, purpose, vault.number(), first) {
+            Ok(entered) => Ok(Self { base, size, capacity, count, page, entered, regions }),
+            Err(error) => {
+                // SAFETY: nobody has seen any of it.
+                unsafe {
+                    let _ = os::unmap(base, size);
+                    free_regions(regions);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What is not known from the pages of its only slot; see [`Self::of_one`].
+    pub(crate) fn into_entry(self) -> Entered {
+        self.entered
+    }
+
+    /// The slab of one slot that [`Self::into_entry`] was called for.
+    pub(crate) fn of_one(
+        slot: NonNull<u8>,
+        capacity: usize,
+        entered: Entered,
+        region: Option<&'static Region>,
+    ) -> Self {
+        let page = os::page_size();
+        // A guard page before the slot and one after it. No mapping begins at address zero.
+        let base = NonNull::new(slot.as_ptr().wrapping_sub(page)).unwrap_or(slot);
+        let regions = region.map_or(&[][..], std::slice::from_ref);
+        Self { base, size: capacity + 2 * page, capacity, count: 1, page, entered, regions }
+    }
+
+    /// The views that are in the slots of this slab.
+    pub(crate) fn set_slots(&self, slots: &'static [Slot]) {
+        self.entered.set_slots(slots);
+    }
+
+    /// The protection key that its pages were put under.
+    pub(crate) fn set_key(&self, key: os::ProtectionKey) {
+        self.entered.set_key(key.number());
+    }
+
+    /// What is known of the pages of a slot.
+    pub(crate) fn region(&self, index: usize) -> Option<&'static Region> {
+        self.regions.get(index)
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -64,8 +130,38 @@ impl Slab {
     /// Nothing in it is used any more, and what was secret in it has been wiped.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn release(self) -> Result<(), CallError> {
+        // Where the process is dying, somebody may be overwriting it: it stays.
+        if !self.entered.withdraw() {
+            return Ok(());
+        }
+        if lost::any() {
+            // The addresses are going to be others'.
+            lost::forget(self.base.addr().get(), self.size, self.page);
+        }
         // SAFETY: the mapping is ours alone and the caller vouches that it is out of use.
-        unsafe { os::unmap(self.base, self.size) }
+        unsafe {
+            free_regions(self.regions);
+            os::unmap(self.base, self.size)
+        }
+    }
+}
+
+fn regions(count: usize) -> Result<&'static [Region], Error> {
+    let mut regions = Vec::new();
+    let bytes = count.saturating_mul(std::mem::size_of::<Region>());
+    regions.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes })?;
+    regions.extend((0..count).map(|_| Region::default()));
+    Ok(Box::leak(regions.into_boxed_slice()))
+}
+
+/// # Safety
+///
+/// They came from [`regions`], and nobody refers to them any more.
+#[allow(unsafe_code)]
+unsafe fn free_regions(regions: &'static [Region]) {
+    if !regions.is_empty() {
+        // SAFETY: leaked by `regions`; the rest as the caller vouches.
+        drop(unsafe { Box::from_raw(std::ptr::from_ref(regions).cast_mut()) });
     }
 }
 

@@ -11,6 +11,9 @@ use crate::policy::{Level, Levels};
 use crate::region::bytes;
 use crate::region::geometry;
 use crate::region::{Secured, Slab, insist, secure, verify};
+use crate::registry::arenas::{Entered, Purpose, Region};
+use crate::registry::vaults::Seat;
+use crate::registry::{dying, lost};
 use crate::status::Protections;
 
 /// Regions of one page mapped at a time.
@@ -25,8 +28,9 @@ pub(crate) struct Pages {
     capacity: usize,
     secured: Secured,
     levels: Levels,
-    /// Mapped for itself, so that it can be unmapped by itself.
-    single: bool,
+    region: Option<&'static Region>,
+    /// Where they were mapped for themselves: so that they can be unmapped by themselves.
+    single: Option<Entered>,
 }
 
 // SAFETY: an address range with one owner; access to its bytes is governed by the secret's gate.
@@ -53,6 +57,65 @@ impl Pages {
 
     pub(crate) fn secured(&self) -> &Secured {
         &self.secured
+    }
+
+    /// Says whose bytes lie where in them, for who explains a fault. The label is valid until the pages are given back.
+    pub(crate) fn assign(&self, secret: u64, data: usize, len: usize, label: *mut String) {
+        if let Some(region) = self.region {
+            region.assign(secret, data, len);
+            region.label.store(label, Ordering::Release);
+        }
+    }
+
+    /// The secret's label is not there any more.
+    pub(crate) fn forget_label(&self) {
+        if let Some(region) = self.region {
+            region.label.store(std::ptr::null_mut(), Ordering::Release);
+        }
+    }
+
+    /// Was memory of them lost since they were taken?
+    #[inline]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        lost::any() && lost::in_range(self.base.addr().get(), self.capacity, os::page_size())
+    }
+
+    /// The slab that [`map_single`] made for them.
+    fn take_single(&mut self) -> Option<Slab> {
+        let entered = self.single.take()?;
+        Some(Slab::of_one(self.base, self.capacity, entered, self.region))
+    }
+
+    /// Says that something is going to be written. Not where the process is dying: either who wipes sees the one, or we see
+    /// the other.
+    fn begin(&self) -> Result<(), Error> {
+        if let Some(region) = self.region {
+            region.begin();
+        }
+        if dying::has_begun() { Err(Error::Dying) } else { Ok(()) }
+    }
+
+    fn end(&self) {
+        if let Some(region) = self.region {
+            region.end();
+        }
+        if self.is_poisoned() {
+            self.renew();
+        }
+    }
+
+    /// What was lost is as good as new: it has been written anew, or is used for other things.
+    pub(crate) fn forget_lost(&self) {
+        lost::forget(self.base.addr().get(), self.capacity, os::page_size());
+    }
+
+    /// Wipes all of it, which is accessible, since what was replaced is not wiped where there was never a secret.
+    #[cold]
+    #[allow(unsafe_code)]
+    fn renew(&self) {
+        // SAFETY: accessible pages of ours, which nobody uses.
+        unsafe { bytes::wipe(self.base(), self.capacity) };
+        self.forget_lost();
     }
 
     /// What the kernel's listing says is in force.
@@ -92,6 +155,8 @@ pub(crate) struct PagesCost {
 pub(crate) struct Pool {
     inner: Lock<Inner>,
     locked: AtomicUsize,
+    purpose: Purpose,
+    vault: Seat,
 }
 
 struct Inner {
@@ -107,10 +172,10 @@ struct Inner {
 }
 
 impl Pool {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(purpose: Purpose, vault: Seat) -> Self {
         let inner =
             Inner { free: Vec::new(), free_bytes: 0, slabs: Vec::new(), fresh: 0, out: 0, lost: Vec::new() };
-        Self { inner: Lock::new(Rank::Pages, inner), locked: AtomicUsize::new(0) }
+        Self { inner: Lock::new(Rank::Pages, inner), locked: AtomicUsize::new(0), purpose, vault }
     }
 
     /// Accessible, zeroed pages that hold `len` bytes.
@@ -124,14 +189,22 @@ impl Pool {
         if let Some(index) = inner.free.iter().rposition(fits) {
             inner.free_bytes -= capacity;
             inner.out += 1;
-            return Ok(inner.free.swap_remove(index));
+            let pages = inner.free.swap_remove(index);
+            pages.begin()?;
+            return Ok(pages);
         }
         let room = inner.out + 1;
         inner
             .free
             .try_reserve(room)
             .map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Pages>() })?;
-        let pages = if capacity == page { inner.take_fresh(levels)? } else { map_single(capacity, levels)? };
+        let kind = (self.purpose, self.vault);
+        let pages = if capacity == page {
+            inner.take_fresh(levels, kind)?
+        } else {
+            map_single(capacity, levels, kind)?
+        };
+        pages.begin()?;
         inner.out += 1;
         if pages.secured.is_locked() {
             self.locked.fetch_add(capacity, Ordering::Relaxed);
@@ -141,15 +214,21 @@ impl Pool {
 
     /// Takes back pages that are wiped and accessible. On an error they stay mapped, unused.
     #[allow(unsafe_code)]
-    pub(crate) fn give(&self, pages: Pages) -> Result<(), Error> {
+    pub(crate) fn give(&self, mut pages: Pages) -> Result<(), Error> {
+        let was_poisoned = pages.is_poisoned();
+        pages.end();
+        if was_poisoned {
+            // Of the new memory less may be in force.
+            pages.check();
+        }
         let mut inner = self.inner.lock()?;
         inner.out -= 1;
-        if pages.single && inner.free_bytes.saturating_add(pages.capacity) > KEEP {
+        if pages.single.is_some() && inner.free_bytes.saturating_add(pages.capacity) > KEEP {
             drop(inner);
             if pages.secured.is_locked() {
                 self.locked.fetch_sub(pages.capacity, Ordering::Relaxed);
             }
-            return single_slab(&pages).map_or(Ok(()), |slab| {
+            return pages.take_single().map_or(Ok(()), |slab| {
                 // SAFETY: the owner has given the pages back, wiped.
                 unsafe { slab.release() }.map_err(Error::from)
             });
@@ -220,8 +299,8 @@ impl Pool {
             // SAFETY: the caller vouches that none of its pages is in use.
             let _ = unsafe { slab.release() };
         }
-        for pages in std::mem::take(&mut inner.free).into_iter().chain(lost) {
-            if let (true, Some(slab)) = (pages.single, single_slab(&pages)) {
+        for mut pages in std::mem::take(&mut inner.free).into_iter().chain(lost) {
+            if let Some(slab) = pages.take_single() {
                 // SAFETY: as above.
                 let _ = unsafe { slab.release() };
             }
@@ -248,50 +327,47 @@ impl Inner {
                 }
                 bytes::wipe(pages.base(), pages.capacity);
             }
+            pages.end();
             self.out -= 1;
             self.keep(pages);
         }
     }
 
     /// The next unused slot of the last slab, or the first of a new one.
-    fn take_fresh(&mut self, levels: Levels) -> Result<Pages, Error> {
+    fn take_fresh(&mut self, levels: Levels, (purpose, vault): (Purpose, Seat)) -> Result<Pages, Error> {
         let page = os::page_size();
         if self.fresh == 0 {
             self.slabs
                 .try_reserve(1)
                 .map_err(|_| Error::OutOfMemory { bytes: std::mem::size_of::<Slab>() })?;
-            self.slabs.push(Slab::reserve(page, SLAB_REGIONS)?);
+            self.slabs.push(Slab::reserve(page, SLAB_REGIONS, purpose, vault)?);
             self.fresh = SLAB_REGIONS;
         }
         let slab = self.slabs.last().ok_or(Error::OutOfMemory { bytes: page })?;
-        let base = slab.slot(slab.count() - self.fresh);
+        let index = slab.count() - self.fresh;
+        let (base, region) = (slab.slot(index), slab.region(index));
         let secured = secure_all(base, page, levels)?;
         // Only now: a slot whose protection failed is tried again by the next.
         self.fresh -= 1;
-        Ok(Pages { base, capacity: page, secured, levels, single: false })
+        Ok(Pages { base, capacity: page, secured, levels, region, single: None })
     }
 }
 
 #[allow(unsafe_code)]
-fn map_single(capacity: usize, levels: Levels) -> Result<Pages, Error> {
-    let slab = Slab::reserve(capacity, 1)?;
+fn map_single(capacity: usize, levels: Levels, (purpose, vault): (Purpose, Seat)) -> Result<Pages, Error> {
+    let slab = Slab::reserve(capacity, 1, purpose, vault)?;
     let base = slab.slot(0);
     match secure_all(base, capacity, levels) {
-        Ok(secured) => Ok(Pages { base, capacity, secured, levels, single: true }),
+        Ok(secured) => {
+            let region = slab.region(0);
+            Ok(Pages { base, capacity, secured, levels, region, single: Some(slab.into_entry()) })
+        }
         Err(error) => {
             // SAFETY: nobody has seen it.
             let _ = unsafe { slab.release() };
             Err(error)
         }
     }
-}
-
-/// The slab that [`map_single`] made for these pages.
-fn single_slab(pages: &Pages) -> Option<Slab> {
-    let page = os::page_size();
-    let size = geometry::slab_size(pages.capacity, 1, page).ok()?;
-    let base = NonNull::new(pages.base.as_ptr().wrapping_sub(page))?;
-    Some(Slab { base, size, capacity: pages.capacity, count: 1, page })
 }
 
 #[allow(unsafe_code)]

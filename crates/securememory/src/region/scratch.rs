@@ -19,6 +19,8 @@ use crate::policy::{Level, Levels};
 use crate::region::geometry;
 use crate::region::lease::{Lease, end_use, wipe_slot};
 use crate::region::{Secured, Slab, secure, slots};
+use crate::registry::arenas::Purpose;
+use crate::registry::vaults::Seat;
 use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, Thread, WINDOW};
 use crate::shutdown::fork;
 
@@ -40,6 +42,7 @@ pub(crate) struct Scratch {
     grow: Lock<Grown>,
     locked_max: usize,
     locked: AtomicUsize,
+    vault: Seat,
 }
 
 /// What was mapped.
@@ -51,14 +54,22 @@ impl Scratch {
     /// A table of at most `max` slots. `locked_max` bounds the bytes locked by this vault, of which
     /// `locked` are in use elsewhere in it.
     #[allow(unsafe_code)]
-    pub(crate) fn new(max: usize, levels: Levels, locked_max: usize, locked: usize) -> Result<Self, Error> {
+    pub(crate) fn new(
+        max: usize,
+        levels: Levels,
+        locked_max: usize,
+        locked: usize,
+        vault: Seat,
+    ) -> Result<Self, Error> {
         let slots = slots::make(max)?;
         if let Err(error) = registry::enlist(slots) {
             // SAFETY: not listed, and nobody has a slot of it.
             unsafe { slots::free(slots) };
             return Err(error);
         }
+        vault.set_slots(slots);
         Ok(Self {
+            vault,
             slots,
             made: AtomicUsize::new(0),
             levels,
@@ -196,7 +207,8 @@ impl Scratch {
         let count =
             if capacity == page && first == made { SLAB_SLOTS.min(self.slots.len() - made) } else { 1 };
         grown.slabs.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: 64 })?;
-        let slab = Slab::reserve(capacity, count)?;
+        let slab = Slab::reserve(capacity, count, Purpose::Scratch, self.vault)?;
+        slab.set_slots(&self.slots[first..first + count]);
         for index in 0..count {
             match self.equip(&slab, index, lock) {
                 Ok(secured) => {
@@ -385,7 +397,8 @@ impl Scratch {
             let _ = unsafe { slab.release() };
         }
         // Where the table cannot be withdrawn, a fork may still look at it: then it stays for ever.
-        if registry::withdraw(self.slots).is_ok() {
+        // So it does where the process is dying.
+        if self.vault.hide_slots() && registry::withdraw(self.slots).is_ok() {
             // SAFETY: withdrawn, and the caller vouches that no lease is in use.
             unsafe { slots::free(self.slots) };
         }

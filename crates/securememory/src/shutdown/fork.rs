@@ -132,6 +132,11 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     thaw();
+    // Another thread of our parent may have been about to wipe what is our parent's.
+    registry::dying::forget_in_child();
+    registry::vaults::forget_in_child();
+    crate::fault::chain::own_in_child();
+    registry::rename_in_child();
     // Also where our parent was about to note it.
     HOOK.store(INSTALLED, Ordering::Release);
     // Other threads that were forking at the same time are not here to take their count back.

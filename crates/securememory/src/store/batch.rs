@@ -7,13 +7,14 @@ use crate::enclave::{Binding, Check, Nonces};
 use crate::error::{Error, TryError};
 use crate::region::geometry;
 use crate::region::lease::{Lease, Room};
-use crate::registry::{self, NOBODY};
+use crate::registry::{self, NOBODY, lost};
 use crate::store::header::{Body, Header, Shape};
 use crate::store::ledger::{Choice, Kind, Taken};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
 use crate::store::opened::Opened;
-use crate::store::sealed::{Draft, Sealed, WINDOW_BYTES, sealed_in};
+use crate::store::sealed::{Draft, Sealed, WINDOW_BYTES, is_lost, sealed_in, show_large};
+use crate::store::slab;
 use crate::store::spec::{Bytes, Spec};
 
 /// Secrets that are made with one fetch of the key.
@@ -96,14 +97,16 @@ impl Machinery {
         let room = if lock { longest } else { 1 };
         let mut slot = Room(self.scratch.take(thread, NOBODY, room, 1, lock, policy.wait)?);
         let mut failure = None;
+        let (records, before) = (slot.0.records(), lost::ever());
         let sealed = self.enclave.with_key(thread, &mut slot.0, epoch, Check::Always, |key| {
             let mut nonces = Nonces::new();
-            for ((taken, _), source) in taking.taken.iter().flatten().zip(batch).take(of_epoch) {
+            for ((taken, size), source) in taking.taken.iter().flatten().zip(batch).take(of_epoch) {
                 let nonce = nonces.draw().map_err(|error| {
                     failure = Some(Error::System(error));
                     Forged::Data
                 })?;
                 let binding = Binding { vault: self.id, secret: taken.id, version: 0, epoch };
+                records.show(taken.body.addr().get(), *size);
                 // SAFETY: taken for a record of this length, and nobody else has it.
                 let draft = unsafe { Draft::new(taken.body.cast(), source.len()) };
                 let envelope = key.seal(binding, &nonce, source, draft.room).inspect_err(|_| {
@@ -113,6 +116,10 @@ impl Machinery {
             }
             Ok(())
         });
+        let is_lost = |(taken, size): &(Taken, usize)| slab::is_lost(taken.body, *size);
+        if lost::ever() != before && (slot.0.is_poisoned() || taking.taken.iter().flatten().any(is_lost)) {
+            return Err(Error::Poisoned);
+        }
         if let Err(error) = sealed {
             return Err(failure.unwrap_or(error));
         }
@@ -248,13 +255,16 @@ impl Machinery {
             let Body::Sealed(sealed) = header.body() else { return None };
             let record = sealed.find(header)?;
             // SAFETY: found by one who is signed in, so it is not freed before the window is closed.
-            Some(unsafe { sealed_in(header, record.as_ptr()) })
+            Some((unsafe { sealed_in(header, record.as_ptr()) }, record.as_ptr()))
         };
         let mut sealed = [const { None }; OPENS];
         let (mut epoch, mut count) = (None, 0);
         for (place, opening) in sealed.iter_mut().zip(openings.iter().flatten()) {
             *place = found(opening.header);
-            if let Some(record) = place
+            if let Some((_, record)) = place {
+                show_large(&opening.lease, *record, opening.header.len);
+            }
+            if let Some((record, _)) = place
                 && *epoch.get_or_insert(record.binding.epoch) != record.binding.epoch
             {
                 // It wants another key.
@@ -270,13 +280,16 @@ impl Machinery {
         };
         self.enclave.with_key(thread, key, epoch, Check::Forged, |key| {
             for (sealed, opening) in sealed.iter().zip(openings.iter_mut().flatten()) {
-                let Some(sealed) = sealed else { continue };
+                let Some((sealed, record)) = sealed else { continue };
                 opening.outcome = match key.open(sealed, opening.lease.bytes_mut()) {
                     Ok(()) => Ok(()),
                     Err(Forged::Data) => Err(Error::Tampered),
                     // The key was wiped under us.
                     Err(Forged::Key) => return Err(Forged::Key),
                 };
+                if lost::any() && (opening.lease.is_poisoned() || is_lost(*record, opening.header.len)) {
+                    opening.outcome = Err(Error::Poisoned);
+                }
             }
             Ok(())
         })?;

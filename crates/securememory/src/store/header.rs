@@ -106,6 +106,13 @@ impl Header {
         })
     }
 
+    /// For who explains a fault; null: there is none.
+    #[inline]
+    pub(super) fn label_pointer(&self) -> *mut String {
+        let label = self.extra().and_then(|extra| extra.label.as_ref());
+        label.map_or(std::ptr::null_mut(), |label| std::ptr::from_ref(label).cast_mut())
+    }
+
     #[inline]
     pub(super) fn policy(&self) -> &Policy {
         let own = self.extra().and_then(|extra| extra.policy.as_ref());

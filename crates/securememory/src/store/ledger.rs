@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use crate::enclave::epoch::{LIVE, cell_of};
 use crate::error::Error;
 use crate::locks::{Lock, Rank};
+use crate::registry::vaults::Seat;
 use crate::store::header::HEADER;
 use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
@@ -27,7 +28,10 @@ pub(crate) struct Ledger {
 }
 
 struct Inner {
+    /// Of ciphertext. A page of them may be replaced by noise, should its memory be lost.
     pieces: Pieces,
+    /// Of what paged secrets have in ordinary memory: addresses, for which noise would not do.
+    paged_pieces: Pieces,
     roll: Roll,
     /// Where the walk through it goes on.
     walk: Place,
@@ -80,9 +84,10 @@ pub(super) enum Choice {
 
 impl Ledger {
     /// `most_seals`: as many as one key may make.
-    pub(super) fn new(most_seals: u64) -> Self {
+    pub(super) fn new(most_seals: u64, vault: Seat) -> Self {
         let inner = Inner {
-            pieces: Pieces::new(),
+            pieces: Pieces::new(Some(vault)),
+            paged_pieces: Pieces::new(None),
             roll: Roll::new(HEADER),
             walk: Place::default(),
             live: 0,
@@ -336,10 +341,11 @@ impl Ledger {
         unsafe {
             while let Some(record) = inner.limbo.take(None, u64::MAX) {
                 slab::overwrite(record.at, record.size);
-                inner.pieces_or_large(record.at, record.size);
+                inner.pieces_or_large(Kind::Sealed, record.at, record.size);
             }
             inner.roll.end();
             inner.pieces.end();
+            inner.paged_pieces.end();
         }
     }
 }
@@ -368,7 +374,7 @@ impl Inner {
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
-        let body = match large.map_or_else(|| self.pieces.take(size), Ok) {
+        let body = match large.map_or_else(|| self.pieces_of(kind).take(size), Ok) {
             Ok(body) => body,
             Err(error) => {
                 #[allow(unsafe_code)]
@@ -419,17 +425,28 @@ impl Inner {
             *records = records.saturating_sub(1);
         }
         // SAFETY: as the caller vouches.
-        unsafe { self.pieces_or_large(body, size) };
+        unsafe { self.pieces_or_large(kind, body, size) };
     }
 
     /// # Safety
     ///
     /// As for [`Self::give`].
     #[allow(unsafe_code)]
-    unsafe fn pieces_or_large(&mut self, piece: NonNull<u8>, size: usize) {
+    unsafe fn pieces_or_large(&mut self, kind: Kind, piece: NonNull<u8>, size: usize) {
         // SAFETY: as the caller vouches.
         unsafe {
-            if slab::is_large(size) { slab::give_large(piece, size) } else { self.pieces.give(piece, size) }
+            if slab::is_large(size) {
+                slab::give_large(piece, size);
+            } else {
+                self.pieces_of(kind).give(piece, size);
+            }
+        }
+    }
+
+    fn pieces_of(&mut self, kind: Kind) -> &mut Pieces {
+        match kind {
+            Kind::Sealed => &mut self.pieces,
+            Kind::Paged => &mut self.paged_pieces,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::enclave::epoch::LIVE;
 use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Outstanding};
+use crate::fault::FaultPolicy;
 use crate::gate::{Deadline, Refusal, word};
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::region::canary::Canary;
@@ -14,8 +15,12 @@ use crate::region::lease::Lease;
 use crate::region::pool::Pool;
 use crate::region::scratch::Scratch;
 use crate::region::slots;
-use crate::registry::{HELD, Slot, Thread};
+use crate::registry::arenas::Purpose;
+use crate::registry::dying::why_gone;
+use crate::registry::vaults::Seat;
+use crate::registry::{HELD, Slot, Thread, dying, lost};
 use crate::shutdown::fork;
+use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
 use crate::store::ledger::{Kind, Ledger};
 use crate::store::linger::Lingering;
@@ -37,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) seals_max: u64,
     /// So is one that is so old.
     pub(crate) age_max: Option<Duration>,
+    /// `None`: as for all.
+    pub(crate) on_fault: Option<FaultPolicy>,
 }
 
 impl Settings {
@@ -65,6 +72,7 @@ impl Default for Settings {
             janitor: false,
             seals_max: u64::MAX,
             age_max: None,
+            on_fault: None,
         }
     }
 }
@@ -87,6 +95,8 @@ pub(crate) struct Machinery {
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
+    /// Its place in the registry.
+    seat: Seat,
 }
 
 /// The first threads have a ticket of their own for a view that is not nested.
@@ -95,21 +105,36 @@ const HOMES: usize = 64;
 static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
 
 impl Machinery {
-    pub(crate) fn make(mut settings: Settings) -> Result<Arc<Self>, Error> {
-        let levels = settings.policy.levels();
-        if levels.fork == Level::Off {
+    pub(crate) fn make(settings: Settings) -> Result<Arc<Self>, Error> {
+        if settings.policy.levels().fork == Level::Off {
             return Err(Error::Unsupported("a secret that a forked child inherits"));
         }
         if settings.views_max == 0 {
             return Err(Error::ScratchExhausted { limit: 0 });
         }
+        if dying::has_begun() {
+            return Err(Error::Dying);
+        }
         fork::install()?;
+        // A key that is half made is known to nobody who wipes.
+        let _shield = masks::shield();
+        let seat = Seat::take()?;
+        let made = Self::make_at(seat, settings).inspect_err(|_| seat.give())?;
+        // Asked again, now that who wipes can see it: it may have looked before.
+        if dying::has_begun() { Err(Error::Dying) } else { Ok(made) }
+    }
+
+    fn make_at(seat: Seat, mut settings: Settings) -> Result<Arc<Self>, Error> {
+        let levels = settings.policy.levels();
+        let id = NEXT_VAULT.fetch_add(1, Ordering::Relaxed);
+        seat.introduce(id, settings.on_fault.map(FaultPolicy::encode));
         let canary = Canary::new()?;
         let tickets = Tickets::make(settings.views_max.saturating_add(HOMES))?;
-        let mut enclave = Enclave::make(settings.hold, settings.hold_level, settings.cipher, levels)?;
+        let (wish, level) = (settings.hold, settings.hold_level);
+        let mut enclave = Enclave::make(wish, level, settings.cipher, levels, seat)?;
         // Room for all keys that there may be one day counts as used from the start.
         let locked = enclave.locked_bytes(LIVE);
-        let scratch = match Scratch::new(settings.views_max, levels, settings.locked_max, locked) {
+        let scratch = match Scratch::new(settings.views_max, levels, settings.locked_max, locked, seat) {
             Ok(scratch) => scratch,
             Err(error) => {
                 enclave.destroy_keys();
@@ -121,7 +146,7 @@ impl Machinery {
         let most_seals = cipher::most_seals(enclave.cipher());
         // Early enough to be tried again many times before it is too late.
         settings.seals_max = settings.seals_max.min(most_seals / 2);
-        let ledger = Ledger::new(most_seals);
+        let ledger = Ledger::new(most_seals, seat);
         if let Err(error) = ledger.open_epoch(1) {
             enclave.destroy_keys();
             enclave.end();
@@ -131,18 +156,19 @@ impl Machinery {
             scratch.adopt(base, capacity, enclave.anchor().is_locked());
         }
         Ok(Arc::new(Self {
-            id: NEXT_VAULT.fetch_add(1, Ordering::Relaxed),
+            id,
             settings,
             enclave,
             canary,
             scratch,
-            pool: Pool::new(),
+            pool: Pool::new(Purpose::Pages, seat),
             ledger,
             turnover: Turnover::new(),
             key_bytes,
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
+            seat,
         }))
     }
 
@@ -254,16 +280,19 @@ impl Machinery {
     /// An error in a child: the vault is its parent's.
     #[inline]
     pub(crate) fn check_alive(&self) -> Result<(), Error> {
-        if self.enclave.is_alive() { Ok(()) } else { Err(Error::Forked) }
+        if self.enclave.is_alive() { Ok(()) } else { Err(why_gone()) }
     }
 
     /// Are the bytes around a lease's data as they were?
     #[inline]
     pub(super) fn check_canary(&self, lease: &Lease) -> Result<(), Error> {
+        if lost::any() && lease.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
         // In a child that was forked since somebody looked for the alive mark, they are wiped like all the rest.
         lease
             .check_canary(&self.canary)
-            .map_err(|error| if self.enclave.is_alive() { error } else { Error::Forked })
+            .map_err(|error| if self.enclave.is_alive() { error } else { why_gone() })
     }
 
     /// An id that no other secret of the vault has.
@@ -323,6 +352,7 @@ impl Drop for Machinery {
         if !self.enclave.is_alive() {
             return;
         }
+        let _shield = masks::shield();
         // The key first; then what is only worth something with it; the page that scratch may lie in last.
         self.enclave.destroy_keys();
         // SAFETY: all secrets and owned views hold references to the machinery, so there are none;
@@ -334,5 +364,6 @@ impl Drop for Machinery {
             slots::free(self.tickets);
         }
         self.enclave.end();
+        self.seat.give();
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
-use crate::registry::{self, READER, WRITER};
+use crate::registry::{self, MAX_LABEL, READER, WRITER};
 use crate::status::{AtRest, Status};
 use crate::store::header::{Body, Extra, Header, MAY_LINGER, PAGED, Shape};
 use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
@@ -18,7 +18,7 @@ use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::{MOMENT, Record, Sealed};
-use crate::store::spec::{MAX_LABEL, Position, Source, Spec};
+use crate::store::spec::{Position, Source, Spec};
 
 /// The pieces of a secret in the making: given back unless it is made, also where the source panics.
 struct Pieces<'a> {
@@ -105,6 +105,9 @@ impl Object {
         let shape = Shape { kind, len, align, may_linger, extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
+        if let Body::Paged(paged) = object.header().body() {
+            paged.show_label(object.header());
+        }
         if kind == Kind::Sealed {
             object.machinery().after_seal(taken.seals);
         }

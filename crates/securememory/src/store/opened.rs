@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Slot;
+use crate::registry::dying::why_gone;
 use crate::store::header::{Body, Header};
 use crate::store::object::Object;
 use crate::store::paged::Change;
@@ -167,7 +168,7 @@ impl Drop for Opened<'_> {
 fn end_lease(header: &Header, lease: Lease) -> Result<(), Error> {
     if header.check_alive().is_err() {
         lease.forsake();
-        return Err(Error::Forked);
+        return Err(why_gone());
     }
     let intact = header.machinery.check_canary(&lease);
     let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
@@ -217,7 +218,7 @@ impl OpenedMut<'_> {
             (Some(Edit::Copy(mut lease)), Body::Sealed(sealed)) => {
                 if header.check_alive().is_err() {
                     lease.forsake();
-                    return Err(Error::Forked);
+                    return Err(why_gone());
                 }
                 let committed = if keep {
                     header.machinery.check_canary(&lease).and_then(|()| sealed.commit(header, &mut lease))

@@ -18,7 +18,8 @@ use crate::region::bytes;
 use crate::region::geometry::{self, Place};
 use crate::region::pool::Pages;
 use crate::region::scrub;
-use crate::registry::{self, READER, Slot, WRITER};
+use crate::registry::dying::why_gone;
+use crate::registry::{self, READER, Slot, WRITER, lost};
 use crate::status::Protections;
 use crate::store::header::Header;
 use crate::store::ledger::{Kind, Taken};
@@ -83,11 +84,15 @@ impl Paged {
             // SAFETY: as above; the slice is no longer used.
             unsafe { machinery.canary.check(base, capacity, place) }?;
         }
+        if draft.pages.as_ref().is_some_and(Pages::is_poisoned) {
+            return Err(Error::Poisoned.into());
+        }
         draft.close()?;
         // What the source's code has left of the bytes.
         scrub::after_view();
         let at = taken.body.cast::<Piece>().as_ptr();
         let Some(pages) = draft.pages.take() else { return Err(Error::Closed.into()) };
+        pages.assign(taken.id, base.addr() + place.data, len, std::ptr::null_mut());
         // SAFETY: a fresh piece of the right size and alignment.
         unsafe {
             let place = (&raw mut (*at).pages).cast::<Pages>();
@@ -103,6 +108,16 @@ impl Paged {
         // SAFETY: set by `make`; taken out and freed by `wipe`, which runs when nobody is inside the gate; the
         // callers are.
         unsafe { self.pages.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Tells who explains a fault the label of the secret, which has its place from now on.
+    pub(super) fn show_label(&self, header: &Header) {
+        let (label, pages) = (header.label_pointer(), self.pages());
+        if let Some((pages, place)) = pages.and_then(|pages| Some((pages, Self::place(header, pages).ok()?)))
+            && !label.is_null()
+        {
+            pages.assign(header.id, pages.base().addr() + place.data, header.len, label);
+        }
     }
 
     fn place(header: &Header, pages: &Pages) -> Result<Place, Error> {
@@ -164,6 +179,9 @@ impl Paged {
         }
         let data = self.pages().ok_or(Error::Closed).and_then(|pages| {
             let place = Self::place(header, pages)?;
+            if pages.is_poisoned() {
+                return Err(Error::Poisoned);
+            }
             // SAFETY: the place was computed for these pages.
             NonNull::new(unsafe { pages.base().add(place.data) }).ok_or(Error::Closed)
         });
@@ -180,7 +198,7 @@ impl Paged {
     pub(super) fn release(&self, header: &Header, ticket: &'static Slot) -> Result<(), Error> {
         if header.check_alive().is_err() {
             // The gate is the parent's, copied in whatever state it was; the pages are wiped.
-            return Err(Error::Forked);
+            return Err(why_gone());
         }
         let intact = self.check(header);
         let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
@@ -217,6 +235,9 @@ impl Paged {
     #[allow(unsafe_code)]
     fn check(&self, header: &Header) -> Result<(), Error> {
         let Some(pages) = self.pages() else { return Ok(()) };
+        if pages.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
         let place = Self::place(header, pages)?;
         // SAFETY: the pages are readable: the caller is inside the gate.
         unsafe { header.machinery.canary.check(pages.base(), pages.capacity(), place) }
@@ -266,6 +287,7 @@ impl Paged {
         let levels = header.policy().levels();
         // Before the gate: whoever waits here holds up nobody.
         let image = machinery.pool.take(header.len, header.align(), levels)?;
+        image.assign(header.id, 0, 0, std::ptr::null_mut());
         let give = |image| {
             let _ = machinery.pool.give(image);
         };
@@ -289,12 +311,17 @@ impl Paged {
             unsafe {
                 pages.protect(Access::ReadWrite).map_err(Error::System)?;
                 bytes::copy(pages.base().add(place.data), image.base().add(place.data), header.len);
+                if pages.is_poisoned() || image.is_poisoned() {
+                    return Err(Error::Poisoned);
+                }
                 NonNull::new(pages.base().add(place.data)).ok_or(Error::Closed)
             }
         });
         match opened {
             Ok(data) => Ok((data, Change { ticket, image })),
             Err(error) => {
+                // SAFETY: pages of ours, accessible and of this capacity.
+                unsafe { bytes::wipe(image.base(), image.capacity()) };
                 header.gate.end_write_paged(header.gate.is_open());
                 ticket.release();
                 self.settle(header);
@@ -308,7 +335,7 @@ impl Paged {
     #[allow(unsafe_code)]
     pub(super) fn end_change(&self, header: &Header, change: Change, keep: bool) -> Result<(), Error> {
         if header.check_alive().is_err() {
-            return Err(Error::Forked);
+            return Err(why_gone());
         }
         let Change { ticket, image } = change;
         let intact = self.check(header);
@@ -321,9 +348,21 @@ impl Paged {
             // given back below.
             unsafe {
                 if !keep {
-                    bytes::copy(image.base().add(place.data), pages.base().add(place.data), header.len);
-                    // The bytes around may have been damaged: they are made right again, and reported.
-                    header.machinery.canary.write(pages.base(), pages.capacity(), place);
+                    let restore = || {
+                        bytes::copy(image.base().add(place.data), pages.base().add(place.data), header.len);
+                        // The bytes around may have been damaged: they are made right again, and reported.
+                        header.machinery.canary.write(pages.base(), pages.capacity(), place);
+                    };
+                    restore();
+                    if image.is_poisoned() {
+                        if !lost::note(pages.base().addr()) {
+                            header.gate.close();
+                        }
+                    } else if pages.is_poisoned() {
+                        // Once more, since some may have been lost after it was written; then all is as it was before.
+                        pages.forget_lost();
+                        restore();
+                    }
                 }
                 bytes::wipe(image.base().add(place.data), header.len);
                 pages.protect(Access::None).map_err(Error::StuckOpen)
@@ -401,7 +440,9 @@ impl Paged {
     pub(super) fn abandon(&self, header: &Header) {
         if let Some(at) = NonNull::new(self.pages.swap(std::ptr::null_mut(), Ordering::AcqRel)) {
             // SAFETY: as for `take`.
-            header.machinery.pool.lose(unsafe { at.read() });
+            let pages = unsafe { at.read() };
+            pages.forget_label();
+            header.machinery.pool.lose(pages);
         }
     }
 }

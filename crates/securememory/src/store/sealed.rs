@@ -17,10 +17,11 @@ use crate::error::{Error, TryError};
 use crate::gate::{Current, Deadline, Refusal};
 use crate::policy::Policy;
 use crate::region::lease::Lease;
-use crate::registry::{self, WRITER};
+use crate::registry::{self, WRITER, lost};
 use crate::store::header::Header;
 use crate::store::ledger::{Retired, Taken, Taking};
 use crate::store::machinery::Machinery;
+use crate::store::slab;
 use crate::store::spec::{Position, Source};
 
 /// Readers decrypt for less than a microsecond; if one has not finished by then, it is not running.
@@ -112,9 +113,11 @@ impl Sealed {
         // SAFETY: the body was taken for a record of this length, and nobody else has it.
         #[allow(unsafe_code)]
         let draft = unsafe { Draft::new(record, len) };
-        let envelope = machinery.enclave.seal(registry::thread(), slot, binding, elsewhere, draft.room)?;
-        draft.complete(binding, envelope);
-        Ok(record.as_ptr())
+        let before = lost::ever();
+        show_large(slot, record.as_ptr(), len);
+        let sealed = machinery.enclave.seal(registry::thread(), slot, binding, elsewhere, draft.room);
+        let sealed = sealed.map(|envelope| draft.complete(binding, envelope));
+        check_lost(before, slot, record.as_ptr(), len).and(sealed).map(|()| record.as_ptr())
     }
 
     /// Opens a view in scratch.
@@ -134,17 +137,21 @@ impl Sealed {
         let lock = header.requires_lock();
         let mut slot =
             machinery.scratch.take(thread, header.id, header.len, header.align(), lock, policy.wait)?;
+        slot.show_label(header.label_pointer());
         match self.open_into(header, thread, &mut slot, expected) {
-            Ok(()) => {
+            Ok(()) if !(lost::any() && slot.is_poisoned()) => {
                 slot.write_canary(&machinery.canary);
                 Ok(slot)
             }
-            Err(error) => {
-                slot.abandon();
+            outcome => {
+                // What has failed because of that is told by its cause.
+                let by_loss = |error| matches!(error, Error::Tampered | Error::KeyLost) && slot.is_poisoned();
+                let error = outcome.err().filter(|&error| !by_loss(error));
+                slot.release();
                 if header.gate.notify() {
                     header.end_left();
                 }
-                Err(error)
+                Err(error.unwrap_or(Error::Poisoned))
             }
         }
     }
@@ -165,7 +172,13 @@ impl Sealed {
         if let Some((vault, position)) = expected {
             sealed.binding = position.binding(vault, sealed.binding.epoch);
         }
-        header.machinery.enclave.open(thread, slot, &sealed)
+        show_large(slot, record.cast(), header.len);
+        let opened = header.machinery.enclave.open(thread, slot, &sealed);
+        // The record's memory was lost: not somebody's work.
+        opened.map_err(|error| match error {
+            Error::Tampered | Error::Purged if is_lost(record, header.len) => Error::Poisoned,
+            error => error,
+        })
     }
 
     /// What is valid now, for a thread whose slot is signed in: it is not freed before the window is closed.
@@ -229,16 +242,19 @@ impl Sealed {
             // look.
             let current = unsafe { current.as_ref() };
             // What was purged stays so: after our epoch was chosen, or a purge could come in between.
-            machinery.enclave.check_epoch(current.epoch)?;
-            Ok(current.version.wrapping_add(1))
+            let found =
+                machinery.enclave.check_epoch(current.epoch).map(|()| current.version.wrapping_add(1));
+            if is_lost(current, header.len) { Err(Error::Poisoned) } else { found }
         });
         let made = version.and_then(|version| {
             let binding = Binding { vault: machinery.id, secret: header.id, version, epoch };
             // SAFETY: taken for a record of this length, and nobody else has it.
             let draft = unsafe { Draft::new(piece.cast(), header.len) };
-            let envelope = machinery.enclave.seal(registry::thread(), slot, binding, None, draft.room)?;
-            draft.complete(binding, envelope);
-            Ok(())
+            let before = lost::ever();
+            show_large(slot, piece.as_ptr().cast(), header.len);
+            let sealed = machinery.enclave.seal(registry::thread(), slot, binding, None, draft.room);
+            let sealed = sealed.map(|envelope| draft.complete(binding, envelope));
+            check_lost(before, slot, piece.as_ptr().cast(), header.len).and(sealed)
         });
         if let Err(error) = made {
             slot.close_window();
@@ -248,7 +264,7 @@ impl Sealed {
         }
         if let Some(old) = NonNull::new(self.record.replace(piece.cast().as_ptr())) {
             // SAFETY: it is not freed before that is done here.
-            let epoch = unsafe { old.as_ref() }.epoch;
+            let epoch = unsafe { counted_epoch(old, header.len) };
             let old = Retired { secret: header.id, at: old.cast(), size, epoch };
             if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
                 // SAFETY: no reader is left that could have loaded the old pointer.
@@ -294,11 +310,13 @@ impl Sealed {
         let policy = header.policy();
         let thread = registry::thread();
         let slot = header.machinery.scratch.take(thread, header.id, 1, 1, false, policy.wait).ok()?;
-        let found = self.find(header).map(|record| {
+        let found = self.find(header).and_then(|record| {
             // SAFETY: signed in, see `open_into`.
             let record = unsafe { record.as_ref() };
             let len = HEAD - std::mem::offset_of!(Record, envelope) + header.len;
-            (record.version, record.epoch, ((&raw const record.envelope).addr(), len))
+            let found = (record.version, record.epoch, ((&raw const record.envelope).addr(), len));
+            // Else the numbers are noise.
+            (!is_lost(record, header.len)).then_some(found)
         });
         slot.abandon();
         if header.gate.notify() && header.check_alive().is_ok() {
@@ -333,9 +351,47 @@ impl Sealed {
     pub(super) fn take(&self, header: &Header) -> Option<Retired> {
         let last = NonNull::new(self.record.replace(std::ptr::null_mut()))?;
         // SAFETY: it was published, and has not been freed.
-        let epoch = unsafe { last.as_ref().epoch };
+        let epoch = unsafe { counted_epoch(last, header.len) };
         Some(Retired { secret: header.id, at: last.cast(), size: Self::size(header.len).ok()?, epoch })
     }
+}
+
+/// Was memory of a record lost?
+#[inline]
+pub(super) fn is_lost(record: *const Record, len: usize) -> bool {
+    let size = || Sealed::size(len).unwrap_or(0);
+    NonNull::new(record.cast_mut().cast()).is_some_and(|record| lost::any() && slab::is_lost(record, size()))
+}
+
+/// The epoch of a record's key, for the account. Zero where it was lost, for which nothing is counted: then the key counts as
+/// used for ever.
+///
+/// # Safety
+///
+/// The record is complete, and has not been freed.
+#[allow(unsafe_code)]
+unsafe fn counted_epoch(record: NonNull<Record>, len: usize) -> u64 {
+    // SAFETY: as the caller vouches.
+    let epoch = unsafe { record.as_ref() }.epoch;
+    if is_lost(record.as_ptr(), len) { 0 } else { epoch }
+}
+
+/// Notes a record in memory of its own, that the slot's thread is going to read or write.
+#[inline]
+pub(super) fn show_large(slot: &Lease, record: *const Record, len: usize) {
+    let size = len.saturating_add(HEAD);
+    if slab::is_large(size) {
+        slot.records().show(record.addr(), size);
+    }
+}
+
+/// Was nothing lost while a record was sealed, of which `before` was asked? Else it may be of noise, or be noise.
+#[inline]
+fn check_lost(before: usize, slot: &Lease, record: *const Record, len: usize) -> Result<(), Error> {
+    if lost::ever() != before && (slot.is_poisoned() || is_lost(record, len)) {
+        return Err(Error::Poisoned);
+    }
+    Ok(())
 }
 
 /// The slot of a creation: wiped and given back however it ends.

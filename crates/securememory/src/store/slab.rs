@@ -5,10 +5,15 @@
 //! Nothing here is shared between threads: see [`super::ledger`].
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use crate::error::Error;
+use crate::os;
 use crate::region::bytes;
+use crate::registry::arenas::{self, Entered, Extent, Purpose};
+use crate::registry::lost;
+use crate::registry::vaults::Seat;
 
 /// All pieces are aligned to this.
 pub(crate) const ALIGN: usize = 16;
@@ -103,8 +108,22 @@ pub(super) fn take_large(size: usize) -> Result<NonNull<u8>, Error> {
 #[allow(unsafe_code)]
 pub(super) unsafe fn give_large(piece: NonNull<u8>, size: usize) {
     if let Ok(layout) = large_layout(size) {
+        forget_lost(piece, size);
         // SAFETY: as the caller vouches.
         unsafe { dealloc(piece.as_ptr(), layout) };
+    }
+}
+
+/// Was memory of a piece lost, in part or whole?
+#[inline]
+pub(super) fn is_lost(piece: NonNull<u8>, size: usize) -> bool {
+    lost::any() && lost::in_range(piece.addr().get(), size, os::page_size())
+}
+
+/// The addresses are going to be others'.
+fn forget_lost(at: NonNull<u8>, size: usize) {
+    if lost::any() {
+        lost::forget(at.addr().get(), size, os::page_size());
     }
 }
 
@@ -114,8 +133,17 @@ pub(super) struct Pieces {
     free: [Option<NonNull<u8>>; CLASSES],
     /// The part of the newest slab that no piece was cut from yet.
     fresh: Option<(NonNull<u8>, usize)>,
-    /// Each with its size.
-    slabs: Vec<(NonNull<u8>, usize)>,
+    slabs: Vec<Cut>,
+    /// How many pages of the process were lost when the free pieces were last found sound.
+    lost: usize,
+    /// Whose they are, if they may be replaced.
+    vault: Option<Seat>,
+}
+
+/// A slab, with its size, and its entry among the ranges that are ours.
+struct Cut {
+    slab: (NonNull<u8>, usize),
+    entered: Option<Entered>,
 }
 
 // SAFETY: addresses of memory that the slabs own.
@@ -123,8 +151,8 @@ pub(super) struct Pieces {
 unsafe impl Send for Pieces {}
 
 impl Pieces {
-    pub(super) const fn new() -> Self {
-        Self { free: [None; CLASSES], fresh: None, slabs: Vec::new() }
+    pub(super) const fn new(vault: Option<Seat>) -> Self {
+        Self { free: [None; CLASSES], fresh: None, slabs: Vec::new(), lost: 0, vault }
     }
 
     /// A piece of at least `size` bytes, with any content; not a large one.
@@ -133,11 +161,25 @@ impl Pieces {
     pub(super) fn take(&mut self, size: usize) -> Result<NonNull<u8>, Error> {
         let class = class_of(size).ok_or(Error::OutOfMemory { bytes: size })?;
         if let Some(piece) = self.free[class] {
-            // SAFETY: a free piece holds the address of the next one, written by `give`.
-            self.free[class] = unsafe { piece.cast::<Option<NonNull<u8>>>().read() };
-            return Ok(piece);
+            // SAFETY: a free piece holds the address of the next one, written by `give`. Where a page was lost it may be
+            // noise, which is found out before it is used.
+            let next = unsafe { piece.cast::<MaybeUninit<Option<NonNull<u8>>>>().read_volatile() };
+            if lost::ever() == self.lost {
+                // SAFETY: as above: nothing was lost.
+                self.free[class] = unsafe { next.assume_init() };
+                return Ok(piece);
+            }
+            // Which of the links are sound is not known: none of them is followed any more.
+            self.free = [None; CLASSES];
+            self.lost = lost::ever();
         }
-        self.cut((class + 1) * ALIGN)
+        loop {
+            let piece = self.cut((class + 1) * ALIGN)?;
+            // A page that was lost is not used any more: what lies in it is known to be lost by that.
+            if !is_lost(piece, size) {
+                return Ok(piece);
+            }
+        }
     }
 
     /// Takes back a piece that has been overwritten; not a large one.
@@ -148,7 +190,7 @@ impl Pieces {
     #[inline]
     #[allow(unsafe_code)]
     pub(super) unsafe fn give(&mut self, piece: NonNull<u8>, size: usize) {
-        let Some(class) = class_of(size) else { return };
+        let Some(class) = class_of(size).filter(|_| !is_lost(piece, size)) else { return };
         // SAFETY: a piece has at least 16 bytes and is aligned to 16.
         unsafe { piece.cast::<Option<NonNull<u8>>>().write(self.free[class]) };
         self.free[class] = Some(piece);
@@ -162,13 +204,23 @@ impl Pieces {
             _ => {
                 self.slabs.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: MIN_SLAB })?;
                 let slab = take_slab(MIN_SLAB, self.slabs.len())?;
-                self.slabs.push(slab);
+                self.slabs.push(Cut { slab, entered: self.enter(slab) });
                 slab
             }
         };
         // SAFETY: `size` bytes from `at` lie inside the slab.
         self.fresh = Some((unsafe { at.add(size) }, left - size));
         Ok(at)
+    }
+
+    /// Enters the whole pages of a slab: what lies there is ours alone. Without an entry a fault in it is nobody's.
+    fn enter(&self, (slab, size): (NonNull<u8>, usize)) -> Option<Entered> {
+        let (vault, page) = (self.vault?, os::page_size());
+        let start = slab.addr().get().checked_next_multiple_of(page)?;
+        let size = (slab.addr().get() + size).checked_sub(start)? / page * page;
+        let extent = Extent { base: start, size, capacity: size };
+        let enter = || arenas::enter(extent, Purpose::Records, vault.number(), std::ptr::null_mut());
+        (size > 0).then(enter)?.ok()
     }
 
     /// Frees all slabs.
@@ -180,9 +232,12 @@ impl Pieces {
     pub(super) unsafe fn end(&mut self) {
         self.free = [None; CLASSES];
         self.fresh = None;
-        for slab in std::mem::take(&mut self.slabs) {
-            // SAFETY: taken by `cut`; the caller vouches that no piece of it is in use.
-            unsafe { give_slab(slab) };
+        for Cut { slab, entered } in std::mem::take(&mut self.slabs) {
+            if entered.is_none_or(Entered::withdraw) {
+                forget_lost(slab.0, slab.1);
+                // SAFETY: taken by `cut`; the caller vouches that no piece of it is in use.
+                unsafe { give_slab(slab) };
+            }
         }
     }
 }
@@ -209,7 +264,7 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_are_aligned_and_disjoint(sizes in proptest::collection::vec(1usize..1200, 1..80), seed: u64) {
-            let mut pieces = Pieces::new();
+            let mut pieces = Pieces::new(Some(Seat::take().unwrap()));
             let mut live: Vec<(NonNull<u8>, usize)> = Vec::new();
             let give = |pieces: &mut Pieces, (piece, size): (NonNull<u8>, usize)| {
                 // SAFETY: ours, and dropped from the list.
@@ -236,6 +291,32 @@ mod tests {
             // SAFETY: all pieces were given back.
             unsafe { pieces.end() };
         }
+    }
+
+    #[test]
+    fn a_page_that_was_lost_is_used_no_more_and_is_forgotten_with_its_slab() {
+        let mut pieces = Pieces::new(Some(Seat::take().unwrap()));
+        let taken: Vec<_> = (0..300).map(|_| pieces.take(112).unwrap()).collect();
+        let page_of = |piece: NonNull<u8>| piece.addr().get() / os::page_size() * os::page_size();
+        // One with pieces in use, and one of which none was cut yet.
+        let lost_pages = [page_of(taken[150]), page_of(taken[299]) + os::page_size()];
+        assert!(lost_pages.iter().all(|&page| lost::note(page)));
+        // What is free at this moment is not believed.
+        // SAFETY: nobody uses it.
+        unsafe { pieces.give(taken[0], 112) };
+        let one = pieces.take(112).unwrap();
+        assert_ne!(one, taken[0]);
+        // SAFETY: as above.
+        taken[1..].iter().chain([&one]).for_each(|&piece| unsafe { pieces.give(piece, 112) });
+        for _ in 0..2 {
+            let again: Vec<_> = (0..1000).map(|_| pieces.take(112).unwrap()).collect();
+            assert!(again.iter().all(|&piece| !is_lost(piece, 112)));
+            // SAFETY: as above.
+            again.iter().for_each(|&piece| unsafe { pieces.give(piece, 112) });
+        }
+        // SAFETY: as above.
+        unsafe { pieces.end() };
+        assert!(lost_pages.iter().all(|&page| !lost::in_range(page, 1, os::page_size())));
     }
 
     #[test]

@@ -7,9 +7,6 @@ use crate::error::TryError;
 use crate::policy::{Policy, Store};
 use crate::region::bytes;
 
-/// Bytes of a label at most.
-pub(crate) const MAX_LABEL: usize = 255;
-
 /// What a secret is to be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spec {

@@ -12,6 +12,7 @@ use std::time::Duration;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::fault::FaultPolicy;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
@@ -78,8 +79,10 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails.
+    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails; [`Error::Forked`],
+    /// [`Error::Dying`].
     pub fn warm_thread(&self, views: usize) -> Result<()> {
+        self.0.check_alive()?;
         self.0.scratch.warm(views, self.0.settings.policy.wait)
     }
 
@@ -173,6 +176,13 @@ impl VaultBuilder {
     /// may leak through timing.
     pub fn cipher(mut self, cipher: Cipher) -> Self {
         self.0.cipher = Some(cipher);
+        self
+    }
+
+    /// What is done about a fault in memory of this vault, where that is not what
+    /// [`fault::install`](crate::fault::install) has said for all. Without that nothing is handled at all.
+    pub fn on_fault(mut self, policy: FaultPolicy) -> Self {
+        self.0.on_fault = Some(policy);
         self
     }
 

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use crate::error::{Error, Hint, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::{Hint, Result};
 use crate::os::room::{self, Room};
 use crate::policy::{Level, Store};
+use crate::registry::dying::why_gone;
 use crate::vault::Vault;
 
 /// What secrets need and processes have limits on.
@@ -198,7 +201,7 @@ impl Vault {
     /// ```
     pub fn preflight(&self, count: usize, size: usize) -> Result<Preflight> {
         if !self.is_alive() {
-            return Err(Error::Forked);
+            return Err(why_gone());
         }
         let cost = self.machinery().cost(count, size)?;
         let mut memory = room::memory();

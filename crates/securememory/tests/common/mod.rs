@@ -12,7 +12,9 @@
     reason = "helpers for tests, which end by panics; each test binary uses some; limits are set by raw calls"
 )]
 
+pub mod lost;
 pub mod shares;
+pub mod signals;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -54,11 +56,12 @@ pub struct Case {
     limits: Vec<(Resource, u64)>,
     deadline: Duration,
     ending: Ending,
+    shown: bool,
 }
 
 /// Begins a case.
 pub fn case(name: &'static str) -> Case {
-    Case { name, limits: Vec::new(), deadline: Duration::from_secs(100), ending: Ending::Done }
+    Case { name, limits: Vec::new(), deadline: Duration::from_secs(100), ending: Ending::Done, shown: false }
 }
 
 impl Case {
@@ -77,6 +80,12 @@ impl Case {
     /// How it is to end, if not with the body carried out.
     pub fn ending(mut self, ending: Ending) -> Self {
         self.ending = ending;
+        self
+    }
+
+    /// Shows what it has said, also where all is well.
+    pub fn shown(mut self) -> Self {
+        self.shown = true;
         self
     }
 
@@ -109,6 +118,9 @@ impl Case {
             return;
         }
         assert_eq!(ended, self.ending, "case {} said:\n{output}", self.name);
+        if self.shown {
+            eprintln!("case {} said:\n{output}", self.name);
+        }
     }
 
     fn start_and_wait(&self) -> (ExitStatus, String) {
@@ -340,7 +352,11 @@ fn descriptors() -> BTreeSet<String> {
 }
 
 fn maps() -> BTreeSet<String> {
-    let file = std::fs::File::open("/proc/self/maps").expect("/proc/self/maps");
+    maps_of("self")
+}
+
+fn maps_of(process: &str) -> BTreeSet<String> {
+    let file = std::fs::File::open(format!("/proc/{process}/maps")).expect("its maps");
     std::io::BufReader::new(file).lines().map(|line| line.expect("a line")).collect()
 }
 
@@ -413,6 +429,15 @@ impl Needle {
 
     /// Where in the readable memory of the process windows of 8 of its bytes lie: at most a few places.
     pub fn find(&self) -> Vec<String> {
+        self.search("self")
+    }
+
+    /// The same in another process, that is stopped; also in memory that is closed to itself.
+    pub fn find_in(&self, process: libc::pid_t) -> Vec<String> {
+        self.search(&process.to_string())
+    }
+
+    fn search(&self, process: &str) -> Vec<String> {
         let masked_byte = |at: usize, n: usize| u64::from(mask(self.byte(at + n), n)) << (n * 8);
         let window = |at| (0..8).fold(0, |word, n| word | masked_byte(at, n));
         let masked: BTreeSet<u64> = (0..=self.len - 8).map(window).collect();
@@ -421,20 +446,31 @@ impl Needle {
         for at in 0..=self.len - 8 {
             likely[usize::from(u16::from_le_bytes([self.byte(at), self.byte(at + 1)]))] = true;
         }
-        let memory = std::fs::File::open("/proc/self/mem").expect("/proc/self/mem");
+        let memory = std::fs::File::open(format!("/proc/{process}/mem")).expect("its memory");
         let mut buffer = vec![0u8; 1 << 16];
         let own = buffer.as_ptr().addr()..buffer.as_ptr().addr() + buffer.len();
         let mut found = Vec::new();
         // What is readable, but for files that cannot be written.
-        let searched = |line: &&String| line.contains(" rw") || (line.contains(" r") && !line.contains('/'));
-        for line in maps().iter().filter(searched) {
+        let others = process != "self";
+        let searched =
+            |line: &&String| line.contains(" rw") || ((others || line.contains(" r")) && !line.contains('/'));
+        for line in maps_of(process).iter().filter(searched) {
             let (start, end) =
                 line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
             let mut at = usize::from_str_radix(start, 16).expect("an address");
             let end = usize::from_str_radix(end, 16).expect("an address");
             while at < end {
                 let want = buffer.len().min(end - at);
-                let Ok(got) = memory.read_at(&mut buffer[..want], at as u64) else { break };
+                let got = match memory.read_at(&mut buffer[..want], at as u64) {
+                    Ok(got) if got > 0 => got,
+                    _ if others && line.contains(" ---p ") && end - at > 1 << 20 => break,
+                    // A page that is lost.
+                    _ if others => {
+                        at = (at / 4096 + 1) * 4096;
+                        continue;
+                    }
+                    _ => break,
+                };
                 // Pages of zeros are many, and their comparison is fast.
                 let empty = |offset: usize| buffer[offset..got].starts_with(&[0; 4096]);
                 let mut next = 0;
@@ -446,7 +482,7 @@ impl Needle {
                     }
                     next += 1;
                     let first = u16::from_le_bytes([buffer[offset], buffer[offset + 1]]);
-                    if likely[usize::from(first)] && !own.contains(&(at + offset)) {
+                    if likely[usize::from(first)] && (others || !own.contains(&(at + offset))) {
                         // Never unmasked as a whole.
                         let masked_byte = |n: usize| u64::from(mask(buffer[offset + n], n)) << (n * 8);
                         let word = (0..8).fold(0, |word, n| word | masked_byte(n));

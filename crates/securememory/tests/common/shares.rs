@@ -117,6 +117,11 @@ impl Anchor {
         Self { page }
     }
 
+    /// Its address.
+    pub fn address(&self) -> usize {
+        self.page.addr()
+    }
+
     fn place(&self, place: usize) -> *mut u8 {
         self.page.wrapping_add(64 + place * 64)
     }

@@ -15,11 +15,12 @@ use crate::error::Error;
 use crate::os;
 use crate::policy::Levels;
 use crate::region::{ForkGuard, Secured, Slab, bytes, insist, secure, verify};
+use crate::registry::arenas::Purpose;
+use crate::registry::arenas::anchor::{self as layout, ALIVE, SHARES_AT};
+use crate::registry::vaults::Seat;
 use crate::status::Protections;
 
-/// Bytes of one share: half of a key, and half of its check value.
-pub(crate) const SHARE: usize = 64;
-const SHARES_AT: usize = 64;
+pub(crate) use crate::registry::arenas::anchor::SHARE;
 /// Shares of one key that have room. While the key lives no place is used again, so this bounds how many replicas it can
 /// have had.
 pub(crate) const MAX_SHARES: usize = 15;
@@ -27,11 +28,9 @@ const STAGING_AT: usize = SHARES_AT + LIVE * MAX_SHARES * SHARE;
 /// Bytes for material in the making: a key with its check value, and a share.
 pub(crate) const STAGING: usize = 2 * SHARE;
 const _: () = assert!(STAGING_AT + STAGING <= SLOT_AT);
-const SLOT_AT: usize = 4096;
+const SLOT_AT: usize = layout::LEN;
 /// From this page size on, the page is shared with a scratch slot.
 const LARGE_PAGE: usize = 64 * 1024;
-
-const ALIVE: u64 = 0x616c_6976_655f_736d;
 
 /// The page. What a child compares with lies outside it: the process id, and a constant.
 pub(crate) struct Anchor {
@@ -40,6 +39,7 @@ pub(crate) struct Anchor {
     page: usize,
     secured: Secured,
     owner: u32,
+    vault: Seat,
     /// Is the staging area in use?
     staged: AtomicBool,
 }
@@ -54,9 +54,9 @@ unsafe impl Sync for Anchor {}
 impl Anchor {
     /// Maps and protects the page, and checks in the kernel's own listing that it is protected.
     #[allow(unsafe_code)]
-    pub(crate) fn make(levels: Levels) -> Result<Self, Error> {
+    pub(crate) fn make(levels: Levels, vault: Seat) -> Result<Self, Error> {
         let page = os::page_size();
-        let slab = Slab::reserve(page, 1)?;
+        let slab = Slab::reserve(page, 1, Purpose::Anchor, vault)?;
         let at = slab.slot(0);
         // SAFETY: a whole slot that nobody else knows yet.
         let secured = unsafe { secure(at, page, levels, true) }.and_then(|mut secured| {
@@ -68,7 +68,7 @@ impl Anchor {
                 // SAFETY: accessible since `secure`, and aligned as a page.
                 unsafe { at.cast::<u64>().write_volatile(ALIVE) };
                 let (owner, staged) = (os::process_id(), AtomicBool::new(false));
-                Ok(Self { slab: Some(slab), at, page, secured, owner, staged })
+                Ok(Self { slab: Some(slab), at, page, secured, owner, vault, staged })
             }
             Err(error) => {
                 // SAFETY: nobody has seen it.
@@ -83,10 +83,12 @@ impl Anchor {
     #[inline]
     #[allow(unsafe_code)]
     pub(crate) fn is_alive(&self) -> bool {
+        // SAFETY: the page is mapped and readable as long as the anchor lives: in the process that made it, and in children
+        // if they find it wiped.
+        let is_marked = || unsafe { self.at.cast::<u64>().read_volatile() == ALIVE };
         match self.secured.fork {
-            // SAFETY: the page is mapped and readable as long as the anchor lives, in children too.
-            ForkGuard::Wiped => unsafe { self.at.cast::<u64>().read_volatile() == ALIVE },
-            ForkGuard::Absent | ForkGuard::None => os::process_id() == self.owner,
+            ForkGuard::Wiped => is_marked(),
+            ForkGuard::Absent | ForkGuard::None => os::process_id() == self.owner && is_marked(),
         }
     }
 
@@ -108,6 +110,11 @@ impl Anchor {
     pub(crate) fn spare(&self) -> Option<(*mut u8, usize)> {
         // SAFETY: inside the page, which is larger.
         (self.page >= LARGE_PAGE).then(|| unsafe { (self.at.as_ptr().add(SLOT_AT), self.page - SLOT_AT) })
+    }
+
+    /// Its vault's place in the registry.
+    pub(crate) fn vault(&self) -> Seat {
+        self.vault
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {
@@ -170,7 +177,7 @@ mod tests {
 
     #[test]
     fn who_does_not_get_the_staging_area_leaves_it_to_who_has_it() {
-        let mut anchor = Anchor::make(Policy::default().levels()).unwrap();
+        let mut anchor = Anchor::make(Policy::default().levels(), Seat::take().unwrap()).unwrap();
         let staging = anchor.take_staging().unwrap();
         assert!(anchor.take_staging().is_none() && anchor.take_staging().is_none());
         drop(staging);

@@ -24,10 +24,12 @@ impl KeyHold {
         let mut refused = None;
         for &candidate in candidates {
             let made = match candidate {
-                Hold::Pkey => InPlace::pkey(cipher, levels).map(Self::Pkey),
-                Hold::Secretmem => InPlace::secretmem(cipher, levels).map(Self::Secretmem),
+                Hold::Pkey => InPlace::pkey(cipher, levels, anchor.vault()).map(Self::Pkey),
+                Hold::Secretmem => InPlace::secretmem(cipher, levels, anchor.vault()).map(Self::Secretmem),
                 Hold::Split => Split::make(cipher, anchor, cell).map(Self::Split),
-                Hold::Guarded | Hold::Auto => Guarded::make(cipher, levels).map(Self::Guarded),
+                Hold::Guarded | Hold::Auto => {
+                    Guarded::make(cipher, levels, anchor.vault()).map(Self::Guarded)
+                }
             };
             match made {
                 Ok(hold) => {

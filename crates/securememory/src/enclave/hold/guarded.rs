@@ -13,6 +13,8 @@ use crate::os;
 use crate::policy::{Cipher, Levels};
 use crate::region::bytes;
 use crate::region::pool::{Pages, Pool};
+use crate::registry::arenas::Purpose;
+use crate::registry::vaults::Seat;
 use crate::status::Protections;
 
 pub(crate) struct Guarded {
@@ -30,8 +32,8 @@ type Filled = (Pages, Door, [u64; CHECK / 8], Confirmation);
 impl Guarded {
     /// Makes a fresh key.
     #[allow(unsafe_code)]
-    pub(crate) fn make(cipher: Cipher, levels: Levels) -> Result<Self, Error> {
-        let mut pool = Pool::new();
+    pub(crate) fn make(cipher: Cipher, levels: Levels, vault: Seat) -> Result<Self, Error> {
+        let mut pool = Pool::new(Purpose::Key, vault);
         match Self::fill(cipher, &pool, levels) {
             Ok((mut pages, door, check, confirmation)) => {
                 pages.check();

@@ -24,6 +24,9 @@ use crate::os::{self, Advice, ProtectionKey, SecretFile};
 use crate::policy::{Cipher, Levels};
 use crate::region::{ForkGuard, Secured, Slab, bytes, insist, secure, settle, verify};
 use crate::registry;
+use crate::registry::arenas::Purpose;
+use crate::registry::dying::why_gone;
+use crate::registry::vaults::Seat;
 use crate::status::{Achieved, Evidence, Protections};
 
 /// A key in a page of its own.
@@ -40,11 +43,13 @@ pub(crate) struct InPlace {
 impl InPlace {
     /// Makes a fresh key in a page that a protection key closes.
     #[allow(unsafe_code)]
-    pub(crate) fn pkey(cipher: Cipher, levels: Levels) -> Result<Self, Error> {
+    pub(crate) fn pkey(cipher: Cipher, levels: Levels, vault: Seat) -> Result<Self, Error> {
         let key = ProtectionKey::of_process()?;
         let page = os::page_size();
-        let slab = Slab::reserve(page, 1)?;
+        let slab = Slab::reserve(page, 1, Purpose::Key, vault)?;
         let at = slab.slot(0);
+        // Before it is closed by the key: whoever wipes it must not come in between.
+        slab.set_key(key);
         // SAFETY: a whole slot that nobody else knows yet.
         let made = unsafe {
             secure(at, page, levels, true).and_then(|secured| Ok((secured, Door::keyed(at, page, key)?)))
@@ -61,15 +66,18 @@ impl InPlace {
 
     /// Makes a fresh key in memory that the kernel does not keep mapped.
     #[allow(unsafe_code)]
-    pub(crate) fn secretmem(cipher: Cipher, levels: Levels) -> Result<Self, Error> {
+    pub(crate) fn secretmem(cipher: Cipher, levels: Levels, vault: Seat) -> Result<Self, Error> {
         let page = os::page_size();
-        let slab = Slab::reserve(page, 1)?;
+        let slab = Slab::reserve(page, 1, Purpose::Key, vault)?;
         let at = slab.slot(0);
         let made = Self::place(&slab, page, levels).and_then(|secured| {
             // Without a protection key there is page protection.
-            let keyed = ProtectionKey::of_process()
+            let keyed = ProtectionKey::of_process().and_then(|key| {
+                // As above. Where the page does not come under it, it does no harm.
+                slab.set_key(key);
                 // SAFETY: a whole slot that nobody else knows yet, and that lives as long as the door.
-                .and_then(|key| unsafe { Door::keyed(at, page, key) });
+                unsafe { Door::keyed(at, page, key) }
+            });
             // SAFETY: as above.
             let door = keyed.unwrap_or_else(|_| unsafe { Door::paged(at, page) });
             Self::fill(cipher, door, page, secured).map_err(Unmade::Clean)
@@ -144,7 +152,7 @@ impl InPlace {
     ) -> Result<Result<R, Forged>, Error> {
         // A child may not even have the page.
         if !anchor.is_alive() {
-            return Err(Error::Forked);
+            return Err(why_gone());
         }
         let at = self.door.at();
         let look = || {

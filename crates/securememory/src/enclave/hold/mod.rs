@@ -23,6 +23,7 @@ pub(crate) mod split;
 use crate::enclave::cipher::{Confirmation, Forged, KEY};
 use crate::error::Error;
 use crate::region::lease::Lease;
+use crate::registry::dying::why_gone;
 use crate::status::{HoldUsed, Protections};
 use anchor::Anchor;
 use guarded::Guarded;
@@ -118,7 +119,7 @@ impl KeyHold {
             // SAFETY: the head of a slot that is ours has HEAD bytes.
             Self::Split(split) => unsafe { split.fetch(anchor, thread, head) },
             // A child may have inherited the page's gate in the middle of a change: it must not try.
-            Self::Guarded(_) if !anchor.is_alive() => Err(Error::Forked),
+            Self::Guarded(_) if !anchor.is_alive() => Err(why_gone()),
             // SAFETY: as above.
             Self::Guarded(guarded) => unsafe { guarded.fetch(head) },
             // Lent where it lies.
@@ -234,7 +235,7 @@ impl KeyHold {
 /// Why the key is not right.
 #[cold]
 pub(crate) fn lost(anchor: &Anchor) -> Error {
-    if anchor.is_alive() { Error::KeyLost } else { Error::Forked }
+    if anchor.is_alive() { Error::KeyLost } else { why_gone() }
 }
 
 /// Compares 32 bytes at any address with a value, reading each byte that is compared.

@@ -27,9 +27,11 @@ use super::{CHECK, CHECK_AT, REPLICA_AT};
 use crate::enclave::cipher::{self, Confirmation, KEY, UNFIT};
 use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE, Staging};
 use crate::error::Error;
-use crate::os::{self, CallResult, ShareFile};
+use crate::os::{self, Call, CallError, CallResult, ShareFile};
 use crate::policy::Cipher;
 use crate::region::{bytes, scrub};
+use crate::registry::dying::why_gone;
+use crate::registry::files;
 use crate::shutdown::fork;
 
 /// Threads beyond these share files.
@@ -157,13 +159,27 @@ impl Split {
         let file = ShareFile::create_but(lost.map(Entry::number))?;
         let a = Self::staged_a(staging);
         // SAFETY: inside the staging area, which is the caller's.
-        match unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) } {
+        let written = unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) }.and_then(|()| {
+            let number = file.raw_fd().unsigned_abs();
+            // The table of what a dying process empties cannot grow for want of memory only.
+            files::enter(number, file.identity(), os::process_id())
+                .map_err(|_| CallError::new(Call::Mmap, libc::ENOMEM))
+        });
+        match written {
             Ok(()) => Ok(file),
             Err(cause) => {
                 let _ = file.close();
                 Err(cause)
             }
         }
+    }
+
+    /// Empties a file and closes it, if the number still stands for it: it may have been cut or overwritten, but is ours.
+    /// The page of a file that is only closed is freed, but not at once overwritten.
+    fn discard(file: ShareFile) {
+        let _ = file.truncate();
+        files::withdraw(file.raw_fd().unsigned_abs(), file.identity());
+        let _ = file.close();
     }
 
     #[allow(unsafe_code)]
@@ -274,7 +290,7 @@ impl Split {
             }
             let now = self.renewed.load(Ordering::Acquire);
             if now == renewed {
-                return Err(if anchor.is_alive() { Error::KeyLost } else { Error::Forked });
+                return Err(if anchor.is_alive() { Error::KeyLost } else { why_gone() });
             }
             (from, renewed) = (0, now);
         }
@@ -403,8 +419,7 @@ impl Split {
         let unharmed = self.is_owner(anchor) && unsafe { self.is_intact(anchor, head) };
         if !unharmed {
             Self::wipe_share(anchor, place);
-            let _ = file.truncate();
-            let _ = file.close();
+            Self::discard(file);
             return false;
         }
         let old = replica.file(lost, self.owner);
@@ -414,9 +429,7 @@ impl Split {
         fence(Ordering::Release);
         // SAFETY: our own page; readers of this half look at the entry afterwards.
         unsafe { bytes::wipe(anchor.share(lost.place()), KEY) };
-        // Only if the number still stands for our file, which then was cut or overwritten.
-        let _ = old.truncate();
-        let _ = old.close();
+        Self::discard(old);
         true
     }
 
@@ -506,9 +519,7 @@ impl Split {
             let Some(entry) = replica.last() else { continue };
             let file = replica.file(entry, self.owner);
             replica.clear();
-            // The pages of a closed file are freed, but not at once overwritten.
-            let _ = file.truncate();
-            let _ = file.close();
+            Self::discard(file);
         }
     }
 }

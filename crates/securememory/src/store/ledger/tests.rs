@@ -249,10 +249,32 @@ impl Model {
     }
 }
 
+/// Pages of ciphertext may be replaced by noise; what paged secrets have there are addresses.
+#[test]
+fn what_paged_secrets_have_is_never_replaced() {
+    use crate::registry::arenas;
+    let mut ledger = Ledger::new(u64::MAX, Seat::take().unwrap());
+    ledger.open_epoch(1).unwrap();
+    let replaced = |kind| {
+        // More than one page of them.
+        let taken: Vec<_> =
+            (0..200).map(|_| ledger.take_secret((kind, Choice::Now), 100, None).unwrap()).collect();
+        let is_in = |taken: &Taken| arenas::all().any(|arena| arena.contains(taken.body.addr().get()));
+        let count = taken.iter().filter(|taken| is_in(taken)).count();
+        // SAFETY: nobody uses them.
+        taken.iter().for_each(|taken| unsafe { ledger.untake(kind, taken, 100) });
+        count
+    };
+    assert!(replaced(Kind::Sealed) > 100);
+    assert_eq!(replaced(Kind::Paged), 0);
+    // SAFETY: nothing is in use.
+    unsafe { ledger.end() };
+}
+
 proptest! {
     #[test]
     fn every_record_is_counted_from_its_taking_to_its_end(steps in steps()) {
-        let mut ledger = Ledger::new(u64::MAX);
+        let mut ledger = Ledger::new(u64::MAX, Seat::take().unwrap());
         ledger.open_epoch(1).unwrap();
         let mut model = Model { newest: 1, oldest: 1, epoch: 1, ..Model::default() };
         for step in steps {
@@ -280,7 +302,7 @@ proptest! {
 
     #[test]
     fn no_more_seals_are_made_than_one_key_may(most in 1..20_u64, later: bool) {
-        let mut ledger = Ledger::new(most);
+        let mut ledger = Ledger::new(most, Seat::take().unwrap());
         ledger.open_epoch(1).unwrap();
         let choice = if later { Choice::Later } else { Choice::Now };
         let mut model = Model::default();

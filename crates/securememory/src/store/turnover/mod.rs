@@ -21,6 +21,7 @@ use crate::error::{Error, Outstanding};
 use crate::gate::Deadline;
 use crate::os;
 use crate::registry::ANY;
+use crate::signal::masks;
 use crate::store::header::Body;
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
@@ -111,6 +112,8 @@ impl Machinery {
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
+        // A key that is half made is known to nobody who wipes.
+        let _shield = masks::shield();
         let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
         self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
         self.turnover.pause.store(0, Ordering::Relaxed);
@@ -124,6 +127,7 @@ impl Machinery {
     /// Destroys older keys that have no records any more. Says whether the present one is the only one left.
     #[allow(unsafe_code)]
     fn retire_keys(&self) -> Result<bool, Error> {
+        let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
         let (sealing, _) = self.ledger.current()?;
         let present = keys.newest().min(sealing);
@@ -254,6 +258,7 @@ impl Machinery {
     pub(crate) fn purge(&self) -> Result<(), Error> {
         self.check_alive()?;
         let deadline = Deadline::after(self.settings.policy.wait);
+        let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
         self.turnover.purges.fetch_add(1, Ordering::AcqRel);
         let newest = keys.newest();

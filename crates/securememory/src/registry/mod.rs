@@ -1,7 +1,18 @@
 //! Who is alive: tables of plain atomics that can be walked from anywhere, also from a fork hook.
 //!
 //! A [`Slot`] is the place of one view. The slots of all vaults are listed here, so that a fork can wait
-//! until no thread has a key in its registers or on its stack.
+//! until no thread has a key in its registers or on its stack. The other tables tell a signal handler which memory is ours
+//! ([`arenas`], [`vaults`]), what a dying process has to wipe (and [`files`]), and who has registered for a signal
+//! ([`handlers`]) and what came with signals that wait for them ([`deliveries`]).
+
+pub(crate) mod arenas;
+pub(crate) mod deliveries;
+pub(crate) mod dying;
+pub(crate) mod files;
+pub(crate) mod handlers;
+pub(crate) mod lost;
+mod table;
+pub(crate) mod vaults;
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -9,6 +20,9 @@ use crate::error::Error;
 use crate::locks::{Guard, Lock, Rank};
 use crate::os;
 use crate::sync;
+
+/// Bytes of a label at most.
+pub(crate) const MAX_LABEL: usize = 255;
 
 /// Vaults in one process at most.
 pub(crate) const MAX_VAULTS: usize = 1024;
@@ -67,6 +81,15 @@ pub(crate) struct Slot {
     pub(crate) base: AtomicPtr<u8>,
     /// Bytes of it.
     pub(crate) capacity: AtomicUsize,
+    /// For who explains a fault: the secret that is or was last shown here, where its bytes lie, and its label (null:
+    /// none), which is valid while the slot is in use for that secret.
+    pub(crate) shown: AtomicU64,
+    pub(crate) data: AtomicUsize,
+    pub(crate) len: AtomicUsize,
+    pub(crate) label: AtomicPtr<String>,
+    /// What its thread is decrypting from, while the window is open.
+    pub(crate) record: AtomicUsize,
+    pub(crate) record_len: AtomicUsize,
 }
 
 impl Slot {
@@ -74,8 +97,8 @@ impl Slot {
     #[inline]
     pub(crate) fn take(&self, state: u32) -> bool {
         // SeqCst: who makes something unreachable and then looks for readers here, and a reader that signs in here and
-        // then looks whether it is reachable, must not both miss each other. The same goes for a fork hook that announces itself and then looks at the state, and a reader that sets the
-        // state and then looks for forks, must not both miss each other.
+        // then looks whether it is reachable, must not both miss each other. The same goes for a fork hook that announces
+        // itself and then looks at the state, and a reader that sets the state and then looks for forks.
         self.state.load(Ordering::Relaxed) == FREE
             && self.state.compare_exchange(FREE, state, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
@@ -132,6 +155,30 @@ impl Slot {
         // Ours alone, so no atomic addition. Release: see `quiet`.
         self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.state.store(FREE, Ordering::Release);
+    }
+
+    /// What is written here from now on is another's.
+    #[cold]
+    pub(crate) fn forget_lost(&self) {
+        let base = self.base.load(Ordering::Relaxed).addr();
+        lost::forget(base, self.capacity.load(Ordering::Relaxed), os::page_size());
+    }
+
+    /// Was memory of it lost since it was taken?
+    #[cold]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        let base = self.base.load(Ordering::Relaxed).addr();
+        lost::in_range(base, self.capacity.load(Ordering::Relaxed), os::page_size())
+    }
+
+    /// Notes what it shows, for who explains a fault.
+    #[inline]
+    pub(crate) fn show(&self, data: usize, len: usize) {
+        self.shown.store(self.secret.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.data.store(data, Ordering::Relaxed);
+        self.len.store(len, Ordering::Relaxed);
+        self.label.store(std::ptr::null_mut(), Ordering::Relaxed);
+        self.record_len.store(0, Ordering::Relaxed);
     }
 }
 
@@ -207,6 +254,15 @@ fn name_thread() -> Thread {
     let word = index << 32 | (os::thread_id() & u64::from(u32::MAX));
     let _ = THREAD.try_with(|thread| thread.set(word));
     Thread(word)
+}
+
+/// In a child, whose only thread has another id of the system's than the one of the parent that it was made from.
+pub(crate) fn rename_in_child() {
+    let _ = THREAD.try_with(|thread| {
+        if thread.get() != u64::MAX {
+            thread.set(thread.get() >> 32 << 32 | (os::thread_id() & u64::from(u32::MAX)));
+        }
+    });
 }
 
 /// The slots of one vault.

@@ -1,0 +1,223 @@
+//! The thread that does what a signal handler must not: it puts our handler back where that has made place for another,
+//! and carries out what the coordinator has deferred ([`on_work`]).
+//!
+//! It is started when it is first needed, sleeps unless there is something to do, and lives as long as the process. No
+//! signal is delivered to it but those that it sends to itself, to send a delivery on. A forked child has no such thread,
+//! until something in it needs one.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::chain::{self, ASIDE, ENDING, PASSING, Station, WORK};
+use super::inside;
+use super::outside::{self, Holder};
+use crate::error::{Error, Result};
+use crate::os::signals::{self, MAX_SIGNAL, WORDS};
+use crate::os::{self, Call, CallError};
+use crate::registry::deliveries;
+use crate::registry::handlers::{self, DEFERRED};
+
+/// The process whose thread it is; zero: there is none. With [`STARTING`]: somebody is starting it.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+/// Above all process ids. proc_sys_kernel(5), `pid_max`
+const STARTING: u32 = 1 << 31;
+/// Its id.
+static ID: AtomicU32 = AtomicU32::new(0);
+
+/// What else there is to do; it says how soon it wants to be asked again without being woken.
+static ON_WORK: OnceLock<fn() -> Option<Duration>> = OnceLock::new();
+
+/// Signals whose handler has been put back and whom that was not told, as bits.
+pub(crate) static BACK: AtomicU64 = AtomicU64::new(0);
+
+/// For how long our handler makes place: for the kernel to call the other one, which it does when ours has returned.
+/// Were it too short, ours would be called once more, and make place again: so it is longer each time that this comes soon
+/// again, as it does under a debugger that looks at every signal.
+const PLACE: Duration = Duration::from_millis(1);
+const LONGEST_PLACE: Duration = Duration::from_millis(500);
+/// What comes again within this time comes soon.
+const SOON: Duration = Duration::from_secs(2);
+/// Between attempts at what was refused.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Does a process have its thread?
+pub(crate) fn is_of(process: u32) -> bool {
+    PROCESS.load(Ordering::Acquire) == process
+}
+
+/// Is this the thread?
+pub(crate) fn is_here() -> bool {
+    ID.load(Ordering::Relaxed) == os::thread_id() as u32 && is_of(os::process_id())
+}
+
+/// Wakes the thread. Callable in a signal handler.
+pub(crate) fn wake() {
+    WORK.fetch_add(1, Ordering::Release);
+    os::wake_all(&WORK);
+}
+
+/// Has the thread do something else, each time that it is woken.
+pub(crate) fn on_work(work: fn() -> Option<Duration>) {
+    let _ = ON_WORK.set(work);
+}
+
+/// Sees to it that there is a thread.
+pub(crate) fn ensure() -> Result<()> {
+    let (process, started) = (os::process_id(), Instant::now());
+    loop {
+        let seen = PROCESS.load(Ordering::Acquire);
+        if seen == process {
+            return Ok(());
+        }
+        if seen == process | STARTING {
+            if started.elapsed() > Duration::from_secs(1) {
+                return Err(CallError::new(Call::ThreadCreate, libc::ETIMEDOUT).into());
+            }
+            signals::pause(100_000);
+            continue;
+        }
+        if PROCESS.compare_exchange(seen, process | STARTING, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        if seen != 0 {
+            forget_parent();
+        }
+        // It begins with them blocked, see `run`.
+        let before = signals::block(outside::faults());
+        let outcome = os::spawn("securememory", move || run(process));
+        if let Ok(before) = before {
+            signals::set_mask(before);
+        }
+        PROCESS.store(if outcome.is_ok() { process } else { 0 }, Ordering::Release);
+        return outcome.map_err(Error::from);
+    }
+}
+
+/// What waited for our parent's thread is our parent's.
+fn forget_parent() {
+    for station in all_stations().map(|(_, station)| station) {
+        station.waiting.store(0, Ordering::Release);
+        station.sent_on.store(0, Ordering::Release);
+    }
+    deliveries::forget();
+    let deferred =
+        handlers::used().iter().filter(|handler| handler.state.load(Ordering::Acquire) == DEFERRED);
+    deferred.for_each(handlers::Handler::forget_runner);
+}
+
+/// All signals.
+pub(crate) fn all_stations() -> impl Iterator<Item = (i32, &'static Station)> {
+    (1..=MAX_SIGNAL as i32).filter_map(|signal| Some((signal, chain::station(signal)?)))
+}
+
+fn run(process: u32) {
+    ID.store(os::thread_id() as u32, Ordering::Relaxed);
+    // Nothing that is sent to the process comes here, not even a fault that somebody sends. But where code of the program's
+    // runs, a fault must find its handler.
+    let mut place = Making { time: PLACE, last: Instant::now() };
+    loop {
+        // Before it looks: what comes while it looks keeps it from going to sleep.
+        let seen = WORK.load(Ordering::Acquire);
+        let refused = !come_back(&mut place);
+        let again = ON_WORK.get().and_then(|&work| with_faults(work));
+        // Somebody's handler has forked: this is the child, whose only thread this is, and it has come to its end.
+        if os::process_id() != process {
+            return;
+        }
+        let again = [again, refused.then_some(RETRY)].into_iter().flatten().min();
+        os::wait_on(&WORK, seen, again);
+    }
+}
+
+fn with_faults<T>(work: impl FnOnce() -> T) -> T {
+    let before = signals::unblock(outside::faults());
+    let result = work();
+    if let Some(before) = before {
+        signals::set_mask(before);
+    }
+    result
+}
+
+/// How long our handler makes place the next time, and when it last came back.
+struct Making {
+    time: Duration,
+    last: Instant,
+}
+
+impl Making {
+    fn wait(&mut self) {
+        let soon = self.last.elapsed() < SOON;
+        self.time = if soon { (2 * self.time).min(LONGEST_PLACE) } else { PLACE };
+        std::thread::sleep(self.time);
+        self.last = Instant::now();
+    }
+}
+
+/// Puts our handlers back where they have made place; false: that was refused.
+fn come_back(place: &mut Making) -> bool {
+    let aside = || all_stations().filter(|(_, station)| station.roles() & ASIDE != 0);
+    if aside().next().is_none() {
+        return true;
+    }
+    place.wait();
+    let Ok(_changing) = outside::changing() else { return false };
+    aside().fold(true, |done, (signal, _)| match outside::come_back(signal) {
+        Ok(Holder::Back) => {
+            BACK.fetch_or(1 << (signal - 1), Ordering::AcqRel);
+            done
+        }
+        Ok(_) => done,
+        Err(error) => {
+            tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
+            false
+        }
+    })
+}
+
+/// What becomes of a delivery that has been handed to the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Onward {
+    /// To whoever was there before us.
+    Pass,
+    /// The end of the process, after a wipe.
+    End,
+}
+
+/// Sends a delivery on, with what came with it. On the thread: it sends the signal to itself, and lets it through.
+pub(crate) fn send_on(signal: i32, station: &Station, words: Option<&[u64; WORDS]>, onward: Onward) {
+    let on_top = outside::is_on_top(signal);
+    match onward {
+        // Whoever has put a handler above ours has had it already.
+        Onward::Pass if !on_top && station.levels() > 0 => return pass_here(signal, words),
+        Onward::End if !on_top => chain::end_here(signal),
+        _ => {}
+    }
+    let what = if onward == Onward::End { ENDING } else { PASSING };
+    station.sent_on.store(what, Ordering::Release);
+    if !words.is_some_and(|words| signals::send_words(signal, words)) {
+        signals::send(signal);
+    }
+    let_through(signal);
+    // Where our handler has been exchanged in between the signal has gone to whoever has it now.
+    if station.sent_on.swap(0, Ordering::AcqRel) == ENDING {
+        chain::end_here(signal);
+    }
+}
+
+fn let_through(signal: i32) {
+    if let Some(before) = signals::unblock(signals::bit(signal)) {
+        signals::set_mask(before);
+    }
+}
+
+/// Calls the handler that was there before ours as if it were called by ours. It sees the thread's mask, and no registers.
+#[allow(unsafe_code)]
+fn pass_here(signal: i32, words: Option<&[u64; WORDS]>) {
+    let mut words = words.copied().unwrap_or_else(|| signals::words_of(signal));
+    let mut context = signals::context_here();
+    // SAFETY: both live over the call.
+    unsafe { inside::pass_outside(signal, words.as_mut_ptr().cast(), (&raw mut context).cast()) };
+    // What it has sent to this thread: the default action.
+    let_through(signal);
+}

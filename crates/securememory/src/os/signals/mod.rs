@@ -1,0 +1,219 @@
+//! Signals: what is installed for them, what of a delivery is to be read, and the few calls that a handler makes.
+//!
+//! All functions here are dying ones: async-signal-safe, without allocation, lock or thread-local.
+
+// Reason: system calls, and what the kernel has put on the stack; every block says why it is sound.
+#![allow(unsafe_code)]
+
+mod frame;
+mod memory;
+
+pub(crate) use frame::*;
+pub(crate) use memory::*;
+
+use std::ffi::{c_int, c_long, c_void};
+use std::mem::MaybeUninit;
+
+use super::linux::keeping_errno;
+use super::{Call, CallError, CallResult};
+
+/// What a handler is called with.
+pub(crate) type Info = libc::siginfo_t;
+
+/// A function that the kernel calls.
+pub(crate) type Function = extern "C" fn(c_int, *mut Info, *mut c_void);
+
+/// Signals 1 to 64, as bits 0 to 63.
+pub(crate) type Mask = u64;
+
+/// Signals are numbered from 1 to this.
+pub(crate) const MAX_SIGNAL: usize = 64;
+
+/// The kernel's own flag, that the C library sets or not.
+const SA_RESTORER: c_int = 0x0400_0000;
+
+/// What is done about a signal. sigaction(2)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Action {
+    /// `SIG_DFL`, `SIG_IGN`, or the address of a function.
+    pub(crate) handler: usize,
+    pub(crate) flags: c_int,
+    pub(crate) mask: Mask,
+}
+
+impl Action {
+    pub(crate) const DEFAULT: Self = Self { handler: libc::SIG_DFL, flags: 0, mask: 0 };
+
+    pub(crate) fn is_function(&self) -> bool {
+        self.handler != libc::SIG_DFL && self.handler != libc::SIG_IGN
+    }
+
+    pub(crate) fn has(&self, flag: c_int) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn from_c(action: &libc::sigaction) -> Self {
+        // SAFETY: a set of the C library is at least the kernel's 64 bits, in its first bytes.
+        let mask = unsafe { (&raw const action.sa_mask).cast::<Mask>().read_unaligned() };
+        Self { handler: action.sa_sigaction, flags: action.sa_flags & !SA_RESTORER, mask }
+    }
+
+    fn to_c(self) -> libc::sigaction {
+        // SAFETY: numbers and a pointer that the C library sets itself, for which zero is right.
+        let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+        action.sa_sigaction = self.handler;
+        action.sa_flags = self.flags;
+        // SAFETY: as in `from_c`.
+        unsafe { (&raw mut action.sa_mask).cast::<Mask>().write_unaligned(self.mask) };
+        action
+    }
+}
+
+/// What is done about a signal now. sigaction(2)
+pub(crate) fn action(signal: c_int) -> CallResult<Action> {
+    super::injected(Call::Sigaction)?;
+    change(signal, None)
+}
+
+/// Has something else done about a signal; what was done before. sigaction(2)
+pub(crate) fn set_action(signal: c_int, action: Action) -> CallResult<Action> {
+    super::injected(Call::Sigaction)?;
+    change(signal, Some(action))
+}
+
+/// The same, for handlers: whether it was done.
+#[inline(never)]
+pub(crate) fn put_action(signal: c_int, action: Action) -> bool {
+    let new = action.to_c();
+    // SAFETY: as in `change`. Another room on the stack for what was done before is not needed.
+    super::injected(Call::Sigaction).is_ok()
+        && keeping_errno(|| unsafe { libc::sigaction(signal, &raw const new, std::ptr::null_mut()) }.into())
+            .is_ok()
+}
+
+#[inline(never)]
+fn change(signal: c_int, action: Option<Action>) -> CallResult<Action> {
+    let new = action.map(Action::to_c);
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: both live over the call. That a function suits the signal is for its owner to say: it is our own, or was
+    // installed before.
+    keeping_errno(|| unsafe { libc::sigaction(signal, new, old.as_mut_ptr()) }.into())
+        .map_err(|errno| CallError::new(Call::Sigaction, errno))?;
+    // SAFETY: written by the call, and numbers before.
+    Ok(Action::from_c(unsafe { old.assume_init_ref() }))
+}
+
+/// Exchanges this thread's mask; the one before, if the kernel did it. rt_sigprocmask(2), by number: the C library hides
+/// two signals from its callers, and with them the mask would not be restored exactly.
+pub(crate) fn set_mask(mask: Mask) -> Option<Mask> {
+    change_mask(libc::SIG_SETMASK, mask)
+}
+
+/// Adds signals to this thread's mask; the one before, if the kernel did it.
+pub(crate) fn block(mask: Mask) -> CallResult<Mask> {
+    super::injected(Call::Sigprocmask)?;
+    change_mask(libc::SIG_BLOCK, mask).ok_or(CallError::new(Call::Sigprocmask, libc::EPERM))
+}
+
+/// Takes signals out of this thread's mask; the one before, if the kernel did it. What was pending is delivered before this
+/// returns.
+pub(crate) fn unblock(mask: Mask) -> Option<Mask> {
+    change_mask(libc::SIG_UNBLOCK, mask)
+}
+
+/// A signal, in a mask.
+pub(crate) fn bit(signal: c_int) -> Mask {
+    1_u64.wrapping_shl((signal as u32).wrapping_sub(1))
+}
+
+fn change_mask(how: c_int, mask: Mask) -> Option<Mask> {
+    let mut before: Mask = 0;
+    // SAFETY: both sets are of the size given, and live over the call.
+    keeping_errno(|| unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut before, size_of::<Mask>())
+    })
+    .ok()
+    .map(|_| before)
+}
+
+/// Sends a signal to this thread with the very words that came with it. rt_tgsigqueueinfo(2)
+///
+/// # Safety
+///
+/// `info` is what a handler was called with.
+pub(crate) unsafe fn send_again(signal: c_int, info: *const Info) -> bool {
+    let (process, thread) = (c_long::from(super::process_id()), super::thread_id());
+    // SAFETY: as the caller vouches. A process may send itself any words.
+    keeping_errno(|| unsafe {
+        libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, c_long::from(signal), info)
+    })
+    .is_ok()
+}
+
+/// Sends a signal to this thread with words that came with it on another. rt_tgsigqueueinfo(2)
+pub(crate) fn send_words(signal: c_int, words: &[u64; WORDS]) -> bool {
+    const { assert!(size_of::<Info>() == size_of::<[u64; WORDS]>()) };
+    // SAFETY: as many bytes as the kernel reads, and any are right.
+    unsafe { send_again(signal, words.as_ptr().cast()) }
+}
+
+/// Is there a thread of this number in this process? tgkill(2)
+pub(crate) fn is_thread(thread: u32) -> bool {
+    let process = c_long::from(super::process_id());
+    // SAFETY: numbers only; nothing is sent.
+    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, c_long::from(thread), 0 as c_long) })
+        != Err(libc::ESRCH)
+}
+
+/// Sends a signal to this thread. tgkill(2)
+pub(crate) fn send(signal: c_int) -> bool {
+    let (process, thread) = (c_long::from(super::process_id()), super::thread_id());
+    // SAFETY: numbers only.
+    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, thread, c_long::from(signal)) })
+        .is_ok()
+}
+
+/// Writes to standard error, as much as can be written at once. write(2)
+pub(crate) fn tell(bytes: &[u8]) {
+    // SAFETY: readable bytes.
+    let _ = keeping_errno(|| unsafe {
+        libc::syscall(libc::SYS_write, c_long::from(libc::STDERR_FILENO), bytes.as_ptr(), bytes.len())
+    });
+}
+
+/// Lets other threads run for a moment. nanosleep(2)
+pub(crate) fn pause(nanoseconds: u32) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds.min(999_999_999) as _ };
+    // SAFETY: lives over the call; what is left of the time is not asked for.
+    let _ = keeping_errno(|| unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) }.into());
+}
+
+/// Ends the process as an uncaught signal does that no other way has led to. kill(2), exit_group(2)
+pub(crate) fn end_now(signal: c_int) -> ! {
+    loop {
+        // SAFETY: numbers only; it does not return.
+        unsafe { libc::syscall(libc::SYS_exit_group, c_long::from(signal.wrapping_add(128))) };
+    }
+}
+
+/// The error number of the C library, to be put back by [`set_errno`].
+pub(crate) fn errno() -> c_int {
+    // SAFETY: this thread's own.
+    unsafe { *super::linux::errno_place() }
+}
+
+pub(crate) fn set_errno(errno: c_int) {
+    // SAFETY: this thread's own.
+    unsafe { *super::linux::errno_place() = errno };
+}
+
+/// Has a function called when the process ends by `exit`, or by returning from `main`. atexit(3). It cannot be undone.
+pub(crate) fn at_exit(run: extern "C" fn()) -> CallResult<()> {
+    super::injected(Call::Atexit)?;
+    // SAFETY: the function lives as long as the program.
+    match unsafe { libc::atexit(run) } {
+        0 => Ok(()),
+        _ => Err(CallError::new(Call::Atexit, libc::ENOMEM)),
+    }
+}

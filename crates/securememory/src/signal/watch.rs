@@ -1,0 +1,131 @@
+//! Who has been installed, and whether he still is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::options::{Hook, tell};
+use super::{Change, IfReplaced, Options, Signal};
+use crate::error::Result;
+use crate::fault::outside::{self, Holder};
+use crate::fault::thread;
+use crate::locks::{Lock, Rank};
+use crate::os::{self, signals};
+
+/// The process's coordinator.
+pub(super) static CURRENT: Lock<Option<Current>> = Lock::new(Rank::Coordinator, None);
+
+/// What is known of it.
+pub(super) struct Current {
+    pub(super) options: Options,
+    pub(super) signals: Vec<Watched>,
+}
+
+/// A signal whose handler is installed.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) signal: Signal,
+    pub(super) roles: u32,
+    /// How often ours has been put back.
+    reclaimed: u32,
+    /// The handler in our place that has been told of; zero: none.
+    told: usize,
+}
+
+/// How often ours is put back.
+const RECLAIMS: u32 = 3;
+
+/// Nanoseconds between two looks of the thread; zero: it does not look.
+static EVERY: AtomicU64 = AtomicU64::new(0);
+/// When it looks next, as [`os::coarse_now`] tells.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+impl Watched {
+    pub(super) fn new(signal: Signal, roles: u32) -> Self {
+        Self { signal, roles, reclaimed: 0, told: 0 }
+    }
+
+    /// Under [`outside::changing`].
+    fn look(&mut self, if_replaced: IfReplaced, changes: &mut Vec<Change>) -> Result<bool> {
+        let (signal, number) = (self.signal, self.signal.as_raw());
+        match outside::come_back(number)? {
+            Holder::Ours => {}
+            Holder::Back => changes.push(Change::CameBack { signal }),
+            Holder::Other => {
+                let theirs = signals::action(number)?.handler.wrapping_add(1);
+                let is_new = std::mem::replace(&mut self.told, theirs) != theirs;
+                if if_replaced == IfReplaced::Report {
+                    changes.extend(is_new.then_some(Change::Replaced { signal }));
+                    return Ok(false);
+                }
+                if self.reclaimed >= RECLAIMS {
+                    changes.extend(is_new.then_some(Change::GivenUp { signal }));
+                    return Ok(false);
+                }
+                changes.push(Change::Replaced { signal });
+                outside::put(number, self.roles)?;
+                self.reclaimed += 1;
+                // The next time it is told, be it the same one.
+                self.told = 0;
+                changes.push(Change::Reclaimed { signal });
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Looks at all signals: those for which somebody else's handler is installed.
+pub(super) fn look() -> Result<Vec<Signal>> {
+    let mut changes = Vec::new();
+    let (hook, others) = look_at_all(&mut changes)?;
+    tell(hook.as_ref(), &changes);
+    others
+}
+
+/// What goes wrong with one signal does not keep the others; and what has been done is told in any case.
+fn look_at_all(changes: &mut Vec<Change>) -> Result<(Option<Hook>, Result<Vec<Signal>>)> {
+    let back = thread::BACK.swap(0, Ordering::AcqRel);
+    let mut current = CURRENT.lock()?;
+    let Some(current) = current.as_mut() else { return Ok((None, Ok(Vec::new()))) };
+    let if_replaced = current.options.if_replaced;
+    let (mut others, mut failure) = (Vec::new(), None);
+    let _changing = outside::changing()?;
+    for watched in &mut current.signals {
+        if back & watched.signal.bit() != 0 {
+            changes.push(Change::CameBack { signal: watched.signal });
+        }
+        match watched.look(if_replaced, changes) {
+            Ok(true) => {}
+            Ok(false) => others.push(watched.signal),
+            Err(error) => _ = failure.get_or_insert(error),
+        }
+    }
+    Ok((current.options.hook.as_ref().map(Arc::clone), failure.map_or(Ok(others), Err)))
+}
+
+/// Has the thread look from now on, or no more.
+pub(super) fn begin(every: Option<Duration>) {
+    let every = every.map_or(0, |every| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX));
+    NEXT.store(os::coarse_now().saturating_add(every), Ordering::Relaxed);
+    EVERY.store(every, Ordering::Release);
+    if every != 0 {
+        thread::wake();
+    }
+}
+
+/// The thread's look. Says how soon the next one is due.
+pub(super) fn look_if_due() -> Option<Duration> {
+    let every = EVERY.load(Ordering::Acquire);
+    if every == 0 && thread::BACK.load(Ordering::Acquire) == 0 {
+        return None;
+    }
+    let (now, next) = (os::coarse_now(), NEXT.load(Ordering::Relaxed));
+    if now < next && thread::BACK.load(Ordering::Acquire) == 0 {
+        return Some(Duration::from_nanos(next - now));
+    }
+    if let Err(error) = look() {
+        tracing::warn!(%error, "whether our signal handlers are installed could not be seen");
+    }
+    NEXT.store(now.saturating_add(every), Ordering::Relaxed);
+    (every != 0).then_some(Duration::from_nanos(every))
+}
