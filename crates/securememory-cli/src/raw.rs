@@ -4,11 +4,14 @@
 //! which exist to be damaged and end afterwards.
 #![allow(unsafe_code)] // An attack is a stray load, a stray store, or a fork at a bad moment; safe Rust has none.
 
+pub mod trace;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+use std::sync::atomic::AtomicU8;
 
 /// Sends bytes of this process into a pipe and returns how many.
 ///
@@ -150,6 +153,196 @@ pub fn fork_and_freeze() -> io::Result<u32> {
         }
         child => Ok(child.unsigned_abs()),
     }
+}
+
+/// Loads the byte at an address, as a stray read does: it is meant to fault.
+pub fn stray_load(address: usize) -> u8 {
+    let byte: *const u8 = ptr::with_exposed_provenance(std::hint::black_box(address));
+    // SAFETY: not sound, and meant so: it is the fault under test, in a victim that ends by it. Volatile, so that it is
+    // neither dropped nor taken for something that does not happen.
+    unsafe { byte.read_volatile() }
+}
+
+/// Stores into a field of nothing, as through a null pointer.
+pub fn null_store() {
+    let word: *mut u32 = ptr::with_exposed_provenance_mut(std::hint::black_box(16));
+    // SAFETY: as above; nothing is ever mapped there.
+    unsafe { word.write_volatile(1) }
+}
+
+// What `hold` is told.
+/// Keep on.
+pub const HOLD: u8 = 0;
+/// Return.
+pub const RELEASE: u8 = 1;
+/// Read what must not be read.
+pub const STRAY: u8 = 2;
+
+/// How many bytes [`hold`] keeps in registers, of so many.
+pub fn held_bytes(len: usize) -> usize {
+    if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) || len < 8 {
+        0
+    } else if len < 24 {
+        8
+    } else {
+        24
+    }
+}
+
+/// Works on bytes as optimised code does, with the first 24 (or 8) of them in registers and nowhere else, until it
+/// is told something else; told to stray, it loads from `beyond` with those registers as they are. It says when it has
+/// them there.
+pub fn hold(bytes: &[u8], holding: &AtomicU8, told: &AtomicU8, beyond: usize) {
+    static NOTHING: [u8; 16] = [0; 16];
+    let Some(word) = bytes.first_chunk::<8>() else {
+        holding.store(1, std::sync::atomic::Ordering::Relaxed);
+        while told.load(std::sync::atomic::Ordering::Relaxed) == HOLD {
+            std::thread::yield_now();
+        }
+        if told.load(std::sync::atomic::Ordering::Relaxed) == STRAY {
+            stray_load(beyond);
+        }
+        return;
+    };
+    let wide = bytes.get(8..24).unwrap_or(&NOTHING).as_ptr();
+    let holding = holding.as_ptr();
+    let (word, told, beyond) = (word.as_ptr(), told.as_ptr(), ptr::with_exposed_provenance::<u8>(beyond));
+    // SAFETY: loads of 8 and 16 bytes that are there, of the byte that says how to go on, and the one that is meant to
+    // fault; a store of a byte that others only load. What the registers held is cleared at the end.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "mov {word}, [{word}]",
+            "movdqu {wide_held}, [{wide}]",
+            "mov byte ptr [{holding}], 1",
+            "2:",
+            "pause",
+            "cmp byte ptr [{told}], 0",
+            "je 2b",
+            "cmp byte ptr [{told}], 2",
+            "jne 3f",
+            "mov {beyond:l}, [{beyond}]",
+            "3:",
+            "xor {word:e}, {word:e}",
+            "pxor {wide_held}, {wide_held}",
+            word = inout(reg) word => _,
+            wide = in(reg) wide,
+            wide_held = out(xmm_reg) _,
+            holding = in(reg) holding,
+            told = in(reg) told,
+            beyond = inout(reg_abcd) beyond => _,
+            options(nostack),
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "ldr {word}, [{word}]",
+            "ldr {wide_held:q}, [{wide}]",
+            "mov {next:w}, #1",
+            "strb {next:w}, [{holding}]",
+            "2:",
+            "yield",
+            "ldrb {next:w}, [{told}]",
+            "cbz {next:w}, 2b",
+            "cmp {next:w}, #2",
+            "b.ne 3f",
+            "ldrb {next:w}, [{beyond}]",
+            "3:",
+            "mov {word}, xzr",
+            "movi {wide_held}.2d, #0",
+            word = inout(reg) word => _,
+            wide = in(reg) wide,
+            wide_held = out(vreg) _,
+            holding = in(reg) holding,
+            told = in(reg) told,
+            beyond = in(reg) beyond,
+            next = out(reg) _,
+            options(nostack),
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = (word, wide);
+        // SAFETY: these bytes live for as long as this runs.
+        let (holding, told) = unsafe { (AtomicU8::from_ptr(holding), AtomicU8::from_ptr(told)) };
+        holding.store(1, std::sync::atomic::Ordering::Relaxed);
+        while told.load(std::sync::atomic::Ordering::Relaxed) == HOLD {
+            std::hint::spin_loop();
+        }
+        if told.load(std::sync::atomic::Ordering::Relaxed) == STRAY {
+            stray_load(beyond.addr());
+        }
+    }
+}
+
+/// Makes a process that shares this one's memory and stays when it is gone; its id. It stops at once. Woken, it reads
+/// ranges from standard input, two words each, opens their pages, and writes their bytes to standard output, to the end
+/// of its input.
+pub fn witness() -> io::Result<i32> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    const STACK: usize = 64 * 1024;
+    // SAFETY: a new mapping at an address that the kernel chooses. It stays for as long as the witness needs it.
+    let stack = unsafe {
+        mmap_anonymous(ptr::null_mut(), STACK, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
+    };
+    // SAFETY: the stack is the witness's own, and `testify` keeps to system calls: it has the thread-local memory of
+    // this thread, so nothing of the C library may be used there but `syscall`, whose errno nobody looks at.
+    let made = unsafe {
+        libc::clone(testify, stack.byte_add(STACK), libc::CLONE_VM | libc::SIGCHLD, ptr::null_mut())
+    };
+    // Who is woken before it has stopped stops for ever.
+    // SAFETY: numbers only.
+    if made == -1 || unsafe { libc::waitpid(made, ptr::null_mut(), libc::WUNTRACED) } != made {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(made)
+}
+
+extern "C" fn testify(_: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: numbers only.
+    unsafe {
+        let own = libc::syscall(libc::SYS_getpid);
+        libc::syscall(libc::SYS_kill, own, libc::SIGSTOP);
+    }
+    loop {
+        let mut range = [0_usize; 2];
+        let len = size_of_val(&range);
+        // SAFETY: the range lives over the call.
+        let read = unsafe { libc::syscall(libc::SYS_read, 0, range.as_mut_ptr(), len) };
+        if usize::try_from(read) != Ok(len) {
+            return 0;
+        }
+        let [start, len] = range;
+        // SAFETY: nobody else is left who uses this memory. The kernel checks what it is to write.
+        unsafe {
+            // Key 0 denies nothing. Many kernels have no such call.
+            if libc::syscall(libc::SYS_pkey_mprotect, start, len, libc::PROT_READ, 0) != 0 {
+                libc::syscall(libc::SYS_mprotect, start, len, libc::PROT_READ);
+            }
+            libc::syscall(libc::SYS_write, 1, start, len);
+        }
+    }
+}
+
+/// The stack on which this thread's signal handlers run, if they have one of their own. sigaltstack(2)
+pub fn signal_stack() -> Option<Range<usize>> {
+    // SAFETY: zeros are a `stack_t`.
+    let mut stack = unsafe { std::mem::zeroed::<libc::stack_t>() };
+    // SAFETY: only asks; `stack` lives over the call.
+    let asked = unsafe { libc::sigaltstack(ptr::null(), &raw mut stack) };
+    let start = stack.ss_sp.expose_provenance();
+    (asked == 0 && stack.ss_flags & libc::SS_DISABLE == 0).then(|| start..start + stack.ss_size)
+}
+
+/// Has a signal do what it does by default.
+pub fn default_action(signal: i32) -> io::Result<()> {
+    // SAFETY: no handler is installed, and none of this process's own is replaced: it has just begun.
+    if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// A forked child must not outlive a victim that was killed.

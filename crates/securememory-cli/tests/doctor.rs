@@ -83,6 +83,14 @@ fn all_promises_hold_here_and_every_attack_wins_against_the_baseline() {
         "fork-in-read",
         "residue",
         "log",
+        "crash",
+        "kill-term",
+        "kill-int",
+        "kill-hup",
+        "kill-quit",
+        "kill-segv",
+        "kill-bus",
+        "kill-abrt",
     ] {
         let stores: Vec<&str> =
             checks.iter().filter(|check| check.0 == attack).map(|check| check.1).collect();
@@ -153,6 +161,44 @@ fn an_attack_that_finds_nothing_says_what_it_would_have_found() {
     }
     // The exchange needs nothing of the host.
     assert!(said >= 2, "{report:#}");
+}
+
+#[test]
+fn an_end_that_leaves_nothing_says_how_it_came_and_what_is_left_without_us() {
+    let report = report(&["--only", "crash,kill-quit,kill-segv", "--crowd", "20"]);
+    let mut said = 0;
+    for check in report["checks"].as_array().unwrap() {
+        let text = |key: &str| check[key].as_str().unwrap();
+        if text("store") == "plain" || text("outcome") == "skipped" {
+            println!("skipped: {check}");
+            continue;
+        }
+        let ends: &[&str] = match text("attack") {
+            "crash" => &[
+                "a stray read of closed memory (signal: 11 (SIGSEGV)",
+                "a stray read past a view (signal: 11 (SIGSEGV)",
+                "a write through a null pointer (signal: 11 (SIGSEGV)",
+                "exit (exit status: 73,",
+                "abort (signal: 6 (SIGABRT)",
+            ],
+            "kill-quit" => &["a signal from outside (signal: 3 (SIGQUIT)"],
+            _ => &["a signal from outside (signal: 11 (SIGSEGV)"],
+        };
+        let without = match text("store") {
+            "paged" => "without fault handling the secret was found",
+            _ => "without fault handling secret and key were found",
+        };
+        for part in ends.iter().chain(&["with 20 more secrets: ", without]) {
+            assert!(text("detail").contains(part), "{part} is missing: {check}");
+        }
+        if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+            let held = text("detail").matches("; 24 bytes in registers").count();
+            let saved = text("detail").matches("saved them for the signal handler").count();
+            assert_eq!((held, saved), (ends.len(), usize::from(ends.len() > 1)), "{check}");
+        }
+        said += 1;
+    }
+    println!("{said} checks looked at");
 }
 
 #[test]

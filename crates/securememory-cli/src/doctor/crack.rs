@@ -198,15 +198,26 @@ pub fn search(
     record: &Record,
     shares: &[[u8; KEY]],
 ) -> (Option<Found>, usize) {
+    let mut crack = everywhere(sight, mappings, record, shares);
+    if crack.found.is_none() {
+        crack.look_at_pairs();
+    }
+    (crack.found, crack.tried)
+}
+
+/// The same without pairs, which may still be tried.
+pub fn everywhere<'a>(
+    sight: &Sight,
+    mappings: &[Mapping],
+    record: &'a Record,
+    shares: &'a [[u8; KEY]],
+) -> Crack<'a> {
     // The heap comes last: in it lie the doctor's own masks, which look random too.
     let own: Vec<Mapping> = mappings.iter().rev().filter(|mapping| mapping.own()).cloned().collect();
     // Keys and shares are at least 16-byte aligned.
     let mut crack = Crack::new(record, shares, 16);
     walk(sight, &own, |address, bytes| crack.look(address, bytes));
-    if crack.found.is_none() {
-        crack.look_at_pairs();
-    }
-    (crack.found, crack.tried)
+    crack
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use super::verdict::Trouble;
 
 /// After this an attack has failed to run. Far more than any needs; a debug build on a busy machine is slow.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The same with so many secrets that a run takes minutes.
+const CROWDED: Duration = Duration::from_secs(1200);
 
 /// The user and group without rights, on every Linux.
 const NOBODY: u32 = 65534;
@@ -51,13 +53,14 @@ pub fn launch(order: &Order, user: User) -> Result<Answer, Trouble> {
     // An attacker that is gone shows when its answer is read.
     let _ = input.write_all(line.as_bytes());
     drop(input);
-    let answer = answer.recv_timeout(DEADLINE);
+    let deadline = if order.crowd == 0 { DEADLINE } else { CROWDED };
+    let answer = answer.recv_timeout(deadline);
     // The attacker leads a group, in which its victim and their children are: whoever is left goes now.
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let status = child.wait()?;
-    let answer = answer.map_err(|_| Trouble::failed(format!("no answer within {} s", DEADLINE.as_secs())))?;
+    let answer = answer.map_err(|_| Trouble::failed(format!("no answer within {} s", deadline.as_secs())))?;
     serde_json::from_str(&answer).map_err(|_| {
         let errors = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
         let last = errors.lines().rfind(|line| !line.starts_with("note:")).unwrap_or("no message");

@@ -28,6 +28,8 @@ pub struct Order {
     pub beacon: Needle,
     /// A directory for a core dump.
     pub directory: Option<PathBuf>,
+    /// How many secrets there are besides, with the same bytes, where the process is to end by a crash.
+    pub crowd: usize,
 }
 
 /// What an order is for.
@@ -83,6 +85,60 @@ pub enum Command {
     Next,
     /// Kill the child, stop the threads.
     Stop,
+    /// Get ready to die, with threads that use the secret.
+    Arm(Care),
+    /// Die.
+    Die(End),
+}
+
+/// What a program has done about its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Care {
+    /// Nothing.
+    None,
+    /// `fault::install`.
+    Faults,
+    /// That, and a coordinator that has SIGTERM, SIGINT, SIGHUP and SIGQUIT end the process.
+    FaultsAndSignals,
+}
+
+/// How a process comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum End {
+    /// A stray read of a page that is closed.
+    StrayRead,
+    /// The same in the thread that has a view open and bytes of it in registers: it reads past the view's end.
+    InView,
+    /// A write through a null pointer.
+    NullWrite,
+    /// abort(3).
+    Abort,
+    /// exit(3).
+    Exit,
+    /// A signal from outside; the victim itself does nothing for it.
+    Sent(i32),
+}
+
+/// What the victim exits with, told to exit.
+pub const EXIT_CODE: i32 = 73;
+
+/// What a victim tells that is ready to die.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Armed {
+    /// The thread that has a view open and bytes of it in registers.
+    pub holder: i32,
+    /// The thread that reads again and again.
+    pub reader: i32,
+    /// The stack on which its signal handlers run.
+    pub signal_stack: Option<(usize, usize)>,
+    /// A process that shares its memory and outlives it, where only such a one can see the key's page.
+    pub witness: Option<i32>,
+    /// Bytes in registers.
+    pub held: usize,
+    /// Secrets there are besides.
+    pub crowd: usize,
+    /// Why there are no more.
+    pub limit: Option<String>,
 }
 
 /// What the victim answers.
@@ -126,6 +182,8 @@ pub enum Reply {
         /// The first error.
         error: Option<String>,
     },
+    /// Ready to die.
+    Armed(Armed),
     /// The outcome of an attack from inside.
     Verdict(Verdict),
     /// Windows of the needle that this control process has too.

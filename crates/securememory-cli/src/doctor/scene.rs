@@ -24,17 +24,19 @@ pub struct Scene {
     key: Option<Needle>,
     root: bool,
     beacon: Needle,
+    /// How many secrets there are besides, where the process crashes.
+    crowd: usize,
     /// For each store that was met: what is common to all processes that use it, of the user's key.
     controls: Vec<(Kept, Result<Vec<u32>, Trouble>)>,
 }
 
 impl Scene {
     /// Sets it.
-    pub fn set(key: Option<Needle>, root: bool) -> io::Result<Self> {
+    pub fn set(key: Option<Needle>, root: bool, crowd: usize) -> io::Result<Self> {
         // No core of the doctor or of anything that it starts, but for the one attack that asks for one.
         let hard = getrlimit(Resource::Core).maximum;
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: hard })?;
-        Ok(Self { key, root, beacon: Needle::random(4 * WINDOW)?, controls: Vec::new() })
+        Ok(Self { key, root, beacon: Needle::random(4 * WINDOW)?, crowd, controls: Vec::new() })
     }
 
     /// Has one attack carried out.
@@ -55,6 +57,7 @@ impl Scene {
             needle: needle.map_or_else(|| self.stand_in(kept), Ok)?,
             beacon: self.beacon.clone(),
             directory: cores.as_ref().map(|cores| cores.path.clone()),
+            crowd: self.crowd,
         };
         let user = if attack == Attack::ProcFd && self.root { User::Ordinary } else { User::Same };
         match launch(&order, user)? {
@@ -85,6 +88,7 @@ impl Scene {
             needle: key.clone(),
             beacon: self.beacon.clone(),
             directory: None,
+            crowd: 0,
         };
         let common = match launch(&order, User::Same) {
             Ok(Answer::Common(windows)) => Ok(windows),

@@ -5,15 +5,14 @@ use std::ops::Range;
 use super::crack::{Found, KEY, With};
 use super::finder::Finder;
 use super::memory::{Mapping, Sight, Walk, walk};
-use super::needle::Needle;
+use super::needle::{Needle, WINDOW};
 use super::order::Order;
 use super::verdict::Trouble;
 
 const BEACON: usize = 0;
 const SECRET: usize = 1;
 const KEY_ITSELF: usize = 2;
-const NAMES: [&str; 5] =
-    ["beacon", "secret", "key", "key in the cipher's first state", "key share that belongs in a file"];
+const IN_FILE: &str = "key share that belongs in a file";
 
 /// A search and what it has seen so far.
 pub struct Search {
@@ -21,19 +20,32 @@ pub struct Search {
     pub finder: Finder,
     /// What was read.
     pub walk: Walk,
-    needles: usize,
+    names: Vec<&'static str>,
 }
 
 impl Search {
     /// Prepares to search for the secret of an order, and for a key.
     pub fn new(order: &Order, key: Option<&Found>) -> Result<Self, Trouble> {
+        Self::of_shares(order, key, &[])
+    }
+
+    /// The same, and for these shares of the key, with their other halves.
+    pub fn of_shares(order: &Order, key: Option<&Found>, shares: &[[u8; KEY]]) -> Result<Self, Trouble> {
         let mut needles = vec![order.beacon.clone(), order.needle.clone()];
+        let mut names = vec!["beacon", "secret"];
         if let Some(found) = key {
             let state = found.key.iter().zip(AEGIS_CONSTANTS).map(|(byte, constant)| byte ^ constant);
             needles.push(Needle::hide(found.key)?);
             needles.push(Needle::hide(state)?);
+            names.extend(["key", "key in the cipher's first state"]);
             if let With::File(share) = found.with {
                 needles.push(Needle::hide(share)?);
+                names.push(IN_FILE);
+            }
+            for share in shares {
+                needles.push(Needle::hide(*share)?);
+                needles.push(Needle::hide(found.key.iter().zip(share).map(|(key, share)| key ^ share))?);
+                names.extend([IN_FILE, "key share that belongs in memory"]);
             }
         }
         let finder = Finder::new(&needles.iter().collect::<Vec<_>>());
@@ -44,7 +56,7 @@ impl Search {
                     .to_owned(),
             ));
         }
-        Ok(Self { finder, walk: Walk::default(), needles: needles.len() })
+        Ok(Self { finder, walk: Walk::default(), names })
     }
 
     /// The key is meant to be in this range.
@@ -67,14 +79,36 @@ impl Search {
 
     /// What was found and where, if anything was.
     pub fn finds(&self, mappings: &[Mapping]) -> Option<String> {
-        let finds: Vec<String> = (SECRET..self.needles)
+        self.finds_from(SECRET, mappings)
+    }
+
+    /// The same of the key alone.
+    pub fn finds_key(&self, mappings: &[Mapping]) -> Option<String> {
+        self.finds_from(KEY_ITSELF, mappings)
+    }
+
+    /// How many bytes of the secret were found.
+    pub fn secret_bytes(&self) -> usize {
+        let mut windows = self.finder.numbers(SECRET);
+        windows.sort_unstable();
+        let mut next = 0;
+        windows.into_iter().map(|number| number as usize).fold(0, |bytes, start| {
+            let end = start + WINDOW;
+            let more = end - start.max(next);
+            next = end;
+            bytes + more
+        })
+    }
+
+    fn finds_from(&self, first: usize, mappings: &[Mapping]) -> Option<String> {
+        let finds: Vec<String> = (first..self.names.len())
             .filter_map(|needle| {
                 let address = self.finder.first(needle)?;
                 let (found, of) = (self.finder.found(needle), self.finder.windows(needle));
                 Some(format!(
                     "{found} of {} of the {} {}",
                     windows(of),
-                    NAMES[needle],
+                    self.names[needle],
                     place(mappings, address)
                 ))
             })
@@ -90,7 +124,7 @@ impl Search {
     /// What was not found.
     pub fn none(&self) -> String {
         let windows = windows(self.finder.windows(SECRET));
-        let key = if self.needles > KEY_ITSELF { " or key" } else { "" };
+        let key = if self.names.len() > KEY_ITSELF { " or key" } else { "" };
         format!("none of {windows} of the secret{key}")
     }
 }

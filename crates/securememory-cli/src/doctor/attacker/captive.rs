@@ -1,12 +1,14 @@
 //! The victim's process, seen from the attacker's side.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Range;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 
-use crate::doctor::order::{Claim, Command, Facts, Order, Reply};
+use crate::doctor::order::{Armed, Care, Claim, Command, Facts, Order, Reply};
 use crate::doctor::snapshot::Piece;
 use crate::doctor::verdict::Trouble;
+use crate::raw::trace;
 
 /// A victim that waits for commands. It is killed when this ends.
 pub struct Captive {
@@ -63,6 +65,46 @@ impl Captive {
         let mut captive = Self { pid: child.id(), child, input, output: BufReader::new(output), facts };
         captive.say(order)?;
         Ok(captive)
+    }
+
+    /// Has it get ready to die.
+    pub fn arm(&mut self, care: Care) -> Result<Armed, Trouble> {
+        match self.command(Command::Arm(care))? {
+            Reply::Armed(armed) => Ok(armed),
+            other => Err(Self::unexpected(&other)),
+        }
+    }
+
+    /// Gives a command and waits for nothing.
+    pub fn tell(&mut self, command: Command) -> Result<(), Trouble> {
+        self.say(&command)
+    }
+
+    /// Waits for its end, which it has come to.
+    pub fn end(&mut self) -> Result<ExitStatus, Trouble> {
+        Ok(self.child.wait()?)
+    }
+
+    /// What a witness, which it has left behind, sees in its memory.
+    pub fn testimony(&mut self, witness: i32, range: &Range<usize>) -> Result<Vec<u8>, Trouble> {
+        trace::send(witness, libc::SIGCONT)?;
+        let words = [range.start.to_ne_bytes(), range.len().to_ne_bytes()];
+        let mut bytes = vec![0; range.len()];
+        let seen =
+            self.input.write_all(words.as_flattened()).and_then(|()| self.output.read_exact(&mut bytes));
+        seen.map(|()| bytes).map_err(|error| {
+            Trouble::NotHere(format!("a process that shares the memory was ended with it ({error})"))
+        })
+    }
+
+    /// What a victim that is gone said last, if it was trouble.
+    pub fn last_words(&mut self) -> Option<Trouble> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).ok()?;
+        match serde_json::from_str(&line) {
+            Ok(Reply::Trouble(trouble)) => Some(trouble),
+            _ => None,
+        }
     }
 
     fn say(&mut self, what: &impl serde::Serialize) -> Result<(), Trouble> {
@@ -152,6 +194,7 @@ impl Captive {
             Reply::View { .. } => "a view",
             Reply::Child { .. } => "a child",
             Reply::Readers { .. } => "readers",
+            Reply::Armed(_) => "that it is ready",
             Reply::Verdict(_) => "a verdict",
             Reply::Common(_) => "windows",
         };

@@ -5,12 +5,14 @@
 
 mod apart;
 mod captive;
+mod crash;
 mod dump;
 mod forks;
 mod old_share;
 mod residue;
 mod swap;
 mod thief;
+mod tracer;
 
 use std::io::{self, BufRead};
 use std::process::ExitCode;
@@ -59,6 +61,14 @@ fn carry_out(order: &Order) -> Result<Answer, Trouble> {
         Attack::ForkChild => forks::fork_child(order, victim),
         Attack::ForkInRead => forks::fork_in_read(order, victim),
         Attack::Residue => residue::residue(order, victim),
+        Attack::Crash => crash::crash(order, victim),
+        Attack::KillTerm
+        | Attack::KillInt
+        | Attack::KillHup
+        | Attack::KillQuit
+        | Attack::KillSegv
+        | Attack::KillBus
+        | Attack::KillAbrt => crash::killed(order, victim, attack),
         Attack::StrayRead
         | Attack::ReadInstant
         | Attack::Tamper

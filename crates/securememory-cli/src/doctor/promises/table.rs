@@ -3,7 +3,7 @@
 use super::{Attack, Row, blocked, leaked};
 
 /// All attacks, in the order in which they are carried out and shown.
-pub const TABLE: [Row; 20] = [
+pub const TABLE: [Row; 28] = [
     Row {
         attack: Attack::StrayRead,
         name: "stray-read",
@@ -249,4 +249,48 @@ pub const TABLE: [Row; 20] = [
         guarded: blocked("only names and numbers are printed"),
         paged: blocked("only names and numbers are printed"),
     },
+    Row {
+        attack: Attack::Crash,
+        name: "crash",
+        deed: "a process with `fault::install` ends in the middle of its work, with a view open in one thread and reads \
+               in another: by a stray read of closed memory, one past its own view, a write through a null pointer, \
+               abort, and exit; a tracer holds all threads at their end, searches memory, files and registers, and \
+               tries all of it as the key",
+        plain: leaked("it is left in memory"),
+        pkey: blocked("key and views are wiped before the process ends"),
+        split: blocked("both key shares and views are wiped before the process ends"),
+        secretmem: blocked("key and views are wiped before the process ends"),
+        guarded: blocked("key and views are wiped before the process ends"),
+        paged: blocked("its pages are wiped before the process ends"),
+    },
+    killed(
+        Attack::KillTerm,
+        "kill-term",
+        "the same, by SIGTERM that another process sends, with `signal::Coordinator` and `Options::ends`",
+    ),
+    killed(Attack::KillInt, "kill-int", "the same, by SIGINT"),
+    killed(Attack::KillHup, "kill-hup", "the same, by SIGHUP"),
+    killed(Attack::KillQuit, "kill-quit", "the same, by SIGQUIT"),
+    killed(
+        Attack::KillSegv,
+        "kill-segv",
+        "the same, by SIGSEGV that another process sends, with `fault::install` alone",
+    ),
+    killed(Attack::KillBus, "kill-bus", "the same, by SIGBUS"),
+    killed(Attack::KillAbrt, "kill-abrt", "the same, by SIGABRT"),
 ];
+
+/// What is promised of an end by a signal that is sent.
+const fn killed(attack: Attack, name: &'static str, deed: &'static str) -> Row {
+    Row {
+        attack,
+        name,
+        deed,
+        plain: leaked("it is left in memory"),
+        pkey: blocked("as in a crash"),
+        split: blocked("as in a crash"),
+        secretmem: blocked("as in a crash"),
+        guarded: blocked("as in a crash"),
+        paged: blocked("as in a crash"),
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use securememory::{Cipher, Error, Hold, Level, Secret, Status, Store, Vault, with2};
+use securememory::{Cipher, Error, ErrorKind, Hint, Hold, Level, Secret, Status, Store, Vault, with2};
 
 use crate::doctor::crack::RecordAt;
 use crate::doctor::memory::Sight;
@@ -153,7 +153,63 @@ impl Held {
     }
 }
 
+/// Secrets that are given back where the host has no room for more.
+const RESERVE: usize = 16;
+
+/// Is it the host that allows no more? At the limit of mappings it is a protection that is refused.
+fn is_limit(error: &Error) -> bool {
+    error.kind() == ErrorKind::Limit
+        || matches!(
+            error.hint(),
+            Some(Hint::Mappings { .. } | Hint::LockedMemory { .. } | Hint::Descriptors { .. })
+        )
+}
+
+/// Many secrets beside the one, with the same bytes: whichever is left behind is found.
+pub struct Crowd {
+    vectors: Vec<Vec<u8>>,
+    secrets: Vec<Secret>,
+    /// Why there are no more.
+    pub limit: Option<String>,
+}
+
+impl Crowd {
+    /// Makes so many, or as many as the host has room for.
+    pub fn make(beside: &Held, needle: &Needle, count: usize) -> Result<Self, Trouble> {
+        let mut crowd = Self { vectors: Vec::new(), secrets: Vec::new(), limit: None };
+        for _ in 0..count {
+            match beside {
+                Held::Plain(_) => crowd.vectors.push(needle.show()),
+                Held::Kept(kept) => {
+                    match kept.vault.secret().init_with(needle.len(), |place| needle.fill(place)) {
+                        Ok(secret) => crowd.secrets.push(secret),
+                        Err(error) if is_limit(&error) => {
+                            crowd.limit = Some(error.to_string());
+                            // The process itself needs room, too.
+                            crowd.secrets.truncate(crowd.secrets.len().saturating_sub(RESERVE));
+                            return Ok(crowd);
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Ok(crowd)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.vectors.len() + self.secrets.len()
+    }
+}
+
 impl InVault {
+    /// Where a secret rests that nobody is using, if it is in pages.
+    pub fn paged_decoy(&self) -> Option<usize> {
+        let status = self.decoy.status();
+        status.at_rest.filter(|_| status.store == Store::Paged).map(|at| at.address)
+    }
+
     fn all_ways(&self) -> Result<(), Trouble> {
         for (way, result) in self.ways() {
             result.map_err(|error| Trouble::failed(format!("{way}: {error}")))?;

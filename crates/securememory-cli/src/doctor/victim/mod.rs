@@ -1,6 +1,7 @@
 //! The victim: a process that holds a secret as a program would, does what it is told, and is attacked.
 
 mod bounds;
+mod crash;
 mod exchange;
 mod held;
 mod inside;
@@ -119,6 +120,7 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
             }
             Command::Fork => fork(input, &held)?,
             Command::ForkInRead => fork_in_read(input, order, &held)?,
+            Command::Arm(care) => crash::arm(input, order, &held, care)?,
             other => return Err(Trouble::failed(format!("{other:?} is out of turn"))),
         }
     }
@@ -152,6 +154,13 @@ impl Open<'_> {
         match self {
             Self::Plain(bytes) => bytes.as_ptr().expose_provenance(),
             Self::Kept(view) => view.as_ptr().expose_provenance(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Plain(bytes) => bytes,
+            Self::Kept(view) => view,
         }
     }
 }

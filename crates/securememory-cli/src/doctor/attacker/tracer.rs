@@ -1,0 +1,148 @@
+//! The victim under ptrace(2), until every thread of it is held at its exit.
+//!
+//! A thread stops there with all memory of the process still in place, whatever ends it. What is looked at is the
+//! moment when the last thread has come: nobody runs any more, nobody was let go, and what is in memory then stays in memory.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::doctor::verdict::Trouble;
+use crate::raw::trace::{self, Event};
+
+/// How long a process may take to end, and with very many secrets.
+const PATIENCE: Duration = Duration::from_secs(20);
+const CROWDED: Duration = Duration::from_secs(300);
+
+/// A signal that has not ended it in this time is sent again. Rust's own handler of SIGSEGV and SIGBUS lets the
+/// first one pass that is sent, and is gone then.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// A process whose threads are all traced. It is killed when this ends.
+pub struct Tracer {
+    process: i32,
+    threads: Vec<i32>,
+    at_exit: Vec<i32>,
+    let_go: bool,
+}
+
+impl Tracer {
+    /// Traces all threads there are, and those that they make.
+    pub fn seize(pid: u32) -> Result<Self, Trouble> {
+        let process = i32::try_from(pid).map_err(|_| Trouble::failed("a strange process id"))?;
+        let mut tracer = Self { process, threads: Vec::new(), at_exit: Vec::new(), let_go: false };
+        loop {
+            let new: Vec<i32> =
+                tracer.listed()?.into_iter().filter(|thread| !tracer.threads.contains(thread)).collect();
+            if new.is_empty() {
+                return Ok(tracer);
+            }
+            for thread in new {
+                trace::seize(thread).map_err(Trouble::forbidden("ptrace"))?;
+                tracer.threads.push(thread);
+            }
+        }
+    }
+
+    /// The threads that there are.
+    fn listed(&self) -> Result<Vec<i32>, Trouble> {
+        let entries = std::fs::read_dir(format!("/proc/{}/task", self.process))?;
+        entries
+            .map(|entry| {
+                let name = entry?.file_name();
+                let number = name.to_string_lossy().parse();
+                number.map_err(|_| Trouble::failed("a strange thread in /proc/PID/task"))
+            })
+            .collect()
+    }
+
+    /// Sends it a signal, as kill(1) does.
+    pub fn send(&self, signal: i32) -> Result<(), Trouble> {
+        trace::send(self.process, signal).map_err(|error| Trouble::failed(format!("kill: {error}")))
+    }
+
+    /// Lets it run, passes its signals on, and returns when all threads are held at their exit. A signal that
+    /// it is to end by is sent again for as long as it lives.
+    pub fn until_exit(&mut self, sent: Option<i32>, crowded: bool) -> Result<(), Trouble> {
+        let (patience, every) = if crowded { (CROWDED, 5 * AGAIN) } else { (PATIENCE, AGAIN) };
+        let begin = Instant::now();
+        let mut again = begin;
+        loop {
+            if let Some((thread, event)) = trace::next()? {
+                self.take(thread, event)?;
+                continue;
+            }
+            if !self.at_exit.is_empty() {
+                self.threads = self.listed()?;
+                if self.threads.iter().all(|thread| self.at_exit.contains(thread)) {
+                    return Ok(());
+                }
+            }
+            if begin.elapsed() > patience {
+                let (held, of) = (self.at_exit.len(), self.threads.len());
+                return Err(Trouble::failed(format!(
+                    "the victim did not end within {} s: {held} of {of} threads did",
+                    patience.as_secs()
+                )));
+            }
+            if let Some(signal) = sent
+                && self.at_exit.is_empty()
+                && again.elapsed() > every
+            {
+                again = Instant::now();
+                self.send(signal)?;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn take(&mut self, thread: i32, event: Event) -> Result<(), Trouble> {
+        let went_on = match event {
+            Event::Exit => {
+                self.at_exit.push(thread);
+                Ok(())
+            }
+            Event::Signal(signal) => trace::go_on(thread, signal),
+            Event::Halt => trace::leave_stopped(thread),
+            Event::Other => trace::go_on(thread, 0),
+            Event::Gone => {
+                return Err(Trouble::failed(format!("thread {thread} ended without being held at its exit")));
+            }
+        };
+        match went_on {
+            // Woken by what ends the process: it comes to its exit.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map_err(|error: io::Error| Trouble::failed(format!("ptrace: {error}"))),
+        }
+    }
+
+    /// The registers of all threads, as they were when they were stopped for good.
+    pub fn registers(&self) -> Result<Vec<(i32, Vec<u8>)>, Trouble> {
+        let of = |&thread: &i32| Ok((thread, trace::registers(thread)?));
+        let all: io::Result<Vec<_>> = self.at_exit.iter().map(of).collect();
+        all.map_err(|error| Trouble::failed(format!("registers of a thread that exits: {error}")))
+    }
+
+    /// Lets all of it end. What is left is for its parent to wait for.
+    pub fn let_go(&mut self) {
+        self.let_go = true;
+        if let Ok(threads) = self.listed() {
+            self.threads = threads;
+        }
+        for thread in &self.at_exit {
+            let _ = trace::go_on(*thread, 0);
+        }
+        let (first, others): (Vec<i32>, Vec<i32>) =
+            self.threads.iter().partition(|thread| **thread == self.process);
+        others.into_iter().for_each(|thread| trace::see_off(thread, false));
+        first.into_iter().for_each(|thread| trace::see_off(thread, true));
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        if !self.let_go {
+            let _ = trace::send(self.process, libc::SIGKILL);
+            self.let_go();
+        }
+    }
+}
