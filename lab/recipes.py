@@ -72,7 +72,7 @@ TEST = ("--nocapture", "--test-threads=2")
 # In this machine every key hold is to be had.
 HELD = (r"skipped: (Pkey|Secretmem|no protection keys)",)
 # Attacks on secretmem that a protection key makes different from what any host of today can try by itself.
-BESIDE_KEYS = "stray-read,read-instant,swap,fork-child,residue"
+BESIDE_KEYS = "stray-read,read-instant,swap,fork-child,residue,crash"
 
 
 
@@ -94,6 +94,16 @@ RECIPES = {
             Job("closing", "closing", TEST, says=RAN),
             Job("epochs", "epochs", TEST, says=RAN, never=HELD, seconds=200),
             Job("many", "many", TEST, says=RAN),
+            # The kernel can be told here that memory has failed.
+            Job(
+                "lost",
+                "lost",
+                TEST,
+                says=(*RAN, "_is_lost: Hardware$"),
+                never=(*HELD, r"skipped: (Hardware|no MADV_HWPOISON)"),
+                seconds=200,
+            ),
+            Job("handler_stack", "handler_stack", TEST, says=RAN),
             stress("pkey", 8),
             Job("info", "tool", ("info",), shows="^Key holds|^  (pkey|split|secretmem|guarded) "),
             Job("doctor", "tool", ("doctor", "--strict", "--store", "plain,sealed-pkey"), seconds=180, shows="."),
@@ -101,6 +111,7 @@ RECIPES = {
                 "doctor-secretmem",
                 "tool",
                 ("doctor", "--strict", "--store", "sealed-secretmem", "--only", BESIDE_KEYS),
+                seconds=120,
                 shows=".",
             ),
             Job("bench", "tool", ("bench", "--only", "sealed.pkey.read.32", "--rounds", "7"), shows=".", judged=False),
