@@ -16,6 +16,9 @@ const CROWDED: Duration = Duration::from_secs(300);
 /// A signal that has not ended it in this time is sent again. Rust's own handler of SIGSEGV and SIGBUS lets the
 /// first one pass that is sent, and is gone then.
 const AGAIN: Duration = Duration::from_millis(100);
+/// And so much later once more, or where the first one must suffice: one that comes in the middle of the wipe would be
+/// delivered to another thread, whose registers are of interest.
+const MUCH_LATER: u32 = 20;
 
 /// A process whose threads are all traced. It is killed when this ends.
 pub struct Tracer {
@@ -63,7 +66,9 @@ impl Tracer {
     /// Lets it run, passes its signals on, and returns when all threads are held at their exit. A signal that
     /// it is to end by is sent again for as long as it lives.
     pub fn until_exit(&mut self, sent: Option<i32>, crowded: bool) -> Result<(), Trouble> {
-        let (patience, every) = if crowded { (CROWDED, 5 * AGAIN) } else { (PATIENCE, AGAIN) };
+        let (patience, soon) = if crowded { (CROWDED, 5 * AGAIN) } else { (PATIENCE, AGAIN) };
+        let later = soon * MUCH_LATER;
+        let mut every = if matches!(sent, Some(libc::SIGSEGV | libc::SIGBUS)) { soon } else { later };
         let begin = Instant::now();
         let mut again = begin;
         loop {
@@ -88,7 +93,7 @@ impl Tracer {
                 && self.at_exit.is_empty()
                 && again.elapsed() > every
             {
-                again = Instant::now();
+                (again, every) = (Instant::now(), later);
                 self.send(signal)?;
             }
             std::thread::sleep(Duration::from_micros(100));
