@@ -89,6 +89,27 @@ fn slot(arena: &Arena, base: usize, index: usize) -> usize {
     base.wrapping_add(page).wrapping_add(index.wrapping_mul(stride))
 }
 
+/// What the tables have for each slot of an arena, from the first on; null: nothing.
+///
+/// # Safety
+///
+/// The table has as many entries from there on as the arena has slots, and is not freed any more.
+#[allow(unsafe_code)]
+unsafe fn entries<T: 'static>(first: *const T, arena: &Arena) -> impl Iterator<Item = &'static T> {
+    let count = if first.is_null() { 0 } else { arena.count() };
+    // SAFETY: as the caller vouches.
+    (0..count).map(move |index| unsafe { &*first.add(index) })
+}
+
+/// The slots of scratch.
+#[allow(unsafe_code)]
+fn scratch(process: u32) -> impl Iterator<Item = &'static Slot> {
+    of_purpose(process, Purpose::Scratch).flat_map(|(arena, _)| {
+        // SAFETY: so it was entered, and since `dying::begin` no table is freed.
+        unsafe { entries(arena.slots.load(Ordering::Acquire).cast_const(), arena) }
+    })
+}
+
 /// The pages of anchors.
 fn anchors(process: u32) -> impl Iterator<Item = usize> {
     of_purpose(process, Purpose::Anchor).map(|(arena, base)| slot(arena, base, 0))
@@ -112,15 +133,8 @@ fn close_all(process: u32, noise: &mut Noise) {
 #[inline(never)]
 #[allow(unsafe_code)]
 fn overwrite_views(process: u32, noise: &mut Noise) {
-    for (arena, _) in of_purpose(process, Purpose::Scratch) {
-        let first = arena.slots.load(Ordering::Acquire);
-        let mut index = 0_usize;
-        while !first.is_null() && index < arena.count() {
-            // SAFETY: the arena has as many slots in the table, which is not freed any more.
-            let used = unsafe { &*first.add(index) };
-            overwrite_view(used, noise);
-            index = index.wrapping_add(1);
-        }
+    for slot in scratch(process) {
+        overwrite_view(slot, noise);
     }
     // On large pages the first slot of a vault lies in its anchor.
     for views in registry::vaults::views(process) {
@@ -232,13 +246,11 @@ fn empty_files(process: u32) {
 #[allow(unsafe_code)]
 fn wipe_pages(process: u32, fatal: Option<Fatal>, noise: &mut Noise) {
     for (arena, base) in of_purpose(process, Purpose::Pages) {
-        let (first, len) = (arena.regions.load(Ordering::Acquire), arena.capacity.load(Ordering::Relaxed));
-        let mut index = 0_usize;
-        while !first.is_null() && index < arena.count() {
-            // SAFETY: the arena has as many regions, which are not freed any more.
-            let region = unsafe { &*first.add(index) };
+        let len = arena.capacity.load(Ordering::Relaxed);
+        // SAFETY: so it was entered, and since `dying::begin` no regions are freed.
+        let regions = unsafe { entries(arena.regions.load(Ordering::Acquire).cast_const(), arena) };
+        for (index, region) in (0..arena.count()).zip(regions) {
             let at = slot(arena, base, index);
-            index = index.wrapping_add(1);
             if region.state.load(Ordering::SeqCst) == arenas::UNUSED {
                 continue;
             }
@@ -254,23 +266,15 @@ fn wipe_pages(process: u32, fatal: Option<Fatal>, noise: &mut Noise) {
 
 /// Waits a moment for threads that are decrypting.
 #[inline(never)]
-#[allow(unsafe_code)]
 fn settle_windows(process: u32, me: u32) {
     let mut looks = 0_u32;
-    for (arena, _) in of_purpose(process, Purpose::Scratch) {
-        let first = arena.slots.load(Ordering::Acquire);
-        let mut index = 0_usize;
-        while !first.is_null() && index < arena.count() {
-            // SAFETY: as in `overwrite_views`.
-            let slot = unsafe { &*first.add(index) };
-            index = index.wrapping_add(1);
-            while slot.state.load(Ordering::SeqCst) == WINDOW
-                && slot.thread.load(Ordering::Relaxed) as u32 != me
-                && looks < LOOKS
-            {
-                looks = looks.wrapping_add(1);
-                signals::pause(50_000);
-            }
+    for slot in scratch(process) {
+        while slot.state.load(Ordering::SeqCst) == WINDOW
+            && slot.thread.load(Ordering::Relaxed) as u32 != me
+            && looks < LOOKS
+        {
+            looks = looks.wrapping_add(1);
+            signals::pause(50_000);
         }
     }
 }
