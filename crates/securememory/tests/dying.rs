@@ -17,21 +17,13 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Needle;
-use program::{End, Ended, Line, large_stack, set_action};
+use program::{DONE, End, Ended, Line, SEGV, large_stack, set_action};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Error, Hold, OwnedView, Secret, Store, Vault, View, ViewMut};
 
-/// The program has come to its end, and found all as it should be.
-const DONE: End = End::Code(7);
-/// It has begun to die.
-const SEGV: End = End::Signal(libc::SIGSEGV);
-
 fn ends(spec: &str, end: End) -> Ended {
-    let ended = program::run("a_program", spec, false, Duration::from_secs(30));
-    assert_eq!(ended.end, end, "{spec}: {ended:#?}");
-    assert!(!ended.out.contains("WRONG"), "{spec}: {ended:#?}");
-    ended
+    program::ends(spec, end, Duration::from_secs(30))
 }
 
 #[test]

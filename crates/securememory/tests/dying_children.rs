@@ -16,19 +16,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::share_files;
-use program::{End, Ended, Line, set_action};
+use program::{DONE, End, Ended, Line, SEGV, set_action};
 use securememory::fault::{self, FaultPolicy};
 use securememory::{Hold, Secret, Store, Vault};
 
-/// The program has come to its end, and found all as it should be.
-const DONE: End = End::Code(7);
-const SEGV: End = End::Signal(libc::SIGSEGV);
-
 fn ends(spec: &str, end: End) -> Ended {
-    let ended = program::run("a_program", spec, false, Duration::from_secs(30));
-    assert_eq!(ended.end, end, "{spec}: {ended:#?}");
-    assert!(!ended.out.contains("WRONG"), "{spec}: {ended:#?}");
-    ended
+    program::ends(spec, end, Duration::from_secs(30))
 }
 
 const CHILDREN: [&str; 6] = ["fork", "vfork", "clone", "clone-files", "share", "share-files"];

@@ -14,7 +14,8 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use program::{End, Ended, Line, large_stack, set_action};
+use program::tells::{SECRET, tells};
+use program::{DONE, End, Ended, SEGV, large_stack, set_action};
 use securememory::fault::{self, FaultPolicy, Uninstalled};
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Error, Hold, Secret, Store, Vault};
@@ -22,16 +23,9 @@ use securememory::{Call, Error, Hold, Secret, Store, Vault};
 const SIGNALS: [c_int; 7] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
 
-const SEGV: End = End::Signal(libc::SIGSEGV);
-/// The program has come to its end, and found all as it should be.
-const DONE: End = End::Code(7);
-
 /// Runs a case and judges its end.
 fn ends(spec: &str, end: End) -> Ended {
-    let ended = program::run("a_program", spec, false, Duration::from_secs(20));
-    assert_eq!(ended.end, end, "{spec}: {ended:#?}");
-    assert!(!ended.out.contains("WRONG"), "{spec}: {ended:#?}");
-    ended
+    program::ends(spec, end, Duration::from_secs(20))
 }
 
 #[test]
@@ -300,29 +294,6 @@ fn half() {
     drop(plan);
     let view = secret.view().unwrap();
     touch(view.as_ptr().addr() + 64);
-}
-
-static SECRET: std::sync::OnceLock<Secret> = std::sync::OnceLock::new();
-
-/// Says what is known of the fault, and whether the secrets are there.
-extern "C" fn tells(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
-    let report = fault::last_fault();
-    let done = report.map_or("none", |report| match report.done {
-        fault::Done::Wiped => "wiped",
-        fault::Done::PassedOn => "passed on",
-        fault::Done::Asked => "asked",
-        _ => "?",
-    });
-    // In a handler, but the thread was in the program's own code, and holds nothing.
-    let secret = match SECRET.get().unwrap().ct_eq_bytes(&[7; 64]) {
-        Ok(true) => "whole",
-        Ok(false) => "WRONG",
-        Err(Error::Dying) => "wiped",
-        Err(_) => "an error",
-    };
-    Line::new().text("handler: ").text(done).text(", ").text(secret).say();
-    // SAFETY: a valid action.
-    unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
 }
 
 fn assumed(how: &str) {

@@ -12,28 +12,23 @@
 
 mod program;
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use program::{End, Ended, Line, large_stack, set_action};
+use program::tells::{SECRET, tells};
+use program::{DONE, End, Ended, Line, SEGV, large_stack, set_action};
 use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport};
 use securememory::testing::inject::{Plan, fail};
-use securememory::{Call, Error, Hold, Secret, Store, Vault, VaultBuilder};
-
-const SEGV: End = End::Signal(libc::SIGSEGV);
-/// The program has come to its end, and found all as it should be.
-const DONE: End = End::Code(7);
+use securememory::{Call, Hold, Secret, Store, Vault, VaultBuilder};
 
 /// Runs a case and judges its end. What it expected to be told is all that was told.
 fn ends(spec: &str, end: End) -> Ended {
-    let ended = program::run("a_program", spec, false, Duration::from_secs(20));
-    assert_eq!(ended.end, end, "{spec}: {ended:#?}");
+    let ended = program::ends(spec, end, Duration::from_secs(20));
     let expected: Vec<&str> = ended.out.lines().filter_map(|line| line.split("expect ").nth(1)).collect();
     let told: Vec<&str> = ended.err.lines().filter_map(|line| line.split("securememory: ").nth(1)).collect();
     assert_eq!(told, expected, "{spec}: {ended:#?}");
-    assert!(!ended.out.contains("WRONG"), "{spec}: {ended:#?}");
     ended
 }
 
@@ -251,29 +246,6 @@ fn label(given: &str, told: &str) {
          \"{told}\" in vault {number}; {WIPED}; {BEYOND}"
     ));
     touch(address, "read");
-}
-
-static SECRET: std::sync::OnceLock<Secret> = std::sync::OnceLock::new();
-
-/// Says what is known of the fault, and whether the secrets are there.
-extern "C" fn tells(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {
-    let report = fault::last_fault();
-    let done = report.map_or("none", |report| match report.done {
-        fault::Done::Wiped => "wiped",
-        fault::Done::PassedOn => "passed on",
-        fault::Done::Asked => "asked",
-        _ => "?",
-    });
-    // In a handler, but the thread was in the program's own code, and holds nothing.
-    let secret = match SECRET.get().unwrap().ct_eq_bytes(&[7; 64]) {
-        Ok(true) => "whole",
-        Ok(false) => "WRONG",
-        Err(Error::Dying) => "wiped",
-        Err(_) => "an error",
-    };
-    Line::new().text("handler: ").text(done).text(", ").text(secret).say();
-    // SAFETY: a valid action.
-    unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
 }
 
 fn says_abort(report: &FaultReport) -> AfterFault {

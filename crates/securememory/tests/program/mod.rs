@@ -11,6 +11,8 @@
     reason = "helpers for tests, which end by panics; each test binary uses some; tracing is done by raw calls"
 )]
 
+pub mod tells;
+
 use std::ffi::{c_int, c_void};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -92,6 +94,19 @@ impl PartialEq for Ended {
 /// Rust's own handler tells the thread's id.
 fn without_numbers(text: &str) -> String {
     text.chars().filter(|each| !each.is_ascii_digit()).collect()
+}
+
+/// The program has come to its end, and found all as it should be.
+pub const DONE: End = End::Code(7);
+/// As most of them end.
+pub const SEGV: End = End::Signal(libc::SIGSEGV);
+
+/// Runs the program of a test binary, `a_program`, which must end like this and find nothing wrong.
+pub fn ends(spec: &str, end: End, deadline: Duration) -> Ended {
+    let ended = run("a_program", spec, false, deadline);
+    assert_eq!(ended.end, end, "{spec}: {ended:#?}");
+    assert!(!ended.out.contains("WRONG"), "{spec}: {ended:#?}");
+    ended
 }
 
 /// Runs a program, a test function's name, and waits for its end. `traced`: by a tracer, which sees what came with each
