@@ -1,16 +1,32 @@
 //! The library's own locks: few, ranked, and with bounded waits.
 //!
-//! A thread takes locks only in rising rank. Debug builds check that; release builds rely on the waits
+//! A thread waits for locks only in rising rank. Debug builds check that; release builds rely on the waits
 //! being bounded: whatever goes wrong, a call ends with [`Error::LockTimeout`] and not in a hang. No lock is
-//! held while code of the user runs.
+//! held while code of the user runs, which includes whoever receives an event of `tracing`: whoever calls such code says
+//! so by [`user_code`]. A drop waits for no lock: it tries ([`Lock::try_lock`]), and where it fails it leaves its work to
+//! whoever takes the lock next.
+
+#[cfg(debug_assertions)]
+mod order;
+#[cfg(not(debug_assertions))]
+#[path = "locks/unchecked.rs"]
+mod order;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+#[cfg(not(tracing_mutex))]
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+// A second opinion on the order: see `.ci/run`.
+#[cfg(tracing_mutex)]
+use tracing_mutex::stdsync::tracing::{Mutex, MutexGuard};
 
 use crate::error::Error;
 use crate::os;
+
+pub(crate) use order::user_code;
 
 /// The order in which locks may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,26 +88,41 @@ impl<T> Lock<T> {
 
     /// Takes the lock, waiting a second at most.
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn lock(&self) -> Result<Guard<'_, T>, Error> {
-        order::check(self.rank);
-        match self.attempt() {
+        let site = order::here();
+        order::check(self.address(), self.rank, site);
+        match self.attempt(site) {
             Some(guard) => Ok(guard),
-            None => self.lock_slowly(),
+            None => self.lock_slowly(site),
         }
     }
 
-    /// Takes the lock if it is free, and waits for nobody. For whoever must not wait: a drop, which then leaves its work to
-    /// others.
-    #[allow(dead_code, reason = "not in use yet")]
+    /// Takes the lock if it is free, and waits for nobody: so in any order. For whoever must not wait: a drop, which else
+    /// leaves its work to others.
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        order::check(self.rank);
-        self.attempt()
+        self.attempt(order::here())
+    }
+
+    /// The value, of whoever has the lock for himself.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        match self.value.get_mut() {
+            Ok(value) => value,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Names it, in debug builds.
+    #[inline]
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Takes the lock if it is free.
     #[inline]
-    fn attempt(&self) -> Option<Guard<'_, T>> {
+    fn attempt(&self, site: order::Site) -> Option<Guard<'_, T>> {
         if !self.turn(FREE, TAKEN) {
             return None;
         }
@@ -102,7 +133,7 @@ impl<T> Lock<T> {
             // Nobody else touches it.
             Err(TryLockError::WouldBlock) => return None,
         };
-        order::taken(self.rank);
+        order::taken(self.address(), self.rank, site);
         Some(Guard { lock: self, value: Some(value) })
     }
 
@@ -112,8 +143,8 @@ impl<T> Lock<T> {
     }
 
     #[cold]
-    fn lock_slowly(&self) -> Result<Guard<'_, T>, Error> {
-        self.wait_for(LONGEST, || self.attempt()).ok_or(Error::LockTimeout(LONGEST))
+    fn lock_slowly(&self, site: order::Site) -> Result<Guard<'_, T>, Error> {
+        self.wait_for(LONGEST, || self.attempt(site)).ok_or(Error::LockTimeout(LONGEST))
     }
 
     fn wait_for<R>(&self, patience: Duration, attempt: impl Fn() -> Option<R>) -> Option<R> {
@@ -136,14 +167,14 @@ impl<T> Lock<T> {
     /// was not to be had, and is not frozen. Several are frozen one after the other in the order of vaults and ranks, by one
     /// thread of the process at a time, which is the caller's to see to; that order is not checked, nor that the thread
     /// has no lock.
-    #[allow(dead_code, reason = "not in use yet")]
+    #[allow(dead_code, reason = "for forks")]
     pub(crate) fn freeze(&self, patience: Duration) -> bool {
         let attempt = || self.turn(FREE, FROZEN).then_some(());
         attempt().or_else(|| self.wait_for(patience, attempt)).is_some()
     }
 
     /// Gives the lock back if it is frozen; else nothing happens. Waits for nobody. In the parent.
-    #[allow(dead_code, reason = "not in use yet")]
+    #[allow(dead_code, reason = "for forks")]
     pub(crate) fn thaw(&self) {
         if self.word.compare_exchange(FROZEN, FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.wake();
@@ -151,7 +182,7 @@ impl<T> Lock<T> {
     }
 
     /// The same in the child, where those who slept are not.
-    #[allow(dead_code, reason = "not in use yet")]
+    #[allow(dead_code, reason = "for forks")]
     pub(crate) fn thaw_in_child(&self) {
         self.sleepers.store(0, Ordering::Relaxed);
         self.thaw();
@@ -191,74 +222,13 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        order::released(self.lock.rank);
+        let released = order::released(self.lock.address());
         self.value = None;
         self.lock.word.store(FREE, Ordering::Release);
         self.lock.wake();
+        order::judge(released);
     }
-}
-
-/// Which ranks the thread holds, in debug builds.
-#[cfg(debug_assertions)]
-mod order {
-    use super::Rank;
-    use std::cell::Cell;
-
-    thread_local!(static HELD: Cell<u8> = const { Cell::new(0) });
-
-    pub(super) fn check(rank: Rank) {
-        let held = HELD.try_with(Cell::get).unwrap_or(0);
-        debug_assert!(held >> (rank as u8) == 0, "lock order: {rank:?} wanted while holding {held:#b}");
-    }
-
-    pub(super) fn taken(rank: Rank) {
-        let _ = HELD.try_with(|held| held.set(held.get() | 1 << (rank as u8)));
-    }
-
-    pub(super) fn released(rank: Rank) {
-        let _ = HELD.try_with(|held| held.set(held.get() & !(1 << (rank as u8))));
-    }
-}
-
-#[cfg(not(debug_assertions))]
-mod order {
-    use super::Rank;
-
-    #[inline]
-    pub(super) const fn check(_: Rank) {}
-    #[inline]
-    pub(super) const fn taken(_: Rank) {}
-    #[inline]
-    pub(super) const fn released(_: Rank) {}
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_frozen_lock_is_had_by_nobody_until_it_is_thawed() {
-        let lock = Lock::new(Rank::Ledger, 7);
-        // What is not frozen does not thaw.
-        let guard = lock.lock().unwrap();
-        lock.thaw();
-        assert!(!lock.freeze(Duration::from_millis(5)), "taken");
-        drop(guard);
-        assert!(lock.freeze(Duration::ZERO));
-        assert!(lock.try_lock().is_none() && !lock.freeze(Duration::ZERO));
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| lock.lock().map(|guard| *guard));
-            std::thread::sleep(Duration::from_millis(20));
-            lock.thaw();
-            assert_eq!(waits.join().unwrap(), Ok(7));
-        });
-        assert!(lock.freeze(Duration::ZERO));
-        let started = Instant::now();
-        assert_eq!(lock.lock().err(), Some(Error::LockTimeout(LONGEST)));
-        assert!(started.elapsed() >= LONGEST);
-        lock.thaw_in_child();
-        assert_eq!(lock.try_lock().map(|guard| *guard), Some(7));
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use super::inside::{self, record};
 use super::report::FaultReport;
 use super::thread;
 use crate::error::{Error, Result};
-use crate::locks::{Guard, Lock, Rank};
+use crate::locks::{self, Guard, Lock, Rank};
 use crate::os;
 use crate::os::signals::{self, Action};
 use crate::shutdown::dying;
@@ -27,6 +27,7 @@ pub(super) fn faults() -> signals::Mask {
 static CHANGES: Lock<()> = Lock::new(Rank::Signals, ());
 
 /// The right to change what is installed.
+#[cfg_attr(debug_assertions, track_caller)]
 pub(crate) fn changing() -> Result<Guard<'static, ()>> {
     CHANGES.lock()
 }
@@ -61,7 +62,7 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     if matches!(policy, FaultPolicy::Recover) {
         return Err(Error::Unsupported("a policy of recovery for all vaults"));
     }
-    let _changing = changing()?;
+    let changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
         return Err(Error::AlreadyInstalled);
     }
@@ -87,10 +88,13 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
         }
     }
     // Without it our handler stays away until it is asked to look (`FaultGuard::check`).
-    if makes_place && let Err(error) = thread::ensure() {
+    let without = if makes_place { thread::ensure().err() } else { None };
+    INSTALLED.store(os::process_id(), Ordering::Release);
+    drop(changing);
+    if let Some(error) = without {
+        locks::user_code();
         tracing::warn!(%error, "nobody puts our handler back when it has made place for another");
     }
-    INSTALLED.store(os::process_id(), Ordering::Release);
     Ok(FaultGuard(()))
 }
 
@@ -159,6 +163,7 @@ impl FaultGuard {
 impl Drop for FaultGuard {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
+            locks::user_code();
             tracing::warn!(%error, "fault handling could not be uninstalled");
         }
     }

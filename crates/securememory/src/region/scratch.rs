@@ -18,7 +18,7 @@ use crate::os;
 use crate::policy::{Level, Levels};
 use crate::region::geometry;
 use crate::region::lease::{Lease, end_use, wipe_slot};
-use crate::region::{Secured, Slab, secure, slots};
+use crate::region::{Secured, Slab, refused, secure, slots};
 use crate::registry::arenas::Purpose;
 use crate::registry::vaults::Seat;
 use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, Thread, WINDOW};
@@ -62,7 +62,7 @@ impl Scratch {
         vault: Seat,
     ) -> Result<Self, Error> {
         let slots = slots::make(max)?;
-        if let Err(error) = registry::enlist(slots) {
+        if let Err(error) = registry::enlist(slots, free_withdrawn) {
             // SAFETY: not listed, and nobody has a slot of it.
             unsafe { slots::free(slots) };
             return Err(error);
@@ -169,7 +169,20 @@ impl Scratch {
             }
             let lease = match found {
                 Some(lease) => lease,
-                None => self.grow(thread, secret, len, align, lock)?,
+                None => {
+                    let grown = self.grow(thread, secret, len, align, lock);
+                    // With the window closed: a subscriber of the user's takes its time.
+                    if let Ok(lease) = &grown {
+                        lease.close_window();
+                    }
+                    refused::tell();
+                    let lease = grown?;
+                    if let Err(error) = lease.open_window(wait) {
+                        lease.abandon();
+                        return Err(error);
+                    }
+                    lease
+                }
             };
             if !fork::pending() {
                 return Ok(lease);
@@ -387,22 +400,26 @@ impl Scratch {
     /// Nobody uses or takes a slot any more: what is still taken are views that were forgotten.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn end(&mut self) {
-        let Ok(mut grown) = self.grow.lock() else { return };
         for slot in self.used().iter().filter(|slot| !slot.take(BUSY)) {
             wipe_slot(slot);
         }
-        for (_, slab) in grown.slabs.drain(..) {
+        for (_, slab) in self.grow.get_mut().slabs.drain(..) {
             // SAFETY: the free slots are wiped since their release, the others since just now; the caller vouches that
             // none is in use.
             let _ = unsafe { slab.release() };
         }
-        // Where the table cannot be withdrawn, a fork may still look at it: then it stays for ever.
-        // So it does where the process is dying.
-        if self.vault.hide_slots() && registry::withdraw(self.slots).is_ok() {
-            // SAFETY: withdrawn, and the caller vouches that no lease is in use.
-            unsafe { slots::free(self.slots) };
+        // Where the process is dying the table stays for ever.
+        if self.vault.hide_slots() {
+            registry::withdraw(self.slots, free_withdrawn);
         }
     }
+}
+
+/// Frees a table that was withdrawn by [`Scratch::end`].
+#[allow(unsafe_code)]
+fn free_withdrawn(slots: &'static [Slot]) {
+    // SAFETY: made by `Scratch::new`, of a vault that is no more, and nobody finds it: whoever calls has seen to that.
+    unsafe { slots::free(slots) };
 }
 
 /// A slot in the state BUSY that has no memory yet.

@@ -6,6 +6,7 @@ use std::io;
 use zeroize::Zeroize;
 
 use crate::error::{Error, FromOwnedError, Result, TryError};
+use crate::locks;
 use crate::os;
 use crate::policy::{Policy, Store};
 use crate::secret::Secret;
@@ -47,6 +48,7 @@ impl<E, F: FnOnce(&mut [u8]) -> Result<(), TryError<E>>> Source<E> for Closure<F
 
     fn write(self, room: &mut [u8]) -> Result<(), TryError<E>> {
         room.fill(0);
+        locks::user_code();
         (self.0)(room)
     }
 }

@@ -75,6 +75,7 @@ use crate::error::{Error, Result};
 use crate::fault::chain::{self, COORDINATED, ENDS, WIPES};
 use crate::fault::outside::{self, Put};
 use crate::fault::thread;
+use crate::locks;
 use crate::os::signals::{self, Action, Mask};
 use options::tell;
 use watch::{CURRENT, Current, Watched};
@@ -203,6 +204,7 @@ impl Coordinator {
 impl Drop for Coordinator {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
+            locks::user_code();
             tracing::warn!(%error, "the coordinator of signals could not be uninstalled");
         }
     }

@@ -9,7 +9,7 @@ use super::{Change, IfReplaced, Options, Signal};
 use crate::error::Result;
 use crate::fault::outside::{self, Holder};
 use crate::fault::thread;
-use crate::locks::{Lock, Rank};
+use crate::locks::{self, Lock, Rank};
 use crate::os::{self, signals};
 
 /// The process's coordinator.
@@ -124,6 +124,7 @@ pub(super) fn look_if_due() -> Option<Duration> {
         return Some(Duration::from_nanos(next - now));
     }
     if let Err(error) = look() {
+        locks::user_code();
         tracing::warn!(%error, "whether our signal handlers are installed could not be seen");
     }
     NEXT.store(now.saturating_add(every), Ordering::Relaxed);

@@ -13,6 +13,7 @@ use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::region::canary::Canary;
 use crate::region::lease::Lease;
 use crate::region::pool::Pool;
+use crate::region::refused;
 use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::arenas::Purpose;
@@ -119,7 +120,9 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let seat = Seat::take()?;
-        let made = Self::make_at(seat, settings).inspect_err(|_| seat.give())?;
+        let made = Self::make_at(seat, settings).inspect_err(|_| seat.give());
+        refused::tell();
+        let made = made?;
         // Asked again, now that who wipes can see it: it may have looked before.
         if dying::has_begun() { Err(Error::Dying) } else { Ok(made) }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::enclave::cipher::for_len;
 use crate::error::{Error, Outstanding, TryError};
 use crate::gate::{Deadline, Gate};
+use crate::locks;
 use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, MAX_LABEL, READER, WRITER};
@@ -280,6 +281,7 @@ impl Object {
             let ended = header.gate.is_final();
             let views = machinery.holders(header.id);
             if ended && views.views == 0 {
+                machinery.ledger.settle();
                 return Ok(None);
             }
             if let Some(left) = deadline.left() {
@@ -334,12 +336,16 @@ impl Drop for Object {
         let body = match header.body() {
             Body::Sealed(sealed) => sealed.take(header),
             Body::Paged(paged) => {
+                let at = NonNull::from(paged);
+                let mut in_use = false;
                 if ends && let Err(cause) = paged.take(header) {
+                    locks::user_code();
                     tracing::warn!(secret = header.id, %cause, "a secret was dropped that cannot be wiped yet");
-                    paged.abandon(header);
+                    // SAFETY: this was the last reference.
+                    in_use = unsafe { Paged::abandon(at, header) };
                 }
-                let at = NonNull::from(paged).cast();
-                Some(Retired { secret: header.id, at, size: Paged::SIZE, epoch: 0 })
+                let body = Retired { secret: header.id, at: at.cast(), size: Paged::SIZE, epoch: 0 };
+                (!in_use).then_some(body)
             }
         };
         let kind = header.kind();
