@@ -6,6 +6,7 @@ pub(crate) mod geometry;
 pub(crate) mod lease;
 pub(crate) mod pool;
 pub(crate) mod refused;
+pub(crate) mod revocation;
 pub(crate) mod scratch;
 pub(crate) mod scrub;
 pub(crate) mod slots;

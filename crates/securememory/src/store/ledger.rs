@@ -50,6 +50,8 @@ struct Inner {
     paged: u64,
     /// The newest secret's id.
     last_id: u64,
+    /// The vault is closed: nothing is made any more.
+    closed: bool,
     /// The epoch of the key that seals; zero where there is none.
     epoch: u64,
     /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has
@@ -102,6 +104,7 @@ impl Ledger {
             live: 0,
             paged: 0,
             last_id: 0,
+            closed: false,
             epoch: 0,
             oldest: 1,
             records: [0; LIVE],
@@ -152,6 +155,7 @@ impl Ledger {
     /// An id that no other secret of the vault has.
     pub(crate) fn new_id(&self) -> Result<u64, Error> {
         let mut inner = self.lock()?;
+        inner.check_open()?;
         inner.last_id += 1;
         Ok(inner.last_id)
     }
@@ -394,6 +398,22 @@ impl Ledger {
         Ok(false)
     }
 
+    /// As [`Self::walk`], from a place that the caller keeps.
+    pub(super) fn walk_from(
+        &self,
+        place: &mut Place,
+        mut look: impl FnMut(NonNull<u8>) -> bool,
+    ) -> Result<bool, Error> {
+        let inner = self.lock()?;
+        while let Some((piece, next)) = inner.roll.at(*place) {
+            *place = next;
+            if !look(piece) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The next walk begins at the start.
     pub(super) fn walk_from_start(&self) -> Result<(), Error> {
         self.lock()?.walk = Place::default();
@@ -415,6 +435,12 @@ impl Ledger {
         inner.epoch = 0;
         inner.oldest = oldest;
         inner.records = [0; LIVE];
+        Ok(())
+    }
+
+    /// Nothing is made or sealed from now on.
+    pub(super) fn close(&self) -> Result<(), Error> {
+        self.lock()?.closed = true;
         Ok(())
     }
 
@@ -482,6 +508,7 @@ impl Inner {
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
+        self.check_open()?;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
@@ -529,8 +556,13 @@ impl Inner {
         }
     }
 
+    fn check_open(&self) -> Result<(), Error> {
+        if self.closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
     /// The epoch that a seal may be made under now.
     fn seal_under(&self) -> Result<u64, Error> {
+        self.check_open()?;
         match self.epoch {
             0 => Err(Error::Purged),
             _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),

@@ -5,7 +5,10 @@
 
 mod batch;
 mod buffer;
+mod census;
+mod closing;
 mod cost;
+mod expiry;
 mod header;
 mod ledger;
 mod linger;
