@@ -12,6 +12,7 @@ mod order;
 #[path = "locks/unchecked.rs"]
 mod order;
 
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::sync::TryLockError;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -50,6 +51,24 @@ pub(crate) enum Rank {
 
 /// The longest that any call of the library waits for an internal lock.
 const LONGEST: Duration = Duration::from_secs(1);
+
+thread_local! {
+    // Without a destructor: usable at any time.
+    static HASTY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something in which the thread waits for no lock: what is not free at once is [`Error::LockTimeout`]. For drops.
+pub(crate) fn without_waiting<R>(act: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            let _ = HASTY.try_with(|hasty| hasty.set(self.0));
+        }
+    }
+    // Where it cannot be noted any more, because the thread is ending, waits are bounded all the same.
+    let _before = Before(HASTY.try_with(|hasty| hasty.replace(true)).unwrap_or_default());
+    act()
+}
 
 /// How long a sleeper sleeps before it looks again: a wake can be missed, since the one who unlocks looks
 /// for sleepers without a full fence.
@@ -144,6 +163,9 @@ impl<T> Lock<T> {
 
     #[cold]
     fn lock_slowly(&self, site: order::Site) -> Result<Guard<'_, T>, Error> {
+        if HASTY.try_with(Cell::get).unwrap_or_default() {
+            return Err(Error::LockTimeout(Duration::ZERO));
+        }
         self.wait_for(LONGEST, || self.attempt(site)).ok_or(Error::LockTimeout(LONGEST))
     }
 
@@ -186,6 +208,16 @@ impl<T> Lock<T> {
     pub(crate) fn thaw_in_child(&self) {
         self.sleepers.store(0, Ordering::Relaxed);
         self.thaw();
+    }
+
+    /// Has the lock be somebody else's for a while.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        if frozen {
+            return self.freeze(LONGEST);
+        }
+        self.thaw();
+        true
     }
 
     #[inline]

@@ -204,6 +204,11 @@ impl Pool {
         self.lost.take_all(|pages| inner.lose(pages));
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        self.inner.set_frozen(frozen)
+    }
+
     /// Gives pages that were mapped for themselves back to the system.
     #[allow(unsafe_code)]
     fn release(&self, mut pages: Pages) -> Result<(), Error> {
@@ -328,7 +333,7 @@ impl Pool {
     /// Gives back what is free.
     #[allow(unsafe_code)]
     pub(crate) fn trim(&self) -> Result<(), Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         inner.recover();
         let whole = inner.out == 0;
         let (mut kept, mut freed) = (0, 0);

@@ -82,6 +82,11 @@ impl Scratch {
         })
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        self.grow.set_frozen(frozen)
+    }
+
     /// Adds memory that lies elsewhere as the first slot: the rest of the page that holds the key share.
     pub(crate) fn adopt(&self, base: *mut u8, capacity: usize, locked: bool) {
         let slot = &self.slots[0];

@@ -45,6 +45,8 @@ pub(crate) const WINDOW: u32 = 1;
 pub(crate) const HELD: u32 = 2;
 /// An owned view; the calls that use its bytes at the moment are counted in the lower bits.
 pub(crate) const OWNED: u32 = 1 << 30;
+/// An owned view that has ended, while a revocation was at it: whoever is at it last gives the slot back.
+pub(crate) const LEFT: u32 = 1 << 29;
 /// An owned view that a close has revoked.
 pub(crate) const REVOKED: u32 = 1 << 31;
 /// The slot's memory is being made or given back.
@@ -280,6 +282,11 @@ static TABLES: Lock<Vec<Table>> = Lock::new(Rank::Registry, Vec::new());
 /// The first slots of tables that are to be withdrawn and freed by whoever changes the list next: each leads to another by
 /// its address of memory, of which it has none any more.
 static WITHDRAWN: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+
+#[cfg(feature = "testing")]
+pub(crate) fn set_frozen(frozen: bool) -> bool {
+    TABLES.set_frozen(frozen)
+}
 
 /// Enters a vault's slots. They must be withdrawn before they are freed. `free` is called with those that have been withdrawn
 /// when the list was not to be had.

@@ -111,9 +111,10 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // In a child the memory was wiped, and the slots are not its own.
         if self.machinery.enclave.is_alive() {
-            self.lease.disown();
-            self.lease.wipe_data();
-            self.lease.vacate();
+            if self.lease.disown() {
+                self.lease.wipe_data();
+                self.lease.vacate();
+            }
         }
     }
 }

@@ -145,6 +145,11 @@ impl Ledger {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(super) fn set_frozen(&self, frozen: bool) -> bool {
+        self.inner.set_frozen(frozen)
+    }
+
     #[cfg(test)]
     pub(super) fn allow_seals(&self, most: u64) {
         if let Ok(mut inner) = self.lock() {

@@ -357,6 +357,14 @@ impl Machinery {
         self.enclave.wipe_newest(|| self.scratch.wipe_keys())
     }
 
+    /// Takes the vault's locks on the way of its secrets and keeps them, or gives them back. False: not all were to be had.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        let scratch = self.scratch.set_frozen(frozen);
+        let pool = self.pool.set_frozen(frozen);
+        self.ledger.set_frozen(frozen) && pool && scratch
+    }
+
     /// What is in force on the key and on the first scratch.
     pub(super) fn protections(&self) -> Protections {
         let mut protections = self.enclave.protections();

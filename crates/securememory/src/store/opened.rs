@@ -325,8 +325,9 @@ impl Drop for Owned {
                 return;
             }
             // What went wrong was reported by `with`; nobody is left to tell here.
-            lease.disown();
-            lease.release();
+            if lease.disown() {
+                lease.release();
+            }
             if header.gate.notify() {
                 header.end_left();
             }
