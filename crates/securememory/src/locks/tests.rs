@@ -148,3 +148,13 @@ fn threads_that_want_the_same_lock_have_it_one_after_the_other() {
     });
     assert_eq!(lock.try_lock().map(|value| *value), Some(2 * TURNS));
 }
+
+/// Two locks of which each is taken first: no rank tells of it, as nobody waits, but the second opinion does.
+#[cfg(tracing_mutex)]
+#[test]
+fn the_second_opinion_finds_an_inversion() {
+    let (one, other) = (Lock::new(Rank::Keys, ()), Lock::new(Rank::Keys, ()));
+    drop((one.try_lock(), other.try_lock()));
+    let inverted = catch_unwind(AssertUnwindSafe(|| drop((other.try_lock(), one.try_lock()))));
+    assert!(inverted.is_err(), "an inversion that was not found");
+}
