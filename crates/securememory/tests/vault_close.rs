@@ -369,3 +369,18 @@ fn a_closed_vault_gives_everything_back_though_its_secrets_live() {
         }
     }
 }
+
+#[test]
+fn a_purge_names_the_views_that_keep_their_bytes() {
+    for store in STORES {
+        let vault = builder(store).build().unwrap();
+        let (kept, _idle) = (secret(&vault, "kept"), secret(&vault, "idle"));
+        let owned = kept.owned_view().unwrap();
+        let purged = vault.purge().unwrap();
+        let [view] = &purged.outstanding[..] else { panic!("{purged:?}") };
+        assert_eq!((view.label.as_deref(), view.kind), (Some("kept"), ViewKind::Owned));
+        assert!(owned.with(|bytes| bytes == VALUE).unwrap());
+        drop(owned);
+        assert_eq!(vault.purge().unwrap().outstanding, []);
+    }
+}

@@ -19,6 +19,7 @@ use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 pub use closing::VaultClosed;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
+pub use keys::Purged;
 pub use preflight::{Need, Preflight, Resource, Shortage};
 
 /// An instance of the library: a key of its own, a policy, limits.

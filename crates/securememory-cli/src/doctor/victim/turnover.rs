@@ -23,7 +23,7 @@ pub fn refresh(held: &Held) -> Result<(), Trouble> {
 pub fn purge(held: &mut Held) -> Result<(), Trouble> {
     match held {
         Held::Plain(bytes) => *bytes = Vec::new(),
-        Held::Kept(kept) => kept.vault.purge()?,
+        Held::Kept(kept) => drop(kept.vault.purge()?),
     }
     Ok(())
 }
