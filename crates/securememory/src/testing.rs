@@ -1,9 +1,16 @@
-//! For tests of this library and of programs that use it: faults on demand. Feature `testing`.
+//! For tests of this library and of programs that use it. Feature `testing`, never for production.
+//!
+//! - [`TestGuard`]: what a test makes is its own, and nothing of it may be left at its end.
+//! - [`inject`]: system calls that fail on demand.
+
+mod guard;
 
 use crate::Vault;
 use crate::enclave::hold::broken;
 
 pub use crate::os::inject;
+pub use crate::registry::guards::Left;
+pub use guard::{GuardHandle, TestGuard, UnderGuard, expect_leak};
 
 /// Destroys a vault's split key in memory while the vault is in use, in the order in which a process that ends has to do
 /// it. Says whether the vault has such a key.

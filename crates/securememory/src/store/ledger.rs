@@ -283,6 +283,18 @@ impl Ledger {
         Ok(false)
     }
 
+    /// Calls `look` with each of the headers' pieces, free ones included; the walk stays where it is.
+    #[cfg(feature = "testing")]
+    pub(super) fn look_at_all(&self, mut look: impl FnMut(NonNull<u8>)) -> Result<(), Error> {
+        let inner = self.inner.lock()?;
+        let mut place = Place::default();
+        while let Some((piece, next)) = inner.roll.at(place) {
+            look(piece);
+            place = next;
+        }
+        Ok(())
+    }
+
     /// The next walk begins at the start.
     pub(super) fn walk_from_start(&self) -> Result<(), Error> {
         self.inner.lock()?.walk = Place::default();

@@ -8,6 +8,8 @@ mod buffer;
 mod cost;
 mod header;
 mod ledger;
+#[cfg(feature = "testing")]
+mod left;
 mod linger;
 pub(crate) mod machinery;
 mod object;

@@ -14,6 +14,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::fault::FaultPolicy;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
@@ -55,6 +57,10 @@ impl Vault {
     ///
     /// As [`VaultBuilder::build`]; the next call tries again.
     pub fn global() -> Result<Self> {
+        #[cfg(feature = "testing")]
+        if let Some(watch) = guards::current() {
+            return Self::default_under(&watch);
+        }
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
             return Ok(Self::of(machinery));
         }
@@ -96,6 +102,17 @@ impl Vault {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.0.enclave.is_alive()
+    }
+
+    /// The default vault of threads under a test guard.
+    #[cfg(feature = "testing")]
+    fn default_under(watch: &guards::Watch) -> Result<Self> {
+        let known = |vault: Arc<guards::Anything>| vault.downcast::<Machinery>().ok().map(Self);
+        if let Some(vault) = watch.default_vault().and_then(known) {
+            return Ok(vault);
+        }
+        let made = Self::builder().build()?;
+        Ok(known(watch.offer_default(made.0.clone())).unwrap_or(made))
     }
 
     pub(crate) fn machinery(&self) -> &Machinery {
