@@ -75,7 +75,12 @@ impl TestGuard {
     /// From now on.
     #[track_caller]
     pub fn new() -> Self {
-        let watch = Watch::new(Location::caller());
+        Self::at(Location::caller())
+    }
+
+    /// One that was made at this place.
+    pub(super) fn at(place: &'static Location<'static>) -> Self {
+        let watch = Watch::new(place);
         watch.enter();
         Self { watch, plans: inject::set_so_far(), one_thread: PhantomData }
     }
