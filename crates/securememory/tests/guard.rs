@@ -77,6 +77,7 @@ fn threads_are_put_under_a_guard() {
 
 #[test]
 fn a_test_that_leaves_nothing_is_not_blamed() {
+    let _guard = TestGuard::new();
     let said = said(|_| {
         let vault = Vault::builder().store(Store::Paged).build().unwrap();
         let secret = vault.secret().random(100).unwrap();
@@ -89,6 +90,7 @@ fn a_test_that_leaves_nothing_is_not_blamed() {
 
 #[test]
 fn what_lives_on_is_named() {
+    let _guard = TestGuard::new();
     let mut kept = Vec::new();
     let text = said(|_| {
         let vault = Vault::builder().build().unwrap();
@@ -109,6 +111,7 @@ fn what_lives_on_is_named() {
 
 #[test]
 fn what_is_forgotten_is_named_though_its_vault_has_ended() {
+    let _guard = TestGuard::new();
     for (store, words) in [(Store::Sealed, "view of secret 1"), (Store::Paged, "view of secret 1")] {
         let text = said(|_| {
             let vault = Vault::builder().store(store).build().unwrap();
@@ -124,6 +127,7 @@ fn what_is_forgotten_is_named_though_its_vault_has_ended() {
 
 #[test]
 fn a_leak_on_purpose_has_to_be_exactly_as_expected() {
+    let _guard = TestGuard::new();
     let leak = || {
         let secret = Secret::random(8).unwrap();
         std::mem::forget(secret.view().unwrap());
@@ -151,6 +155,7 @@ fn a_leak_on_purpose_has_to_be_exactly_as_expected() {
 
 #[test]
 fn plans_and_threads_that_are_left_are_named() {
+    let _guard = TestGuard::new();
     let mut plans = Vec::new();
     let earlier = inject::fail(Call::Mlock, Plan::Nth { n: 1_000_000, errno: libc::EPERM });
     let text = said(|_| {
@@ -178,6 +183,7 @@ fn plans_and_threads_that_are_left_are_named() {
 
 #[test]
 fn it_waits_for_what_other_threads_are_about_to_end() {
+    let _guard = TestGuard::new();
     let mut thread = None;
     let text = said(|_| {
         let secret = Secret::random(8).unwrap();

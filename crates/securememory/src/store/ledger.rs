@@ -283,16 +283,20 @@ impl Ledger {
         Ok(false)
     }
 
-    /// Calls `look` with each of the headers' pieces, free ones included; the walk stays where it is.
-    #[cfg(feature = "testing")]
-    pub(super) fn look_at_all(&self, mut look: impl FnMut(NonNull<u8>)) -> Result<(), Error> {
+    /// As [`Self::walk`], from a place that the caller keeps.
+    pub(super) fn walk_from(
+        &self,
+        place: &mut Place,
+        mut look: impl FnMut(NonNull<u8>) -> bool,
+    ) -> Result<bool, Error> {
         let inner = self.inner.lock()?;
-        let mut place = Place::default();
-        while let Some((piece, next)) = inner.roll.at(place) {
-            look(piece);
-            place = next;
+        while let Some((piece, next)) = inner.roll.at(*place) {
+            *place = next;
+            if !look(piece) {
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The next walk begins at the start.

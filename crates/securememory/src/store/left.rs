@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::os;
 use crate::registry::arenas::{self, Purpose, UNUSED};
 use crate::registry::guards::{Finding, Left};
-use crate::registry::{BUSY, FREE, NOBODY, OWNED, REVOKED, Slot, Thread, UNNAMED, WRITER};
+use crate::registry::{BUSY, CHUNK, FREE, NOBODY, OWNED, REVOKED, Slot, Thread, UNNAMED, WRITER};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
 
@@ -57,12 +57,12 @@ impl Machinery {
     }
 
     /// References to its secrets.
-    #[allow(unsafe_code)]
     fn secrets(&self) -> Vec<Object> {
         let mut secrets = Vec::new();
-        let _ = self.ledger.look_at_all(|piece| {
-            // SAFETY: called under the ledger's lock, with a piece of the roll.
-            secrets.extend(unsafe { Object::upgrade(piece) });
+        // Without the account they go unnamed; their handles are told of all the same.
+        let _ = self.each_secret(|secret| {
+            secrets.extend(secret.try_clone());
+            true
         });
         secrets
     }
@@ -103,6 +103,7 @@ fn describe(slot: &Slot, now: u64) -> Option<Finding> {
     }
     let kind = match slot.role.load(Ordering::Relaxed) {
         _ if state & REVOKED != 0 => "revoked owned view",
+        CHUNK => "chunk",
         _ if state & OWNED != 0 => "owned view",
         WRITER => "writing view",
         _ => "view",

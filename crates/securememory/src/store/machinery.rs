@@ -24,6 +24,7 @@ use crate::registry::{HELD, Slot, Thread, dying, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
+use crate::store::expiry::Due;
 use crate::store::ledger::{Kind, Ledger};
 use crate::store::linger::Lingering;
 use crate::store::turnover::Turnover;
@@ -97,6 +98,7 @@ pub(crate) struct Machinery {
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
+    pub(super) due: Due,
     /// Its place in the registry.
     seat: Seat,
     /// The test guard that it was made under.
@@ -175,6 +177,7 @@ impl Machinery {
             pool: Pool::new(Purpose::Pages, seat),
             ledger,
             turnover: Turnover::new(),
+            due: Due::new(),
             key_bytes,
             lingering: Lingering::new(),
             tickets: tickets.keep(),

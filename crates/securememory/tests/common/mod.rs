@@ -20,7 +20,8 @@ use std::os::unix::fs::FileExt;
 use securememory::Call;
 use securememory::testing::inject::{self, Injection, Plan};
 
-pub use securememory::testing::{Ending, Footprint, own_process as case, skip};
+#[allow(unused_imports, reason = "each test binary uses some")]
+pub use securememory::testing::{Ending, Footprint, OwnProcess as Case, own_process as case, skip};
 
 /// What a limit of getrlimit(2) is named by.
 pub type Resource = libc::__rlimit_resource_t;
