@@ -4,7 +4,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use securememory::testing::TestGuard;
+use securememory::testing::{Left, TestGuard, expect_leak};
 use securememory::{Closed, Error, OnClose, Policy, Secret, Store, Vault, WithError};
 
 const STORES: [Store; 2] = [Store::Sealed, Store::Paged];
@@ -227,6 +227,7 @@ fn a_panic_in_a_closure_leaves_the_secret_usable() {
 #[test]
 fn a_forgotten_view_does_not_keep_a_secret_alive() {
     let _guard = TestGuard::new();
+    expect_leak("views are forgotten", Left::View, STORES.len());
     for store in STORES {
         let vault = Vault::builder().store(store).build().unwrap();
         let secret = vault.secret().random(32).unwrap();

@@ -4,7 +4,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use securememory::testing::TestGuard;
+use securememory::testing::{Left, TestGuard, expect_leak};
 use securememory::{
     Closed, Error, OnClose, Outstanding, OwnedView, Policy, Secret, Store, Vault, ViewKind, WithError,
 };
@@ -140,6 +140,7 @@ fn a_writer_waits_as_long_as_it_says_and_names_who_is_in_the_way() {
 #[test]
 fn open_views_are_listed_with_kind_thread_and_age() {
     let _guard = TestGuard::new();
+    expect_leak("views are forgotten", Left::View, STORES.len());
     for store in STORES {
         let secret = secret(store, Policy::new());
         let vault = secret.vault();

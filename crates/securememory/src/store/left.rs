@@ -67,7 +67,7 @@ impl Machinery {
         secrets
     }
 
-    /// Pages that no secret has any more, and that were not wiped.
+    /// Pages that no secret has any more, that were not wiped, and that the pool does not know of.
     #[allow(unsafe_code)]
     fn pages_left(&mut self) -> Vec<Finding> {
         let mut found = Vec::new();
@@ -82,7 +82,8 @@ impl Machinery {
                 // SAFETY: as many regions as the arena has slots. They live until the pages are unmapped, which nobody
                 // does meanwhile: we have the machinery for ourselves.
                 let region = unsafe { &*regions.add(index) };
-                if region.state.load(Ordering::Acquire) != UNUSED {
+                let waits = || self.pool.will_wipe(region.data.load(Ordering::Relaxed));
+                if region.state.load(Ordering::Acquire) != UNUSED && !waits() {
                     let secret = region.secret.load(Ordering::Relaxed);
                     found.push(self.of((Left::Pages, format!("pages last of secret {secret}"))));
                 }

@@ -55,6 +55,7 @@ pub struct TestGuard {
     watch: Arc<Watch>,
     /// Plans of the fault injector that were set before.
     plans: u64,
+    patience: Duration,
     /// Its end judges the thread of its beginning.
     one_thread: PhantomData<*const ()>,
 }
@@ -82,7 +83,13 @@ impl TestGuard {
     pub(super) fn at(place: &'static Location<'static>) -> Self {
         let watch = Watch::new(place);
         watch.enter();
-        Self { watch, plans: inject::set_so_far(), one_thread: PhantomData }
+        Self { watch, plans: inject::set_so_far(), patience: PATIENCE, one_thread: PhantomData }
+    }
+
+    /// Waits so long for what other threads are about to end: two seconds, if nothing else is said.
+    pub fn patience(mut self, wait: Duration) -> Self {
+        self.patience = wait;
+        self
     }
 
     /// For threads that the test starts.
@@ -134,7 +141,7 @@ impl TestGuard {
             {
                 return Ok(());
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > self.patience {
                 return Err(message(self.watch.place(), &found, &expected));
             }
             std::thread::sleep(Duration::from_millis(1));
