@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::os::unix::fs::FileExt;
 
-use securememory::Call;
 use securememory::testing::inject::{self, Injection, Plan};
+use securememory::{Call, Error, Hold, Level, Store, Vault, VaultBuilder};
 
 #[allow(unused_imports, reason = "each test binary uses some")]
 pub use securememory::testing::{Ending, Footprint, OwnProcess as Case, own_process as case, skip};
@@ -286,3 +286,44 @@ pub fn in_child(f: impl FnOnce() -> bool) -> i32 {
         status
     }
 }
+
+/// Builders of vaults of every kind that this host has: both stores, and of the sealed one every hold of the key.
+pub fn every_kind() -> Vec<(&'static str, VaultBuilder)> {
+    let sealed = |hold| Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require);
+    let all = [
+        ("sealed, pkey", sealed(Hold::Pkey)),
+        ("sealed, split", sealed(Hold::Split)),
+        ("sealed, secretmem", sealed(Hold::Secretmem)),
+        ("sealed, guarded", sealed(Hold::Guarded)),
+        ("paged", Vault::builder().store(Store::Paged)),
+    ];
+    let here = all.into_iter().filter(|(name, builder)| match builder.clone().build() {
+        Ok(_) => true,
+        Err(Error::HoldRefused(cause)) if ["sealed, pkey", "sealed, secretmem"].contains(name) => {
+            eprintln!("skipped: {name} is not to be had here: {cause}");
+            false
+        }
+        Err(error) => panic!("{name}: {error}"),
+    });
+    here.collect()
+}
+
+/// Runs `body` in a thread that a panic of the body's ends, without a word of it on standard error.
+pub fn killed_by_a_panic(body: impl FnOnce() + Send + 'static) {
+    const NAME: &str = "to be killed";
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |told| {
+            if std::thread::current().name() != Some(NAME) {
+                loud(told);
+            }
+        }));
+    });
+    let thread = std::thread::Builder::new().name(NAME.to_owned()).spawn(body).expect("a thread");
+    let panic = thread.join().expect_err("it was to panic");
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&KILLED), "another panic than it was to be");
+}
+
+/// What a thread that is to be killed says last.
+pub const KILLED: &str = "killed in the middle";
