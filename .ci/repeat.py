@@ -8,8 +8,10 @@ before. No round begins after MINUTES (90). The seed is printed; SECUREMEMORY_RE
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 PACKAGE = "securememory"
@@ -46,7 +48,13 @@ def groups(tests):
 
 
 begin = time.monotonic()
-all_tests = [(binary, directory, names(binary, directory)) for binary, directory in binaries()]
+# A copy, so that a build meanwhile does not change what is run.
+place = tempfile.TemporaryDirectory(prefix="securememory-repeat.")
+os.chmod(place.name, 0o755)
+all_tests = []
+for binary, directory in binaries():
+    copy = shutil.copy2(binary, place.name)
+    all_tests.append((copy, directory, names(copy, directory)))
 total = sum(len(tests) for _, _, tests in all_tests)
 print(f"{total} tests in {len(all_tests)} binaries, built in {time.monotonic() - begin:.0f} s", flush=True)
 begin = time.monotonic()

@@ -51,7 +51,8 @@ impl Vault {
     }
 
     /// The default vault of the process, made on first use. In a forked child it is another one than in the
-    /// parent.
+    /// parent. It is never dropped: its secrets are wiped when they are dropped or closed; for what is there still when the
+    /// process ends, see [`Secret`](crate::Secret#in-statics).
     ///
     /// # Errors
     ///
