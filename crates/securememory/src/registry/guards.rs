@@ -20,7 +20,7 @@ use crate::registry::vaults::Seat;
 pub enum Left {
     /// A handle of a vault that is not closed (a [`Vault`](crate::Vault), a stream) outlives the guard.
     Vault,
-    /// A [`Secret`](crate::Secret) outlives the guard.
+    /// A [`Secret`](crate::Secret) of a vault that is not closed outlives the guard.
     Secret,
     /// A view that was never dropped.
     View,

@@ -41,6 +41,8 @@ struct Inner {
     paged: u64,
     /// The newest secret's id.
     last_id: u64,
+    /// The vault is closed: nothing is made any more.
+    closed: bool,
     /// The epoch of the key that seals; zero where there is none.
     epoch: u64,
     /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has
@@ -93,6 +95,7 @@ impl Ledger {
             live: 0,
             paged: 0,
             last_id: 0,
+            closed: false,
             epoch: 0,
             oldest: 1,
             records: [0; LIVE],
@@ -113,6 +116,7 @@ impl Ledger {
     /// An id that no other secret of the vault has.
     pub(crate) fn new_id(&self) -> Result<u64, Error> {
         let mut inner = self.inner.lock()?;
+        inner.check_open()?;
         inner.last_id += 1;
         Ok(inner.last_id)
     }
@@ -323,6 +327,12 @@ impl Ledger {
         Ok(())
     }
 
+    /// Nothing is made or sealed from now on.
+    pub(super) fn close(&self) -> Result<(), Error> {
+        self.inner.lock()?.closed = true;
+        Ok(())
+    }
+
     /// Records of an epoch, those in limbo and in the making included.
     pub(super) fn records_of(&self, epoch: u64) -> Result<u64, Error> {
         let inner = self.inner.lock()?;
@@ -387,6 +397,7 @@ impl Inner {
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
+        self.check_open()?;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
@@ -416,8 +427,13 @@ impl Inner {
         self.paged -= u64::from(kind == Kind::Paged);
     }
 
+    fn check_open(&self) -> Result<(), Error> {
+        if self.closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
     /// The epoch that a seal may be made under now.
     fn seal_under(&self) -> Result<u64, Error> {
+        self.check_open()?;
         match self.epoch {
             0 => Err(Error::Purged),
             _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),

@@ -18,6 +18,10 @@ impl Machinery {
         if !self.enclave.is_alive() {
             return Vec::new();
         }
+        // There are no bytes any more, but for views.
+        if self.is_closed() {
+            return self.in_use();
+        }
         let secrets = self.secrets();
         let mut found: Vec<_> = secrets
             .iter()
@@ -45,8 +49,10 @@ impl Machinery {
     /// Views, and what lingers.
     fn in_use(&self) -> Vec<Finding> {
         let now = os::coarse_now();
-        let mut found: Vec<_> =
-            self.slots().filter_map(|slot| describe(slot, now)).map(|view| self.of(view)).collect();
+        let taken = self.slots().filter_map(|slot| describe(slot, now));
+        // A close takes all free ones for itself.
+        let taken = taken.filter(|&(what, _)| what != Left::Slot || !self.is_closed());
+        let mut found: Vec<_> = taken.map(|view| self.of(view)).collect();
         let lingering = self.lingering.count();
         found.extend((0..lingering).map(|_| self.of((Left::Lingering, "pages of a secret".to_owned()))));
         found

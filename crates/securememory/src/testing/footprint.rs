@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
 
 use crate::os::signals::{self, Action, MAX_SIGNAL};
 
@@ -24,6 +25,9 @@ pub struct Footprint {
     threads: usize,
     signals: Vec<Option<Action>>,
 }
+
+/// For how long threads that have ended are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Footprint {
     /// As it is now.
@@ -69,6 +73,11 @@ impl Footprint {
     /// Where there is; the message names it, and says when.
     #[track_caller]
     pub fn assert_same(&self, when: impl Display) {
+        // The kernel lists a thread for a moment when it has been joined already.
+        let started = Instant::now();
+        while threads() != self.threads && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.assert_same_memory(&when);
         let now = Self::now();
         assert_eq!(now.threads, self.threads, "threads {when}");
