@@ -13,7 +13,7 @@ use common::case;
 use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{Coordinator, Options, Signal};
 use securememory::testing::inject::{Plan, fail};
-use securememory::testing::{freeze_process, freeze_vault};
+use securememory::testing::{TestGuard, freeze_process, freeze_vault};
 use securememory::{Call, Closed, OnClose, Policy, Secret, Store, Vault, VaultBuilder};
 
 /// A wait for a lock lasts a second. A drop that does none must be over long before, also on a busy machine.
@@ -84,27 +84,32 @@ fn secrets_are_dropped(store: Store, len: usize) {
 
 #[test]
 fn sealed_secrets_are_dropped_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     secrets_are_dropped(Store::Sealed, 200);
 }
 
 #[test]
 fn large_sealed_secrets_are_dropped_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     secrets_are_dropped(Store::Sealed, 5000);
 }
 
 #[test]
 fn paged_secrets_are_dropped_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     secrets_are_dropped(Store::Paged, 200);
 }
 
 #[test]
 fn paged_secrets_of_many_pages_are_dropped_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     secrets_are_dropped(Store::Paged, 9000);
 }
 
 /// The account must be right to the last record, or the old key could never go.
 #[test]
 fn a_key_can_go_when_its_secrets_were_dropped_while_others_had_the_locks() {
+    let _guard = TestGuard::new();
     let vault = vault(Store::Sealed);
     let secrets = make(&vault, 100, 50);
     assert!(freeze_vault(&vault, true));
@@ -116,6 +121,7 @@ fn a_key_can_go_when_its_secrets_were_dropped_while_others_had_the_locks() {
 
 #[test]
 fn views_that_are_the_last_of_their_secrets_are_dropped_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     for store in [Store::Sealed, Store::Paged] {
         let vault = vault(store);
         let secrets = make(&vault, 100, 3);
@@ -135,7 +141,9 @@ fn views_that_are_the_last_of_their_secrets_are_dropped_while_others_have_the_lo
         at_once("the drop of an owned view", || drop(owned));
         at_once("the drop of a change", || drop(change));
         if let (Some(bytes), Some(now)) = (bytes, look(place.address, place.len)) {
-            assert!(!now.windows(16).any(|now| bytes.windows(16).any(|before| before == now && now != [0; 16])));
+            assert!(
+                !now.windows(16).any(|now| bytes.windows(16).any(|before| before == now && now != [0; 16]))
+            );
         }
         assert!(freeze_vault(&vault, false));
         // Closed by its last view, and counted so, though the handle is there.
@@ -149,6 +157,7 @@ fn views_that_are_the_last_of_their_secrets_are_dropped_while_others_have_the_lo
 /// An old record that a reader kept from being freed is wiped when the secret ends.
 #[test]
 fn old_records_go_with_a_secret_that_ends_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     let vault = vault(Store::Sealed);
     let secret = vault.secret().from_bytes(&mut [1; 100]).unwrap();
     let old = secret.status().at_rest.unwrap();
@@ -182,6 +191,7 @@ fn old_records_go_with_a_secret_that_ends_while_others_have_the_locks() {
 /// A close is no drop: it waits for the lock, and nothing is left to others when it is through.
 #[test]
 fn threads_that_drop_while_others_have_the_lock_now_and_then_lose_nothing() {
+    let _guard = TestGuard::new();
     for store in [Store::Sealed, Store::Paged] {
         let vault = vault(store);
         let stop = AtomicBool::new(false);
@@ -241,6 +251,7 @@ fn vaults_are_dropped_while_others_have_the_locks_of_the_process() {
 
 #[test]
 fn the_last_handle_of_a_vault_is_dropped_while_others_have_the_locks() {
+    let _guard = TestGuard::new();
     for store in [Store::Sealed, Store::Paged] {
         let vault = builder(store).close_on_drop().build().unwrap();
         let [secret, other] = [(); 2].map(|()| vault.secret().from_bytes(&mut [7; 32]).unwrap());
@@ -262,6 +273,7 @@ fn the_last_handle_of_a_vault_is_dropped_while_others_have_the_locks() {
 /// A revoked view is wiped, and a secret that lingers is closed, by others at the same moment.
 #[test]
 fn owned_views_end_while_they_are_revoked() {
+    let _guard = TestGuard::new();
     let vault = builder(Store::Sealed).policy(Policy::new().on_close(OnClose::Revoke)).build().unwrap();
     for _ in 0..500 {
         let secret = vault.secret().from_bytes(&mut [7; 3000]).unwrap();

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::locks::{self, Guard, Lock, Rank};
 use crate::os;
 use crate::os::signals::{self, Action};
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::shutdown::dying;
 
 /// What ends a process by what one of its threads does.
@@ -98,6 +100,8 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     if matches!(policy, FaultPolicy::Recover) {
         return Err(Error::Unsupported("a policy of recovery for all vaults"));
     }
+    #[cfg(feature = "testing")]
+    guards::installing();
     let changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
         return Err(Error::AlreadyInstalled);
@@ -132,6 +136,12 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
         tracing::warn!(%error, "nobody puts our handler back when it has made place for another");
     }
     Ok(FaultGuard(()))
+}
+
+/// Is fault handling installed?
+#[cfg(feature = "testing")]
+pub(crate) fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Acquire) != 0
 }
 
 extern "C" fn at_exit() {

@@ -297,6 +297,13 @@ impl Pool {
         }
     }
 
+    /// Does the address lie in pages that wait to be wiped?
+    #[cfg(feature = "testing")]
+    pub(crate) fn will_wipe(&self, address: usize) -> bool {
+        let contains = |pages: &Pages| address.wrapping_sub(pages.base.addr().get()) < pages.capacity;
+        self.lock().is_ok_and(|inner| inner.lost.iter().any(contains))
+    }
+
     /// What [`Self::take`] would take from the system, for so many secrets of `len` bytes beyond what is
     /// free.
     pub(crate) fn cost(&self, count: u64, len: usize, levels: Levels) -> Result<PagesCost, Error> {

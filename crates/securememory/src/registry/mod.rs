@@ -9,6 +9,8 @@ pub(crate) mod arenas;
 pub(crate) mod deliveries;
 pub(crate) mod dying;
 pub(crate) mod files;
+#[cfg(feature = "testing")]
+pub(crate) mod guards;
 pub(crate) mod handlers;
 pub(crate) mod lost;
 mod table;

@@ -1,5 +1,6 @@
 //! What the secrets of one vault share, and keep alive by counted references.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::arenas::Purpose;
 use crate::registry::dying::why_gone;
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::registry::vaults::Seat;
 use crate::registry::{HELD, Slot, Thread, dying, lost};
 use crate::shutdown::fork;
@@ -104,6 +107,9 @@ pub(crate) struct Machinery {
     pub(crate) handles: Handles,
     /// Its place in the registry.
     seat: Seat,
+    /// The test guard that it was made under.
+    #[cfg(feature = "testing")]
+    watch: Option<Arc<guards::Watch>>,
 }
 
 /// How many handles there are of a vault. Secrets are none.
@@ -124,6 +130,10 @@ impl Handles {
         self.0.load(Ordering::Acquire) == 0
     }
 }
+
+// A panic in a closure of the user's leaves nothing of ours half-done.
+impl UnwindSafe for Machinery {}
+impl RefUnwindSafe for Machinery {}
 
 impl std::fmt::Debug for Machinery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -151,9 +161,15 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let seat = Seat::take()?;
-        let made = Self::make_at(seat, settings).inspect_err(|_| seat.give());
+        let made = Self::make_at(seat, settings).inspect_err(|_| {
+            #[cfg(feature = "testing")]
+            watch_failure(seat);
+            seat.give();
+        });
         refused::tell();
         let made = made?;
+        #[cfg(feature = "testing")]
+        made.watch();
         // Asked again, now that who wipes can see it: it may have looked before.
         if dying::has_begun() { Err(Error::Dying) } else { Ok(made) }
     }
@@ -205,6 +221,8 @@ impl Machinery {
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
             seat,
+            #[cfg(feature = "testing")]
+            watch: guards::current(),
         }))
     }
 
@@ -365,6 +383,21 @@ impl Machinery {
         self.ledger.set_frozen(frozen) && pool && scratch
     }
 
+    /// Its place in the registry.
+    #[cfg(feature = "testing")]
+    pub(super) fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    /// Makes it known to the test guard that it was made under.
+    #[cfg(feature = "testing")]
+    fn watch(self: &Arc<Self>) {
+        if let Some(watch) = &self.watch {
+            let known: Arc<guards::Anything> = Arc::<Self>::clone(self);
+            watch.made(Arc::downgrade(&known));
+        }
+    }
+
     /// What is in force on the key and on the first scratch.
     pub(super) fn protections(&self) -> Protections {
         let mut protections = self.enclave.protections();
@@ -373,6 +406,14 @@ impl Machinery {
             protections.lock.evidence = Evidence::None;
         }
         protections
+    }
+}
+
+/// Tells the test guard what an attempt to make a vault has left.
+#[cfg(feature = "testing")]
+fn watch_failure(seat: Seat) {
+    if let Some(watch) = guards::current() {
+        watch.note(guards::remains_of(seat, seat.entry().id.load(Ordering::Relaxed)));
     }
 }
 
@@ -410,6 +451,8 @@ impl Drop for Machinery {
         if !self.enclave.is_alive() {
             return;
         }
+        #[cfg(feature = "testing")]
+        let mut remains = if self.watch.is_some() { self.remains() } else { Vec::new() };
         let _shield = masks::shield();
         // The keys and their shares first; then what is only worth something with them; then descriptors, and last the page
         // that scratch may lie in.
@@ -423,6 +466,11 @@ impl Drop for Machinery {
             slots::free(self.tickets);
         }
         self.enclave.end();
+        #[cfg(feature = "testing")]
+        if let Some(watch) = &self.watch {
+            remains.extend(guards::remains_of(self.seat, self.id));
+            watch.note(remains);
+        }
         self.seat.give();
     }
 }

@@ -16,10 +16,13 @@ use crate::error::Result;
 use crate::fault::FaultPolicy;
 use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 pub use closing::VaultClosed;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
+pub use keys::Purged;
 pub use preflight::{Need, Preflight, Resource, Shortage};
 
 /// An instance of the library: a key of its own, a policy, limits.
@@ -52,7 +55,8 @@ impl Vault {
     }
 
     /// The default vault of the process, made on first use. In a forked child it is another one than in the
-    /// parent.
+    /// parent. It is never dropped: its secrets are wiped when they are dropped or closed; for what is there still when the
+    /// process ends, see [`Secret`](crate::Secret#in-statics).
     ///
     /// # Errors
     ///
@@ -62,6 +66,10 @@ impl Vault {
     }
 
     pub(crate) fn global_machinery() -> Result<Arc<Machinery>> {
+        #[cfg(feature = "testing")]
+        if let Some(watch) = guards::current() {
+            return Self::default_under(&watch);
+        }
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
             return Ok(Arc::clone(machinery));
         }
@@ -110,6 +118,20 @@ impl Vault {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.0.enclave.is_alive()
+    }
+
+    /// The default vault of threads under a test guard.
+    #[cfg(feature = "testing")]
+    fn default_under(watch: &guards::Watch) -> Result<Arc<Machinery>> {
+        let known = |vault: Arc<guards::Anything>| vault.downcast::<Machinery>().ok();
+        if let Some(vault) = watch.default_vault().and_then(known) {
+            return Ok(vault);
+        }
+        let made = Machinery::make(Settings::default())?;
+        // The guard's own, as of the process's.
+        made.handles.take();
+        let offered: Arc<guards::Anything> = Arc::<Machinery>::clone(&made);
+        Ok(known(watch.offer_default(offered)).unwrap_or(made))
     }
 
     pub(crate) fn machinery(&self) -> &Machinery {

@@ -162,7 +162,7 @@ impl Split {
         let written = unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) }.and_then(|()| {
             let number = file.raw_fd().unsigned_abs();
             // The table of what a dying process empties cannot grow for want of memory only.
-            files::enter(number, file.identity(), os::process_id())
+            files::enter(number, file.identity(), os::process_id(), staging.vault().number())
                 .map_err(|_| CallError::new(Call::Mmap, libc::ENOMEM))
         });
         match written {
@@ -491,9 +491,12 @@ impl Split {
     }
 
     /// Destroys the key in memory: the check halves of all shares B, then what `between` destroys, then the key
-    /// halves. No system call.
+    /// halves. No system call but getpid(2); nothing in a child, also one that shares our memory.
     #[allow(unsafe_code)]
     pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) {
+        if !self.is_owner(anchor) {
+            return;
+        }
         // All places, also those of replicas that are just being renewed, see `renew`.
         let wipe_checks = || {
             for place in self.places() {
