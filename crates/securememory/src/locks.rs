@@ -29,24 +29,34 @@ use crate::os;
 
 pub(crate) use order::user_code;
 
-/// The order in which locks may be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
+/// The locks that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rank {
     /// Changing a vault's keys.
-    Keys = 0,
+    Keys,
     /// Growing a vault's scratch.
-    Scratch = 1,
+    Scratch,
     /// A vault's pool of pages.
-    Pages = 2,
+    Pages,
     /// A vault's account of its secrets and their ciphertext.
-    Ledger = 3,
+    Ledger,
     /// The process's table of vaults.
-    Registry = 4,
+    Registry,
     /// Installing and uninstalling the coordinator of signals.
-    Coordinator = 5,
+    Coordinator,
     /// Changing which signals are ours.
-    Signals = 6,
+    Signals,
+}
+
+impl Rank {
+    /// The order in which locks may be taken; of each level a thread has one at most.
+    #[cfg(debug_assertions)]
+    const fn level(self) -> u8 {
+        match self {
+            Self::Keys | Self::Coordinator => 1,
+            Self::Scratch | Self::Pages | Self::Ledger | Self::Registry | Self::Signals => 2,
+        }
+    }
 }
 
 /// The longest that any call of the library waits for an internal lock.
@@ -85,6 +95,7 @@ const FROZEN: u32 = 2;
 /// standard lock inside, by which the value is got at without unsafe code: so that is free whenever it is tried, also in a
 /// child that was forked while the word was frozen.
 pub(crate) struct Lock<T> {
+    #[cfg_attr(not(debug_assertions), allow(dead_code, reason = "only checks ask for it"))]
     rank: Rank,
     word: AtomicU32,
     sleepers: AtomicU32,
@@ -150,7 +161,10 @@ impl<T> Lock<T> {
             // Nothing under our locks is left half-done by a panic: no code that can panic runs there.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Nobody else touches it.
-            Err(TryLockError::WouldBlock) => return None,
+            Err(TryLockError::WouldBlock) => {
+                self.word.store(FREE, Ordering::Release);
+                return None;
+            }
         };
         order::taken(self.address(), self.rank, site);
         Some(Guard { lock: self, value: Some(value) })

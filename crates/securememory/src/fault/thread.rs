@@ -5,8 +5,7 @@
 //! signal is delivered to it but those that it sends to itself, to send a delivery on. A forked child has no such thread,
 //! until something in it needs one.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::chain::{self, ASIDE, ENDING, PASSING, Station, WORK};
@@ -26,8 +25,18 @@ const STARTING: u32 = 1 << 31;
 /// Its id.
 static ID: AtomicU32 = AtomicU32::new(0);
 
-/// What else there is to do; it says how soon it wants to be asked again without being woken.
-static ON_WORK: OnceLock<fn() -> Option<Duration>> = OnceLock::new();
+/// What else there is to do, a [`Work`]; null: nothing. (No `OnceLock`, in which a thread may have to wait for another.)
+static ON_WORK: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// It says how soon it wants to be asked again without being woken.
+type Work = fn() -> Option<Duration>;
+
+#[allow(unsafe_code)]
+fn other_work() -> Option<Work> {
+    let work = ON_WORK.load(Ordering::Acquire);
+    // SAFETY: put there by `on_work`, unless it is null.
+    (!work.is_null()).then(|| unsafe { std::mem::transmute::<*mut (), Work>(work) })
+}
 
 /// Signals whose handler has been put back and whom that was not told, as bits.
 pub(crate) static BACK: AtomicU64 = AtomicU64::new(0);
@@ -59,8 +68,8 @@ pub(crate) fn wake() {
 }
 
 /// Has the thread do something else, each time that it is woken.
-pub(crate) fn on_work(work: fn() -> Option<Duration>) {
-    let _ = ON_WORK.set(work);
+pub(crate) fn on_work(work: Work) {
+    ON_WORK.store(work as *mut (), Ordering::Release);
 }
 
 /// Sees to it that there is a thread.
@@ -121,7 +130,7 @@ fn run(process: u32) {
         // Before it looks: what comes while it looks keeps it from going to sleep.
         let seen = WORK.load(Ordering::Acquire);
         let refused = !come_back(&mut place);
-        let again = ON_WORK.get().and_then(|&work| with_faults(work));
+        let again = other_work().and_then(with_faults);
         // Somebody's handler has forked: this is the child, whose only thread this is, and it has come to its end.
         if os::process_id() != process {
             return;

@@ -46,7 +46,7 @@ pub(super) fn here() -> Site {
 
 /// The thread is going to wait for a lock.
 pub(super) fn check(lock: usize, rank: Rank, site: Site) {
-    let at_fault = |has: &Held| has.lock == lock || has.rank >= rank;
+    let at_fault = |has: &Held| has.lock == lock || has.rank.level() >= rank.level();
     let has = held(|held| held.iter().filter_map(Cell::get).find(at_fault)).flatten();
     if let Some(has) = has {
         let (what, old) = (has.rank, has.site);
