@@ -288,3 +288,28 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::registry::arenas::{Extent, Purpose};
+
+    #[test]
+    fn memory_and_files_of_a_vault_that_has_ended_are_found() {
+        let (seat, other) = (Seat::take().unwrap(), Seat::take().unwrap());
+        let kinds = |seat| remains_of(seat, 7).into_iter().map(|(what, _)| what).collect::<Vec<_>>();
+        assert_eq!(kinds(seat), []);
+        // Of an address and a number that nobody has.
+        let page = os::page_size();
+        let extent = Extent { base: page, size: 3 * page, capacity: page };
+        let arena = arenas::enter(extent, Purpose::Key, seat.number(), std::ptr::null_mut()).unwrap();
+        files::enter(1 << 30, (1, 2), os::process_id(), seat.number()).unwrap();
+        assert_eq!((kinds(seat), kinds(other)), (vec![Left::Arena, Left::File], vec![]));
+        assert!(arena.withdraw());
+        files::withdraw(1 << 30, (1, 2));
+        assert_eq!(kinds(seat), []);
+        [seat, other].into_iter().for_each(Seat::give);
+    }
+}
