@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(any(debug_assertions, tracing_mutex))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
