@@ -5,6 +5,7 @@ pub(crate) mod canary;
 pub(crate) mod geometry;
 pub(crate) mod lease;
 pub(crate) mod pool;
+pub(crate) mod refused;
 pub(crate) mod revocation;
 pub(crate) mod scratch;
 pub(crate) mod scrub;
@@ -201,21 +202,10 @@ pub(crate) fn settle(
         Err(cause) if asked == Level::Require => Err(Error::Refused { protection, cause }),
         Err(cause) => {
             if asked == Level::Prefer {
-                degraded(protection, cause);
+                refused::note(protection, cause);
             }
             Ok(Achieved { asked, got: false, evidence: Evidence::None, refused: Some(cause) })
         }
-    }
-}
-
-/// Tells once per process and protection; `status()` tells it always.
-#[cold]
-fn degraded(protection: Protection, cause: CallError) {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static TOLD: AtomicU32 = AtomicU32::new(0);
-    let bit = 1 << protection as u32;
-    if TOLD.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-        tracing::warn!(%protection, %cause, "a preferred protection was refused; work goes on without it");
     }
 }
 

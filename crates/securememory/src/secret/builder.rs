@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroize;
 
 use crate::error::{Error, FromOwnedError, Result, TryError};
+use crate::locks;
 use crate::os;
 use crate::policy::{Policy, Store};
 use crate::secret::Secret;
@@ -48,6 +49,7 @@ impl<E, F: FnOnce(&mut [u8]) -> Result<(), TryError<E>>> Source<E> for Closure<F
 
     fn write(self, room: &mut [u8]) -> Result<(), TryError<E>> {
         room.fill(0);
+        locks::user_code();
         (self.0)(room)
     }
 }

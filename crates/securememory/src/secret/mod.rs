@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use crate::error::{Error, FromOwnedError, Outstanding, Result, TryError, WithError};
+use crate::locks;
 use crate::policy::OnClose;
 use crate::region::bytes;
 use crate::status::Status;
@@ -241,6 +242,7 @@ impl Secret {
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R, WithError<R>> {
         let mut opened = self.0.open().map_err(WithError::NotRun)?;
+        locks::user_code();
         let result = f(opened.bytes());
         finished(result, opened.end())
     }
@@ -360,6 +362,7 @@ impl Secret {
 pub fn with2<R>(a: &Secret, b: &Secret, f: impl FnOnce(&[u8], &[u8]) -> R) -> Result<R, WithError<R>> {
     let first = a.view().map_err(WithError::NotRun)?;
     let second = b.view().map_err(WithError::NotRun)?;
+    locks::user_code();
     let result = f(&first, &second);
     let ended = second.finish();
     finished(result, first.finish().and(ended))

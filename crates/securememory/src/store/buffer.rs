@@ -110,8 +110,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // In a child the memory was wiped, and the slots are not its own.
-        if self.machinery.enclave.is_alive() {
-            self.lease.disown();
+        if self.machinery.enclave.is_alive() && self.lease.disown() {
             self.lease.wipe_data();
             self.lease.vacate();
         }

@@ -14,6 +14,7 @@ use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::region::canary::Canary;
 use crate::region::lease::Lease;
 use crate::region::pool::Pool;
+use crate::region::refused;
 use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::arenas::Purpose;
@@ -164,7 +165,9 @@ impl Machinery {
             #[cfg(feature = "testing")]
             watch_failure(seat);
             seat.give();
-        })?;
+        });
+        refused::tell();
+        let made = made?;
         #[cfg(feature = "testing")]
         made.watch();
         // Asked again, now that who wipes can see it: it may have looked before.
@@ -370,6 +373,14 @@ impl Machinery {
     #[cfg(feature = "testing")]
     pub(crate) fn wipe_key(&self) -> bool {
         self.enclave.wipe_newest(|| self.scratch.wipe_keys())
+    }
+
+    /// Takes the vault's locks on the way of its secrets and keeps them, or gives them back. False: not all were to be had.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        let scratch = self.scratch.set_frozen(frozen);
+        let pool = self.pool.set_frozen(frozen);
+        self.ledger.set_frozen(frozen) && pool && scratch
     }
 
     /// Its place in the registry.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::locks;
 use crate::policy::OnClose;
 use crate::vault::diagnostics::open_views;
 use crate::vault::{OpenView, Vault, ViewKind};
@@ -86,6 +87,7 @@ impl Vault {
         outstanding.retain(|view| view.kind != ViewKind::Chunk);
         let revoked = !outstanding.is_empty() && machinery.settings.policy.on_close == OnClose::Revoke;
         if !outstanding.is_empty() {
+            locks::user_code();
             tracing::warn!(
                 vault = self.id(),
                 views = outstanding.len(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::error::Result;
 use crate::fault::FaultPolicy;
+use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 #[cfg(feature = "testing")]
 use crate::registry::guards;
@@ -157,7 +158,7 @@ impl Drop for Vault {
     fn drop(&mut self) {
         // Where there are no secrets, all of it goes in a moment.
         if self.0.handles.give() && Arc::strong_count(&self.0) > 1 {
-            self.0.after_last_handle();
+            locks::without_waiting(|| self.0.after_last_handle());
         }
     }
 }

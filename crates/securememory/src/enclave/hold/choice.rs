@@ -6,6 +6,7 @@ use super::guarded::Guarded;
 use super::in_place::InPlace;
 use super::split::Split;
 use crate::error::{Error, Protection};
+use crate::locks;
 use crate::os::{Call, CallError};
 use crate::policy::{Cipher, Hold, Level, Levels};
 
@@ -34,6 +35,7 @@ impl KeyHold {
             match made {
                 Ok(hold) => {
                     if let Some(cause) = refused.filter(|cause| !is_usual(wish, levels.secretmem, cause)) {
+                        locks::user_code();
                         tracing::warn!(
                             %cause, hold = ?hold.used(), "the vault's key is not held as was preferred"
                         );

@@ -19,7 +19,9 @@ use std::time::Duration;
 use crate::enclave::epoch::{self, Changing};
 use crate::error::{Error, Outstanding};
 use crate::gate::Deadline;
+use crate::locks;
 use crate::os;
+use crate::region::refused;
 use crate::registry::ANY;
 use crate::signal::masks;
 use crate::store::census::BATCH;
@@ -109,7 +111,11 @@ impl Machinery {
     }
 
     fn install_key(&self) -> Result<(), Error> {
-        self.install_next(&mut self.enclave.epochs().freeze()?)
+        let mut keys = self.enclave.epochs().freeze()?;
+        let outcome = self.install_next(&mut keys);
+        drop(keys);
+        refused::tell();
+        outcome
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
@@ -252,12 +258,14 @@ impl Machinery {
 
     #[cold]
     fn note_refusal(&self, error: Error) {
-        if let Ok(mut keys) = self.enclave.epochs().freeze() {
-            // Told once, until it succeeds.
-            if keys.refused().is_none() {
-                tracing::warn!(%error, "a vault's key is due to be replaced, which was refused");
-            }
-            keys.note_refusal(error);
+        let Ok(mut keys) = self.enclave.epochs().freeze() else { return };
+        let is_first = keys.refused().is_none();
+        keys.note_refusal(error);
+        drop(keys);
+        // Told once, until it succeeds.
+        if is_first {
+            locks::user_code();
+            tracing::warn!(%error, "a vault's key is due to be replaced, which was refused");
         }
     }
 
@@ -277,7 +285,9 @@ impl Machinery {
         // Not before the account knows that there is none.
         let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
+        refused::tell();
         let paged = self.purge_paged();
+        self.ledger.settle();
         if !quiet {
             return Err(Error::Timeout { waited: deadline.waited(), holders: self.at_work() });
         }
