@@ -22,15 +22,17 @@ pub mod testing;
 mod vault;
 
 pub use error::{
-    Error, ErrorKind, FromOwnedError, Hint, Outstanding, Protection, Result, Side, TryError, WithError,
+    Error, ErrorKind, FromOwnedError, Hint, Outstanding, Protection, Quota, Result, Side, TryError, WithError,
 };
 pub use os::{Call, CallError, Feature, Host};
-pub use policy::{Cipher, Hold, Level, Levels, OnClose, Policy, Profile, Store};
+pub use policy::{Cipher, Hold, Level, Levels, OnClose, OnLockLimit, Policy, Profile, Store};
 pub use secret::{Closed, ManyError, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};
-pub use vault::{Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, ViewKind};
+pub use vault::{
+    Budget, Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, ViewKind,
+};
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.
 pub const HAS_INJECTOR: bool = cfg!(feature = "testing");

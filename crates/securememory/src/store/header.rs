@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::gate::{Deadline, Gate};
 use crate::policy::Policy;
-use crate::store::ledger::Kind;
+use crate::store::ledger::{Item, Kind};
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::{MOMENT, Sealed};
@@ -66,6 +66,10 @@ pub(super) struct Header {
 pub(super) const PAGED: u8 = 1;
 /// Its policy has a linger.
 pub(super) const MAY_LINGER: u8 = 2;
+/// It is a chunk of a stream.
+pub(super) const CHUNK: u8 = 4;
+/// It is sealed because pages could not be locked.
+pub(super) const NEXT_STORE: u8 = 8;
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = std::mem::size_of::<Header>();
@@ -78,6 +82,11 @@ impl Header {
     #[inline]
     pub(super) fn kind(&self) -> Kind {
         if self.traits & PAGED == 0 { Kind::Sealed } else { Kind::Paged }
+    }
+
+    /// For the account.
+    pub(super) fn item(&self) -> Item {
+        Item { kind: self.kind(), chunk: self.traits & CHUNK != 0, len: self.len }
     }
 
     #[inline]
@@ -97,6 +106,11 @@ impl Header {
     #[inline]
     pub(super) fn may_linger(&self) -> bool {
         self.traits & MAY_LINGER != 0
+    }
+
+    /// Is it sealed because pages could not be locked?
+    pub(super) fn is_next_store(&self) -> bool {
+        self.traits & NEXT_STORE != 0
     }
 
     pub(super) fn extra(&self) -> Option<&Extra> {
@@ -165,9 +179,10 @@ impl Header {
 
 /// What a header says of its secret.
 pub(super) struct Shape {
-    pub(super) kind: Kind,
-    pub(super) len: usize,
+    pub(super) item: Item,
     pub(super) align: usize,
     pub(super) may_linger: bool,
+    /// Sealed because pages could not be locked.
+    pub(super) next_store: bool,
     pub(super) extra: Option<Box<[Extra; 1]>>,
 }

@@ -8,6 +8,7 @@
 //! Records that were replaced, but may still be read, wait in [`limbo`].
 
 mod limbo;
+mod tally;
 
 use std::ptr::NonNull;
 
@@ -19,8 +20,11 @@ use crate::store::header::HEADER;
 use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
 use limbo::Limbo;
+use tally::Tally;
 
 pub(super) use limbo::Retired;
+pub(super) use tally::Item;
+pub(crate) use tally::{Limits, Live};
 
 /// A vault's account.
 pub(crate) struct Ledger {
@@ -36,9 +40,7 @@ struct Inner {
     /// Where the walk through it goes on.
     walk: Place,
     /// Secrets made and not ended.
-    live: u64,
-    /// Paged ones among them.
-    paged: u64,
+    tally: Tally,
     /// The newest secret's id.
     last_id: u64,
     /// The epoch of the key that seals; zero where there is none.
@@ -83,15 +85,14 @@ pub(super) enum Choice {
 }
 
 impl Ledger {
-    /// `most_seals`: as many as one key may make.
-    pub(super) fn new(most_seals: u64, vault: Seat) -> Self {
+    /// `most_seals`: as many as one key may make. `limits`: as many secrets as there may be.
+    pub(super) fn new(most_seals: u64, limits: Limits, vault: Seat) -> Self {
         let inner = Inner {
             pieces: Pieces::new(Some(vault)),
             paged_pieces: Pieces::new(None),
             roll: Roll::new(HEADER),
             walk: Place::default(),
-            live: 0,
-            paged: 0,
+            tally: Tally::new(limits),
             last_id: 0,
             epoch: 0,
             oldest: 1,
@@ -117,12 +118,12 @@ impl Ledger {
         Ok(inner.last_id)
     }
 
-    /// The pieces of a new secret, with any content but for the header's count of references, which is zero. `id`: the
-    /// one that it is to have, or a new one.
+    /// The pieces of a new secret, with any content but for the header's count of references, which is zero; `size` is
+    /// that of its body. `id`: the one that it is to have, or a new one.
     #[allow(unsafe_code)]
     pub(super) fn take_secret(
         &self,
-        (kind, choice): (Kind, Choice),
+        (item, choice): (Item, Choice),
         size: usize,
         id: Option<u64>,
     ) -> Result<Taken, Error> {
@@ -134,7 +135,7 @@ impl Ledger {
             }
         };
         let mut inner = self.inner.lock().inspect_err(|_| free_large())?;
-        inner.take_secret((kind, choice), size, id, large).inspect_err(|_| free_large())
+        inner.take_secret((item, choice), size, id, large).inspect_err(|_| free_large())
     }
 
     /// Chooses the epoch that a new secret is sealed under, if that was left for later.
@@ -153,16 +154,16 @@ impl Ledger {
     ///
     /// Nobody uses the pieces.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn untake(&self, kind: Kind, taken: &Taken, size: usize) {
+    pub(super) unsafe fn untake(&self, item: Item, taken: &Taken, size: usize) {
         let Taken { id: secret, body: at, epoch, .. } = *taken;
         // SAFETY: as the caller vouches.
-        unsafe { self.give_secret(taken.header, kind, Some(Retired { secret, at, size, epoch }), true) };
+        unsafe { self.give_secret(taken.header, item, Some(Retired { secret, at, size, epoch }), true) };
     }
 
     /// A secret's bytes are gone for good; its header is still there.
-    pub(super) fn ended(&self, kind: Kind) {
+    pub(super) fn ended(&self, item: Item) {
         if let Ok(mut inner) = self.inner.lock() {
-            inner.end(kind);
+            inner.tally.remove(item);
         }
     }
 
@@ -175,7 +176,7 @@ impl Ledger {
     pub(super) unsafe fn give_secret(
         &self,
         header: NonNull<u8>,
-        kind: Kind,
+        item: Item,
         body: Option<Retired>,
         ends: bool,
     ) {
@@ -187,11 +188,11 @@ impl Ledger {
             // Without the lock they stay unused until the vault ends; the body is overwritten, which is what matters.
             let Ok(mut inner) = self.inner.lock() else { return };
             if ends {
-                inner.end(kind);
+                inner.tally.remove(item);
             }
             inner.roll.give(header);
             if let Some(Retired { at, size, epoch, .. }) = body {
-                inner.give(kind, at, size, epoch);
+                inner.give(item.kind, at, size, epoch);
             }
         }
     }
@@ -319,13 +320,8 @@ impl Ledger {
     }
 
     /// Secrets whose bytes are there.
-    pub(super) fn live(&self) -> u64 {
-        self.inner.lock().map_or(0, |inner| inner.live)
-    }
-
-    /// Paged secrets among them.
-    pub(super) fn paged(&self) -> Result<u64, Error> {
-        Ok(self.inner.lock()?.paged)
+    pub(super) fn live(&self) -> Result<Live, Error> {
+        Ok(self.inner.lock()?.tally.live)
     }
 
     /// Frees all memory. Large pieces must have been given back before.
@@ -366,11 +362,13 @@ impl From<Error> for Taking {
 impl Inner {
     fn take_secret(
         &mut self,
-        (kind, choice): (Kind, Choice),
+        (item, choice): (Item, Choice),
         size: usize,
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
+        self.tally.check(item)?;
+        let kind = item.kind;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
@@ -385,19 +383,13 @@ impl Inner {
                 return Err(error);
             }
         };
-        self.live += 1;
-        self.paged += u64::from(kind == Kind::Paged);
+        self.tally.add(item);
         let id = id.unwrap_or_else(|| {
             self.last_id += 1;
             self.last_id
         });
         let seals = if seals { self.count_seal(epoch) } else { 0 };
         Ok(Taken { id, header, body, epoch, seals })
-    }
-
-    fn end(&mut self, kind: Kind) {
-        self.live -= 1;
-        self.paged -= u64::from(kind == Kind::Paged);
     }
 
     /// The epoch that a seal may be made under now.

@@ -9,6 +9,7 @@ use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Outstanding};
 use crate::fault::FaultPolicy;
 use crate::gate::{Deadline, Refusal, word};
+use crate::os::CallError;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::region::canary::Canary;
 use crate::region::lease::Lease;
@@ -22,7 +23,7 @@ use crate::registry::{HELD, Slot, Thread, dying, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
-use crate::store::ledger::{Kind, Ledger};
+use crate::store::ledger::{Kind, Ledger, Limits, Live};
 use crate::store::linger::Lingering;
 use crate::store::turnover::Turnover;
 
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) sealed_max: usize,
     pub(crate) locked_max: usize,
     pub(crate) views_max: usize,
+    /// Secrets and their bytes.
+    pub(crate) limits: Limits,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) janitor: bool,
     /// A key that has made so many seals is due to be replaced.
@@ -68,6 +71,7 @@ impl Default for Settings {
             sealed_max: 64 * 1024,
             locked_max: 64 * 1024,
             views_max: 4096,
+            limits: Limits::NONE,
             cipher: None,
             janitor: false,
             seals_max: u64::MAX,
@@ -95,8 +99,32 @@ pub(crate) struct Machinery {
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
+    /// Secrets that were sealed because pages could not be locked.
+    pub(crate) next_store: NextStore,
     /// Its place in the registry.
     seat: Seat,
+}
+
+/// How many secrets were sealed because pages could not be locked, and why the last.
+#[derive(Default)]
+pub(crate) struct NextStore {
+    count: AtomicU64,
+    cause: AtomicU64,
+}
+
+impl NextStore {
+    #[cold]
+    pub(super) fn note(&self, cause: CallError) {
+        self.cause.store(cause.to_word(), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn told(&self) -> Option<(u64, CallError)> {
+        let count = self.count.load(Ordering::Relaxed);
+        CallError::from_word(self.cause.load(Ordering::Relaxed))
+            .filter(|_| count > 0)
+            .map(|cause| (count, cause))
+    }
 }
 
 /// The first threads have a ticket of their own for a view that is not nested.
@@ -146,7 +174,7 @@ impl Machinery {
         let most_seals = cipher::most_seals(enclave.cipher());
         // Early enough to be tried again many times before it is too late.
         settings.seals_max = settings.seals_max.min(most_seals / 2);
-        let ledger = Ledger::new(most_seals, seat);
+        let ledger = Ledger::new(most_seals, settings.limits, seat);
         if let Err(error) = ledger.open_epoch(1) {
             enclave.destroy_keys();
             enclave.end();
@@ -168,6 +196,7 @@ impl Machinery {
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
+            next_store: NextStore::default(),
             seat,
         }))
     }
@@ -267,14 +296,24 @@ impl Machinery {
             seals,
             refresh_refused: keys.refused,
             cipher: self.enclave.cipher(),
-            // The scratch's count began with what all keys may lock.
-            locked_bytes: (self.scratch.locked_bytes() + self.pool.locked_bytes())
-                .saturating_sub(LIVE.saturating_sub(keys.live) * self.key_bytes),
+            locked_bytes: self.locked_bytes(keys.live),
             scratch_slots,
             scratch_unlocked,
-            secrets: self.ledger.live(),
+            secrets: self.live().secrets,
             protections: self.enclave.protections(),
         }
+    }
+
+    /// Bytes that the vault has locked, with so many keys.
+    pub(crate) fn locked_bytes(&self, keys: usize) -> usize {
+        // The scratch's count began with what all keys may lock.
+        (self.scratch.locked_bytes() + self.pool.locked_bytes())
+            .saturating_sub(LIVE.saturating_sub(keys) * self.key_bytes)
+    }
+
+    /// Secrets whose bytes are there.
+    pub(crate) fn live(&self) -> Live {
+        self.ledger.live().unwrap_or_default()
     }
 
     /// An error in a child: the vault is its parent's.

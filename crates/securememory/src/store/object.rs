@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use crate::enclave::cipher::for_len;
-use crate::error::{Error, Outstanding, TryError};
+use crate::error::{Error, Outstanding, Protection, TryError};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, MAX_LABEL, READER, WRITER};
 use crate::status::{AtRest, Status};
-use crate::store::header::{Body, Extra, Header, MAY_LINGER, PAGED, Shape};
-use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
+use crate::store::header::{Body, CHUNK, Extra, Header, MAY_LINGER, NEXT_STORE, PAGED, Shape};
+use crate::store::ledger::{Choice, Item, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
@@ -24,7 +24,7 @@ use crate::store::spec::{Position, Source, Spec};
 struct Pieces<'a> {
     ledger: &'a Ledger,
     taken: Taken,
-    kind: Kind,
+    item: Item,
     size: usize,
 }
 
@@ -38,7 +38,7 @@ impl Drop for Pieces<'_> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         // SAFETY: of no secret: whoever made one has called `keep`.
-        unsafe { self.ledger.untake(self.kind, &self.taken, self.size) };
+        unsafe { self.ledger.untake(self.item, &self.taken, self.size) };
     }
 }
 
@@ -78,31 +78,48 @@ impl Object {
             return Err(Error::LabelTooLong { len: label.len(), limit: MAX_LABEL }.into());
         }
         machinery.check_alive()?;
-        let kind = match spec.store.unwrap_or(machinery.settings.store) {
+        let store = spec.store.unwrap_or(machinery.settings.store);
+        let wanted = match store {
             _ if spec.position.is_some() => Kind::Sealed,
             store => machinery.settings.kind_for(store, len),
         };
+        let mut kind = wanted;
         if kind == Kind::Sealed {
             machinery.enclave.satisfies(levels)?;
         } else if levels.secretmem == crate::policy::Level::Require {
-            return Err(Error::NotInForce(crate::error::Protection::Secretmem).into());
+            return Err(Error::NotInForce(Protection::Secretmem).into());
+        }
+        let mut pages = None;
+        if kind == Kind::Paged {
+            match Paged::reserve(&machinery, policy, (len, align)) {
+                Ok(reserved) => pages = Some(reserved),
+                Err(Error::Refused { protection: Protection::Lock, cause }) if policy.may_seal(store) => {
+                    machinery.enclave.satisfies(levels)?;
+                    machinery.next_store.note(cause);
+                    kind = Kind::Sealed;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         // Before the body: what has been made cannot fail any more.
         // The label is taken, not copied: a copy would end the process where there is no memory.
+        let next_store = kind != wanted;
         let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
         let size = if kind == Kind::Sealed { Sealed::size(len)? } else { Paged::SIZE };
         let choice = if S::FOREIGN { Choice::Later } else { Choice::Now };
         let id = spec.position.map(|position| position.stream);
-        let taken = machinery.ledger.take_secret((kind, choice), size, id)?;
-        let mut pieces = Pieces { ledger: &machinery.ledger, taken, kind, size };
+        let item = Item { kind, chunk: id.is_some(), len };
+        let taken = machinery.ledger.take_secret((item, choice), size, id)?;
+        let mut pieces = Pieces { ledger: &machinery.ledger, taken, item, size };
         let version = spec.position.map_or(0, Position::version);
         let taken = &mut pieces.taken;
-        let record = match kind {
-            Kind::Sealed => Sealed::make(&machinery, taken, policy, (len, align, version), source)?,
-            Kind::Paged => Paged::make(&machinery, taken, policy, (len, align), source)?.cast(),
+        // In braces: all of it is used up here, and with it what it borrows.
+        let record = match { pages } {
+            None => Sealed::make(&machinery, taken, policy, (len, align, version), source)?,
+            Some(pages) => Paged::make(pages, taken, (len, align), source)?.cast(),
         };
         let taken = pieces.keep();
-        let shape = Shape { kind, len, align, may_linger, extra };
+        let shape = Shape { item, align, may_linger, next_store, extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
         if let Body::Paged(paged) = object.header().body() {
@@ -127,17 +144,21 @@ impl Object {
         shape: Shape,
         record: *mut Record,
     ) -> Self {
-        let Shape { kind, len, align, may_linger, extra } = shape;
-        let paged = if kind == Kind::Paged { PAGED } else { 0 };
+        let Shape { item, align, may_linger, next_store, extra } = shape;
+        let paged = if item.kind == Kind::Paged { PAGED } else { 0 };
+        let chunk = if item.chunk { CHUNK } else { 0 };
         let header = Header {
             gate: Gate::new(),
             references: AtomicU32::new(0),
             lingers: AtomicU8::new(linger::NEVER),
             stuck: AtomicBool::new(false),
-            traits: paged | if may_linger { MAY_LINGER } else { 0 },
+            traits: paged
+                | chunk
+                | if may_linger { MAY_LINGER } else { 0 }
+                | if next_store { NEXT_STORE } else { 0 },
             align_bits: align.trailing_zeros() as u8,
             id: taken.id,
-            len,
+            len: item.len,
             sealed: Sealed::new(record),
             machinery,
             extra,
@@ -244,6 +265,7 @@ impl Object {
             store,
             cipher: is_sealed.then(|| for_len(enclave.cipher(), header.len)),
             hold: is_sealed.then(|| enclave.used()),
+            next_store: header.is_next_store(),
             open_views: header.machinery.holders(header.id).views(),
             closed: header.gate.is_closed(),
             stuck_open,
@@ -342,11 +364,11 @@ impl Drop for Object {
                 Some(Retired { secret: header.id, at, size: Paged::SIZE, epoch: 0 })
             }
         };
-        let kind = header.kind();
+        let item = header.item();
         // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its ledger.
         unsafe {
             let header = self.0.read();
-            header.machinery.ledger.give_secret(self.0.cast(), kind, body, ends);
+            header.machinery.ledger.give_secret(self.0.cast(), item, body, ends);
         }
     }
 }

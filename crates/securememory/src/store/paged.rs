@@ -22,7 +22,7 @@ use crate::registry::dying::why_gone;
 use crate::registry::{self, READER, Slot, WRITER, lost};
 use crate::status::Protections;
 use crate::store::header::Header;
-use crate::store::ledger::{Kind, Taken};
+use crate::store::ledger::Taken;
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::spec::Source;
@@ -59,20 +59,29 @@ impl Paged {
     /// Bytes of ordinary memory besides the header.
     pub(super) const SIZE: usize = std::mem::size_of::<Piece>();
 
-    /// Keeps what `source` writes into fresh pages.
+    /// Pages for a secret of this length.
+    pub(super) fn reserve<'a>(
+        machinery: &'a Machinery,
+        policy: &Policy,
+        (len, align): (usize, usize),
+    ) -> Result<Draft<'a>, Error> {
+        machinery.lingering.poll();
+        let pages = machinery.pool.take(len, align, policy.page_levels())?;
+        Ok(Draft { machinery, pages: Some(pages) })
+    }
+
+    /// Keeps what `source` writes into these pages.
     #[allow(unsafe_code)]
     pub(super) fn make<E, S: Source<E>>(
-        machinery: &Machinery,
+        mut draft: Draft<'_>,
         taken: &Taken,
-        policy: &Policy,
         (len, align): (usize, usize),
         source: S,
     ) -> Result<*mut Self, TryError<E>> {
-        machinery.lingering.poll();
-        let pages = machinery.pool.take(len, align, policy.levels())?;
+        let machinery = draft.machinery;
+        let Some(pages) = &draft.pages else { return Err(Error::Closed.into()) };
         let capacity = pages.capacity();
         let base = pages.base();
-        let mut draft = Draft { machinery, pages: Some(pages) };
         let place = geometry::place(capacity, 0, len, align).ok_or(too_large(len))?;
         // SAFETY: pages from the pool are accessible and ours; the place was computed for them.
         let room = unsafe {
@@ -284,7 +293,7 @@ impl Paged {
         if machinery.holds(header.id, thread, &[READER, WRITER]) {
             return Err(Error::WouldDeadlock);
         }
-        let levels = header.policy().levels();
+        let levels = header.policy().page_levels();
         // Before the gate: whoever waits here holds up nobody.
         let image = machinery.pool.take(header.len, header.align(), levels)?;
         image.assign(header.id, 0, 0, std::ptr::null_mut());
@@ -414,7 +423,7 @@ impl Paged {
     /// Overwrites the pages and gives them back. The caller has begun the end.
     pub(super) fn end(&self, header: &Header) -> Result<(), Error> {
         self.take(header)?;
-        header.machinery.ledger.ended(Kind::Paged);
+        header.machinery.ledger.ended(header.item());
         Ok(())
     }
 
@@ -448,7 +457,7 @@ impl Paged {
 }
 
 /// Pages in the making: wiped and given back unless they become a secret.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     machinery: &'a Machinery,
     pages: Option<Pages>,
 }

@@ -342,7 +342,7 @@ impl Sealed {
             // SAFETY: the last record, which nobody finds any more.
             unsafe { machinery.ledger.free(&[last], 0) };
         }
-        machinery.ledger.ended(super::ledger::Kind::Sealed);
+        machinery.ledger.ended(header.item());
         Ok(true)
     }
 

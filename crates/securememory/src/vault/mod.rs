@@ -1,5 +1,6 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
+mod budget;
 mod diagnostics;
 mod janitor;
 mod keys;
@@ -16,6 +17,7 @@ use crate::fault::FaultPolicy;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
+pub use budget::Budget;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
 pub use preflight::{Need, Preflight, Resource, Shortage};
 

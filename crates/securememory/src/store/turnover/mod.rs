@@ -290,7 +290,7 @@ impl Machinery {
     fn purge_paged(&self) -> Result<(), Error> {
         // The walk is the movers' too: who is at it begins again.
         let deadline = Deadline::after(self.settings.policy.wait);
-        while self.ledger.paged()? > 0 {
+        while self.ledger.live()?.paged > 0 {
             if let Some(_mover) = self.turnover.begin() {
                 self.ledger.walk_from_start()?;
                 let mut outcome = Ok(());
