@@ -256,6 +256,11 @@ pub(crate) fn coarse_now() -> u64 {
     sys::coarse_now()
 }
 
+/// Nanoseconds on a clock that only rises, and goes on while the machine is suspended. clock_gettime(2), `CLOCK_BOOTTIME`.
+pub(crate) fn boot_now() -> u64 {
+    sys::boot_now()
+}
+
 /// The number of this process, asked each time: a stored one would be wrong in a forked child. getpid(2).
 /// Dying.
 #[inline]

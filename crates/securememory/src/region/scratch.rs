@@ -17,11 +17,12 @@ use crate::locks::{Lock, Rank};
 use crate::os;
 use crate::policy::{Level, Levels};
 use crate::region::geometry;
-use crate::region::lease::{Lease, end_use, wipe_slot};
+use crate::region::lease::{Lease, wipe_slot};
+use crate::region::revocation::revoke_owned;
 use crate::region::{Secured, Slab, secure, slots};
 use crate::registry::arenas::Purpose;
 use crate::registry::vaults::Seat;
-use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, Thread, WINDOW};
+use crate::registry::{self, BUSY, OWNED, Slot, Thread, WINDOW};
 use crate::shutdown::fork;
 
 /// Bytes at the start of a slot for a key in use.
@@ -332,16 +333,8 @@ impl Scratch {
             if state & OWNED == 0 || slot.secret.load(Ordering::Relaxed) != secret {
                 continue;
             }
-            // Counted as a use, so that the view cannot end, nor the slot go to another, before it is wiped; and only then
-            // asked again whose it is, since it may have changed hands before.
-            let hold = |state: u32| (state & OWNED != 0).then_some(state + 1);
-            if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold).is_ok() {
-                if slot.secret.load(Ordering::Acquire) == secret {
-                    let mark = |state: u32| Some(state | REVOKED);
-                    let _ = slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark);
-                }
-                end_use(slot);
-            }
+            // Asked again, since it may have changed hands.
+            revoke_owned(slot, || slot.secret.load(Ordering::Acquire) == secret);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, TryError};
 use crate::region::geometry;
 use crate::region::lease::{Lease, Room};
 use crate::registry::{self, NOBODY, lost};
-use crate::store::header::{Body, Header, Shape};
+use crate::store::header::{self, Body, Header, Shape};
 use crate::store::ledger::{Choice, Item, Kind, Taken};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
@@ -48,7 +48,10 @@ impl Machinery {
     ) -> Result<(), Error> {
         let purges = self.purges();
         while let [first, rest @ ..] = sources {
-            if self.settings.kind_for(self.settings.store, first.len()) == Kind::Paged {
+            // One that expires has more to it than a batch makes.
+            let alone = self.settings.policy.expires()
+                || self.settings.kind_for(self.settings.store, first.len()) == Kind::Paged;
+            if alone {
                 made.push(self.make_one(first)?);
                 sources = rest;
                 continue;
@@ -131,8 +134,7 @@ impl Machinery {
             let shape = Shape {
                 item,
                 align: geometry::DEFAULT_ALIGN,
-                may_linger: !policy.linger.is_zero(),
-                next_store: false,
+                traits: header::traits(item, policy),
                 extra: None,
             };
             let record = taken.body.as_ptr().cast();
@@ -192,7 +194,8 @@ pub(crate) fn open_many<'a>(
     let Some(first) = objects.first() else { return 0 };
     let machinery = first.machinery();
     let is_alike = |object: &&&Object| {
-        Arc::ptr_eq(object.machinery(), machinery) && matches!(object.header().body(), Body::Sealed(_))
+        let header = object.header();
+        Arc::ptr_eq(object.machinery(), machinery) && header.is_plain()
     };
     let lengths = objects.iter().take(OPENS).take_while(is_alike).map(|object| object.len());
     let alike = within_bound(lengths);

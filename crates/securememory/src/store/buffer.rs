@@ -48,6 +48,7 @@ impl Buffer {
         let lease = machinery.scratch.take(registry::thread(), id, len, align, lock, policy.wait)?;
         lease.close_window();
         lease.write_canary(&machinery.canary);
+        lease.mark_chunk();
         lease.own();
         let purges = machinery.purges();
         Ok(Self { machinery: Arc::clone(machinery), lease, filled: 0, purges })

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::gate::{Deadline, Gate};
 use crate::policy::Policy;
+use crate::region::lease::Lease;
+use crate::store::expiry::Expiry;
 use crate::store::ledger::{Item, Kind};
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
@@ -16,20 +18,22 @@ use crate::store::sealed::{MOMENT, Sealed};
 pub(super) struct Extra {
     policy: Option<Policy>,
     pub(super) label: Option<String>,
+    pub(super) expiry: Option<Expiry>,
 }
 
 impl Extra {
     pub(super) fn make(
         policy: Option<Policy>,
         label: Option<String>,
+        expiry: Option<Expiry>,
     ) -> Result<Option<Box<[Self; 1]>>, Error> {
-        if policy.is_none() && label.is_none() {
+        if policy.is_none() && label.is_none() && expiry.is_none() {
             return Ok(None);
         }
         let no_memory = Error::OutOfMemory { bytes: std::mem::size_of::<Self>() };
         let mut extra = Vec::new();
         extra.try_reserve_exact(1).map_err(|_| no_memory)?;
-        extra.push(Self { policy, label });
+        extra.push(Self { policy, label, expiry });
         extra.into_boxed_slice().try_into().map(Some).map_err(|_| no_memory)
     }
 }
@@ -63,13 +67,24 @@ pub(super) struct Header {
 }
 
 /// The secret is paged.
-pub(super) const PAGED: u8 = 1;
+const PAGED: u8 = 1;
 /// Its policy has a linger.
-pub(super) const MAY_LINGER: u8 = 2;
+const MAY_LINGER: u8 = 2;
+/// It has an expiry.
+const EXPIRES: u8 = 4;
 /// It is a chunk of a stream.
-pub(super) const CHUNK: u8 = 4;
+const CHUNK: u8 = 8;
 /// It is sealed because pages could not be locked.
-pub(super) const NEXT_STORE: u8 = 8;
+pub(super) const NEXT_STORE: u8 = 16;
+
+/// What is to be remembered of a secret with this policy.
+pub(super) fn traits(item: Item, policy: &Policy) -> u8 {
+    let of = |is: bool, bit: u8| if is { bit } else { 0 };
+    of(item.kind == Kind::Paged, PAGED)
+        | of(item.chunk, CHUNK)
+        | of(!policy.linger.is_zero(), MAY_LINGER)
+        | of(policy.expires(), EXPIRES)
+}
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = std::mem::size_of::<Header>();
@@ -113,6 +128,16 @@ impl Header {
         self.traits & NEXT_STORE != 0
     }
 
+    /// Is it sealed, and its time does not matter?
+    pub(super) fn is_plain(&self) -> bool {
+        self.traits & (PAGED | EXPIRES) == 0
+    }
+
+    #[inline]
+    pub(super) fn expires(&self) -> bool {
+        self.traits & EXPIRES != 0
+    }
+
     pub(super) fn extra(&self) -> Option<&Extra> {
         self.extra.as_ref().map(|extra| {
             let [extra] = &**extra;
@@ -131,6 +156,12 @@ impl Header {
     pub(super) fn policy(&self) -> &Policy {
         let own = self.extra().and_then(|extra| extra.policy.as_ref());
         own.unwrap_or(&self.machinery.settings.policy)
+    }
+
+    /// Has a close revoked this view?
+    #[inline]
+    pub(super) fn is_revoked(&self, view: &Lease) -> bool {
+        self.gate.is_revoked() || view.is_due()
     }
 
     /// Does this secret insist on locked scratch?
@@ -181,8 +212,7 @@ impl Header {
 pub(super) struct Shape {
     pub(super) item: Item,
     pub(super) align: usize,
-    pub(super) may_linger: bool,
-    /// Sealed because pages could not be locked.
-    pub(super) next_store: bool,
+    /// As [`traits`] says.
+    pub(super) traits: u8,
     pub(super) extra: Option<Box<[Extra; 1]>>,
 }

@@ -284,6 +284,22 @@ impl Ledger {
         Ok(false)
     }
 
+    /// As [`Self::walk`], from a place that the caller keeps.
+    pub(super) fn walk_from(
+        &self,
+        place: &mut Place,
+        mut look: impl FnMut(NonNull<u8>) -> bool,
+    ) -> Result<bool, Error> {
+        let inner = self.inner.lock()?;
+        while let Some((piece, next)) = inner.roll.at(*place) {
+            *place = next;
+            if !look(piece) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The next walk begins at the start.
     pub(super) fn walk_from_start(&self) -> Result<(), Error> {
         self.inner.lock()?.walk = Place::default();

@@ -23,6 +23,7 @@ use crate::registry::{HELD, Slot, Thread, dying, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
+use crate::store::expiry::Due;
 use crate::store::ledger::{Kind, Ledger, Limits, Live};
 use crate::store::linger::Lingering;
 use crate::store::turnover::Turnover;
@@ -99,6 +100,7 @@ pub(crate) struct Machinery {
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
+    pub(super) due: Due,
     /// Secrets that were sealed because pages could not be locked.
     pub(crate) next_store: NextStore,
     /// Its place in the registry.
@@ -192,6 +194,7 @@ impl Machinery {
             pool: Pool::new(Purpose::Pages, seat),
             ledger,
             turnover: Turnover::new(),
+            due: Due::new(),
             key_bytes,
             lingering: Lingering::new(),
             tickets: tickets.keep(),

@@ -5,7 +5,9 @@
 
 mod batch;
 mod buffer;
+mod census;
 mod cost;
+mod expiry;
 mod header;
 mod ledger;
 mod linger;

@@ -12,7 +12,8 @@ use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, MAX_LABEL, READER, WRITER};
 use crate::status::{AtRest, Status};
-use crate::store::header::{Body, CHUNK, Extra, Header, MAY_LINGER, NEXT_STORE, PAGED, Shape};
+use crate::store::expiry::Expiry;
+use crate::store::header::{self, Body, Extra, Header, NEXT_STORE, Shape};
 use crate::store::ledger::{Choice, Item, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
@@ -69,7 +70,6 @@ impl Object {
         let align = spec.align.unwrap_or(geometry::DEFAULT_ALIGN);
         geometry::check_align(align, page)?;
         let policy = spec.policy.as_ref().unwrap_or(&machinery.settings.policy);
-        let may_linger = !policy.linger.is_zero();
         let levels = policy.levels();
         if levels.fork == crate::policy::Level::Off {
             return Err(Error::Unsupported("a secret that a forked child inherits").into());
@@ -103,8 +103,7 @@ impl Object {
         }
         // Before the body: what has been made cannot fail any more.
         // The label is taken, not copied: a copy would end the process where there is no memory.
-        let next_store = kind != wanted;
-        let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
+        let extra = Extra::make(spec.policy.clone(), spec.label.take(), Expiry::of(policy))?;
         let size = if kind == Kind::Sealed { Sealed::size(len)? } else { Paged::SIZE };
         let choice = if S::FOREIGN { Choice::Later } else { Choice::Now };
         let id = spec.position.map(|position| position.stream);
@@ -119,11 +118,15 @@ impl Object {
             Some(pages) => Paged::make(pages, taken, (len, align), source)?.cast(),
         };
         let taken = pieces.keep();
-        let shape = Shape { item, align, may_linger, next_store, extra };
+        let next_store = if kind == wanted { 0 } else { NEXT_STORE };
+        let shape = Shape { item, align, traits: header::traits(item, policy) | next_store, extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
         if let Body::Paged(paged) = object.header().body() {
             paged.show_label(object.header());
+        }
+        if object.header().expires() {
+            object.machinery().expect_expiry(object.header());
         }
         if kind == Kind::Sealed {
             object.machinery().after_seal(taken.seals);
@@ -144,18 +147,13 @@ impl Object {
         shape: Shape,
         record: *mut Record,
     ) -> Self {
-        let Shape { item, align, may_linger, next_store, extra } = shape;
-        let paged = if item.kind == Kind::Paged { PAGED } else { 0 };
-        let chunk = if item.chunk { CHUNK } else { 0 };
+        let Shape { item, align, traits, extra } = shape;
         let header = Header {
             gate: Gate::new(),
             references: AtomicU32::new(0),
             lingers: AtomicU8::new(linger::NEVER),
             stuck: AtomicBool::new(false),
-            traits: paged
-                | chunk
-                | if may_linger { MAY_LINGER } else { 0 }
-                | if next_store { NEXT_STORE } else { 0 },
+            traits,
             align_bits: align.trailing_zeros() as u8,
             id: taken.id,
             len: item.len,
@@ -308,9 +306,13 @@ impl Object {
                 header.gate.nap(left);
                 continue;
             }
-            if mode == OnClose::Revoke {
-                header.gate.revoke();
-                machinery.scratch.revoke(header.id);
+            match (mode, header.policy().revoke_after) {
+                (OnClose::Revoke, _) => {
+                    header.gate.revoke();
+                    machinery.scratch.revoke(header.id);
+                }
+                (OnClose::Defer, Some(after)) => machinery.revoke_later(after, |id| id == header.id),
+                (OnClose::Defer, None) => {}
             }
             return Ok(Some(views));
         }

@@ -138,6 +138,7 @@ impl Paged {
     #[allow(unsafe_code)]
     pub(super) fn open(&self, header: &Header) -> Result<(NonNull<u8>, &'static Slot), Error> {
         header.check_alive()?;
+        header.check_time()?;
         header.machinery.lingering.poll();
         let thread = registry::thread();
         let ticket = header.machinery.take_ticket(thread, header.id)?;
@@ -210,7 +211,7 @@ impl Paged {
             return Err(why_gone());
         }
         let intact = self.check(header);
-        let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+        let revoked = if header.gate.is_revoked() || ticket.is_due() { Err(Error::Revoked) } else { Ok(()) };
         ticket.release();
         let shut = self.leave_pages(header);
         if header.gate.is_closed() {
@@ -287,6 +288,7 @@ impl Paged {
     #[allow(unsafe_code)]
     pub(super) fn open_mut(&self, header: &Header, wait: Duration) -> Result<(NonNull<u8>, Change), Error> {
         header.check_alive()?;
+        header.check_time()?;
         let machinery = &*header.machinery;
         machinery.lingering.poll();
         let thread = registry::thread();
@@ -348,7 +350,8 @@ impl Paged {
         }
         let Change { ticket, image } = change;
         let intact = self.check(header);
-        let revoked = if keep && header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+        let revoked =
+            if keep && (header.gate.is_revoked() || ticket.is_due()) { Err(Error::Revoked) } else { Ok(()) };
         let outcome = intact.and(revoked);
         let keep = keep && outcome.is_ok();
         let shut = self.pages().ok_or(Error::Closed).and_then(|pages| {

@@ -88,10 +88,15 @@ impl Vault {
         self.0.scratch.warm(views, self.0.settings.policy.wait)
     }
 
-    /// Closes the pages of paged secrets whose [`Policy::linger`] is over. Returns how long it will be until the next
-    /// ones are due, `None` where nothing lingers: for programs with an event loop, that want no janitor.
+    /// Does what is due by time: closes the pages of paged secrets whose [`Policy::linger`] is over, ends secrets that have
+    /// [expired](Policy::time_to_live), and wipes owned views that are to be [revoked](Policy::revoke_after). Returns how
+    /// long it will be until there is more to do, `None` where nothing is expected: for programs with an event loop, that
+    /// want no janitor.
     pub fn tidy(&self) -> Option<Duration> {
-        if self.is_alive() { self.0.lingering.tidy() } else { None }
+        if !self.is_alive() {
+            return None;
+        }
+        [self.0.lingering.tidy(), self.0.tend_time()].into_iter().flatten().min()
     }
 
     /// Was it made by this process? In a forked child a vault of the parent is of no use.
@@ -188,7 +193,7 @@ impl VaultBuilder {
         self
     }
 
-    /// Has a thread close the pages of paged secrets when their [`Policy::linger`] is over, replace the key when it is
+    /// Has a thread do what [`Vault::tidy`] does when it is due, replace the key when it is
     /// [due by age](Self::refresh_after), and move to a new key what older ones have sealed. It exists as long as the
     /// vault and its secrets, sleeps unless there is something to do, and receives no signals. Where it is at work when
     /// all others have dropped the vault, it is the one who wipes the key, a moment later.

@@ -22,19 +22,15 @@ use crate::gate::Deadline;
 use crate::os;
 use crate::registry::ANY;
 use crate::signal::masks;
+use crate::store::census::BATCH;
 use crate::store::header::Body;
 use crate::store::machinery::Machinery;
-use crate::store::object::Object;
 use crate::store::sealed::MOMENT;
 #[cfg(doc)]
 use crate::store::sealed::Sealed;
 
-/// Records that are moved with one fetch of the keys.
-const BATCH: usize = 32;
 /// Records that a creation or a commit moves.
 const SMALL_BATCH: usize = 8;
-/// Places of the roll that are looked at under the ledger's lock at most.
-const LOOKS: usize = 512;
 /// How long who finishes a refresh leaves others alone before it looks again.
 const NAP: Duration = Duration::from_micros(100);
 /// How long a janitor does nothing about a key, at the least.
@@ -286,38 +282,23 @@ impl Machinery {
         self.turnover.purges.load(Ordering::Acquire)
     }
 
-    /// Closes all paged secrets; those with views are wiped when these end.
+    /// Closes all paged secrets; those with views are wiped when these end. Says why the first that could not be wiped was
+    /// not.
     fn purge_paged(&self) -> Result<(), Error> {
-        // The walk is the movers' too: who is at it begins again.
-        let deadline = Deadline::after(self.settings.policy.wait);
-        while self.ledger.live()?.paged > 0 {
-            if let Some(_mover) = self.turnover.begin() {
-                self.ledger.walk_from_start()?;
-                let mut outcome = Ok(());
-                while self.close_paged_batch(&mut outcome)? {}
-                return outcome;
-            }
-            if deadline.left().is_none() {
-                return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
-            }
-            std::thread::sleep(NAP);
+        if self.ledger.live()?.paged == 0 {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Closes the next ones; notes the first that could not be wiped. False: those were the last.
-    fn close_paged_batch(&self, outcome: &mut Result<(), Error>) -> Result<bool, Error> {
-        let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
-        let more = self.collect(&mut objects)?;
-        for object in objects.iter().flatten() {
-            if let Body::Paged(_) = object.header().body() {
-                let header = object.header();
+        let mut outcome = Ok(());
+        self.each_secret(|object| {
+            let header = object.header();
+            if let Body::Paged(_) = header.body() {
                 header.gate.close();
                 // Where somebody is inside, the last one out wipes it.
-                *outcome = outcome.and(header.try_end(None));
+                outcome = outcome.and(header.try_end(None));
             }
-        }
-        Ok(more)
+            true
+        })?;
+        outcome
     }
 
     /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before it

@@ -9,7 +9,7 @@ use super::*;
 use crate::enclave::epoch::LIVE;
 use crate::error::TryError;
 use crate::policy::{Policy, Store};
-use crate::store::{Settings, Source, Spec};
+use crate::store::{Object, Settings, Source, Spec};
 
 const SECOND: Duration = Duration::from_secs(1);
 
