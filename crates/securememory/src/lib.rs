@@ -5,6 +5,7 @@ mod enclave;
 mod error;
 pub mod fault;
 mod gate;
+pub mod harden;
 mod locks;
 mod os;
 mod policy;
