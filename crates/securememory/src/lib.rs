@@ -32,7 +32,8 @@ pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, Vaul
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};
 pub use vault::{
-    Budget, Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, ViewKind,
+    Budget, Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, VaultClosed,
+    ViewKind,
 };
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.

@@ -230,6 +230,21 @@ impl Changing<'_> {
         }
     }
 
+    /// Destroys the keys that were withdrawn, but keeps what the system gave for them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::destroy_withdrawn`].
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn erase_withdrawn(&mut self, anchor: &Anchor) {
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
+            // SAFETY: as in `key`.
+            if let Some(hold) = unsafe { (*cell.hold.get()).as_ref() } {
+                hold.erase(anchor);
+            }
+        }
+    }
+
     /// Wipes what of the withdrawn keys lies in memory and can be wiped under their users.
     #[allow(unsafe_code)]
     pub(crate) fn wipe_withdrawn(&self, anchor: &Anchor) {

@@ -280,6 +280,40 @@ impl Pool {
         })
     }
 
+    /// Gives back what is free.
+    #[allow(unsafe_code)]
+    pub(crate) fn trim(&self) -> Result<(), Error> {
+        let mut inner = self.inner.lock()?;
+        inner.recover();
+        let whole = inner.out == 0;
+        let (mut kept, mut freed) = (0, 0);
+        while let Some(pages) = inner.free.get_mut(kept) {
+            let locked = if pages.secured.is_locked() { pages.capacity } else { 0 };
+            match pages.take_single() {
+                // SAFETY: free pages are wiped, and nobody refers to them.
+                Some(slab) => _ = unsafe { slab.release() },
+                // A part of a slab, which goes with it.
+                None if whole => {}
+                None => {
+                    kept += 1;
+                    continue;
+                }
+            }
+            let gone = inner.free.swap_remove(kept);
+            inner.free_bytes -= gone.capacity;
+            freed += locked;
+        }
+        if whole {
+            inner.fresh = 0;
+            for slab in inner.slabs.drain(..) {
+                // SAFETY: all its pages were free.
+                let _ = unsafe { slab.release() };
+            }
+        }
+        self.locked.fetch_sub(freed, Ordering::Relaxed);
+        Ok(())
+    }
+
     pub(crate) fn locked_bytes(&self) -> usize {
         self.locked.load(Ordering::Relaxed)
     }

@@ -81,7 +81,7 @@ pub(crate) fn revoke_if_due(slot: &Slot, now: u64) -> Option<u64> {
 
 /// Revokes the owned view that is here: wipes it unless its bytes are in use at the moment; then its last user does. If it
 /// is still one that is `concerned`, which is asked when it can neither end any more nor the slot go to another.
-pub(super) fn revoke_owned(slot: &Slot, concerned: impl Fn() -> bool) {
+pub(crate) fn revoke_owned(slot: &Slot, concerned: impl Fn() -> bool) {
     // Counted as a use.
     let hold = |state: u32| (state & OWNED != 0).then_some(state + 1);
     if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold).is_ok() {

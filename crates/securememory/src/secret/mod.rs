@@ -152,7 +152,8 @@ impl Secret {
         derive: impl FnOnce(&[u8], &mut [u8]) -> Result<(), E>,
     ) -> Result<Self, TryError<E>> {
         let view = self.view()?;
-        let made = self.vault().secret().try_init_with(len, |output| derive(&view, output))?;
+        let made =
+            SecretBuilder::in_vault(self.0.machinery()).try_init_with(len, |output| derive(&view, output))?;
         view.finish()?;
         Ok(made)
     }

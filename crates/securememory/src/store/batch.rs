@@ -64,7 +64,7 @@ impl Machinery {
             sources = sources.get(done..).unwrap_or_default();
         }
         // Else some of them could not be opened.
-        if self.purges() == purges { Ok(()) } else { Err(Error::Purged) }
+        if self.purges() == purges { Ok(()) } else { Err(self.purged()) }
     }
 
     fn make_one(self: &Arc<Self>, source: &[u8]) -> Result<Object, Error> {
@@ -139,7 +139,9 @@ impl Machinery {
             };
             let record = taken.body.as_ptr().cast();
             // SAFETY: the pieces were taken for a secret of this length, and the record is complete.
-            made.push(unsafe { Object::assemble(Arc::clone(self), &taken, shape, record) });
+            let object = unsafe { Object::assemble(Arc::clone(self), &taken, shape, record) };
+            self.check_made(object.header())?;
+            made.push(object);
         }
         drop(slot);
         self.after_seal(seals);

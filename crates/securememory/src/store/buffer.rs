@@ -89,14 +89,14 @@ impl Buffer {
         let made = Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes));
         let made = made.map_err(TryError::into_error)?;
         // One that came while we were at it: the seal may be under the next key.
-        if self.purges == self.machinery.purges() { Ok(made) } else { Err(Error::Purged) }
+        if self.purges == self.machinery.purges() { Ok(made) } else { Err(self.machinery.purged()) }
     }
 
     /// What was written before a purge is gone with what was sealed before it.
     fn begin_use(&self) -> Result<(), Error> {
         if self.purges != self.machinery.purges() {
             self.machinery.scratch.revoke(self.lease.secret());
-            return Err(Error::Purged);
+            return Err(self.machinery.purged());
         }
         self.lease.begin_use()
     }

@@ -205,6 +205,7 @@ impl Header {
     pub(super) fn end_left(&self) {
         fence(Ordering::SeqCst);
         let _ = self.try_end(Some(Deadline::after(MOMENT)));
+        self.machinery.after_last_view();
     }
 }
 

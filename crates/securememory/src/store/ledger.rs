@@ -43,6 +43,8 @@ struct Inner {
     tally: Tally,
     /// The newest secret's id.
     last_id: u64,
+    /// The vault is closed: nothing is made any more.
+    closed: bool,
     /// The epoch of the key that seals; zero where there is none.
     epoch: u64,
     /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has
@@ -94,6 +96,7 @@ impl Ledger {
             walk: Place::default(),
             tally: Tally::new(limits),
             last_id: 0,
+            closed: false,
             epoch: 0,
             oldest: 1,
             records: [0; LIVE],
@@ -114,6 +117,7 @@ impl Ledger {
     /// An id that no other secret of the vault has.
     pub(crate) fn new_id(&self) -> Result<u64, Error> {
         let mut inner = self.inner.lock()?;
+        inner.check_open()?;
         inner.last_id += 1;
         Ok(inner.last_id)
     }
@@ -324,6 +328,12 @@ impl Ledger {
         Ok(())
     }
 
+    /// Nothing is made or sealed from now on.
+    pub(super) fn close(&self) -> Result<(), Error> {
+        self.inner.lock()?.closed = true;
+        Ok(())
+    }
+
     /// Records of an epoch, those in limbo and in the making included.
     pub(super) fn records_of(&self, epoch: u64) -> Result<u64, Error> {
         let inner = self.inner.lock()?;
@@ -383,6 +393,7 @@ impl Inner {
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
+        self.check_open()?;
         self.tally.check(item)?;
         let kind = item.kind;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
@@ -408,8 +419,13 @@ impl Inner {
         Ok(Taken { id, header, body, epoch, seals })
     }
 
+    fn check_open(&self) -> Result<(), Error> {
+        if self.closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
     /// The epoch that a seal may be made under now.
     fn seal_under(&self) -> Result<u64, Error> {
+        self.check_open()?;
         match self.epoch {
             0 => Err(Error::Purged),
             _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),

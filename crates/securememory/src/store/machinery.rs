@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) janitor: bool,
+    /// Close the vault when its last handle has gone.
+    pub(crate) close_on_drop: bool,
     /// A key that has made so many seals is due to be replaced.
     pub(crate) seals_max: u64,
     /// So is one that is so old.
@@ -75,6 +77,7 @@ impl Default for Settings {
             limits: Limits::NONE,
             cipher: None,
             janitor: false,
+            close_on_drop: false,
             seals_max: u64::MAX,
             age_max: None,
             on_fault: None,
@@ -103,6 +106,7 @@ pub(crate) struct Machinery {
     pub(super) due: Due,
     /// Secrets that were sealed because pages could not be locked.
     pub(crate) next_store: NextStore,
+    pub(crate) handles: Handles,
     /// Its place in the registry.
     seat: Seat,
 }
@@ -126,6 +130,31 @@ impl NextStore {
         CallError::from_word(self.cause.load(Ordering::Relaxed))
             .filter(|_| count > 0)
             .map(|cause| (count, cause))
+    }
+}
+
+/// How many handles there are of a vault. Secrets are none.
+pub(crate) struct Handles(AtomicUsize);
+
+impl Handles {
+    pub(crate) fn take(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says whether it was the last.
+    #[must_use]
+    pub(crate) fn give(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+impl std::fmt::Debug for Machinery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -167,7 +196,7 @@ impl Machinery {
         let scratch = match Scratch::new(settings.views_max, levels, settings.locked_max, locked, seat) {
             Ok(scratch) => scratch,
             Err(error) => {
-                enclave.destroy_keys();
+                enclave.erase_keys();
                 enclave.end();
                 return Err(error);
             }
@@ -178,7 +207,7 @@ impl Machinery {
         settings.seals_max = settings.seals_max.min(most_seals / 2);
         let ledger = Ledger::new(most_seals, settings.limits, seat);
         if let Err(error) = ledger.open_epoch(1) {
-            enclave.destroy_keys();
+            enclave.erase_keys();
             enclave.end();
             return Err(error);
         }
@@ -195,6 +224,7 @@ impl Machinery {
             ledger,
             turnover: Turnover::new(),
             due: Due::new(),
+            handles: Handles(AtomicUsize::new(0)),
             key_bytes,
             lingering: Lingering::new(),
             tickets: tickets.keep(),
@@ -257,6 +287,20 @@ impl Machinery {
         self.scratch.add_holders(secret, &mut outstanding);
         slots::add_holders(self.tickets(), secret, &mut outstanding);
         outstanding
+    }
+
+    /// The threads that have a key in hand.
+    #[cold]
+    pub(super) fn at_work(&self) -> Outstanding {
+        let mut outstanding = Outstanding::default();
+        slots::add_windows(self.scratch.used(), &mut outstanding);
+        outstanding
+    }
+
+    /// Has the thread a borrowed view of any secret?
+    #[cold]
+    pub(super) fn holds_any(&self, thread: Thread) -> bool {
+        self.slots().any(|slot| slots::is_borrowed_by(slot, thread))
     }
 
     /// Has the thread a borrowed view of the secret, in one of these roles?
@@ -395,8 +439,9 @@ impl Drop for Machinery {
             return;
         }
         let _shield = masks::shield();
-        // The key first; then what is only worth something with it; the page that scratch may lie in last.
-        self.enclave.destroy_keys();
+        // The keys and their shares first; then what is only worth something with them; then descriptors, and last the page
+        // that scratch may lie in.
+        self.enclave.erase_keys();
         // SAFETY: all secrets and owned views hold references to the machinery, so there are none;
         // a borrowed view that was forgotten can no longer be used by anybody.
         unsafe {

@@ -6,6 +6,7 @@
 mod batch;
 mod buffer;
 mod census;
+mod closing;
 mod cost;
 mod expiry;
 mod header;

@@ -125,11 +125,13 @@ impl Object {
         if let Body::Paged(paged) = object.header().body() {
             paged.show_label(object.header());
         }
+        let machinery = object.machinery();
+        machinery.check_made(object.header())?;
         if object.header().expires() {
-            object.machinery().expect_expiry(object.header());
+            machinery.expect_expiry(object.header());
         }
         if kind == Kind::Sealed {
-            object.machinery().after_seal(taken.seals);
+            machinery.after_seal(taken.seals);
         }
         Ok(object)
     }
@@ -265,7 +267,7 @@ impl Object {
             hold: is_sealed.then(|| enclave.used()),
             next_store: header.is_next_store(),
             open_views: header.machinery.holders(header.id).views(),
-            closed: header.gate.is_closed(),
+            closed: header.gate.is_closed() || header.machinery.is_closed(),
             stuck_open,
             at_rest: at_rest
                 .filter(|_| !header.gate.is_final())

@@ -215,7 +215,7 @@ impl Paged {
         ticket.release();
         let shut = self.leave_pages(header);
         if header.gate.is_closed() {
-            let _ = header.try_end(None);
+            header.end_left();
         }
         intact.and(revoked).and(shut.map_err(Error::StuckOpen))
     }
@@ -263,7 +263,7 @@ impl Paged {
             machinery.lingering.list(header, linger::RETRY, machinery.settings.janitor);
         }
         if header.gate.is_closed() {
-            let _ = header.try_end(None);
+            header.end_left();
         }
     }
 
@@ -388,7 +388,7 @@ impl Paged {
         ticket.release();
         header.gate.end_write_paged(shut.is_err());
         if header.gate.is_closed() {
-            let _ = header.try_end(None);
+            header.end_left();
         }
         outcome.and(shut)
     }

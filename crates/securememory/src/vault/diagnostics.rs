@@ -98,8 +98,8 @@ fn describe(slot: &Slot, now: u64) -> Option<OpenView> {
     let role = slot.role.load(Ordering::Relaxed);
     let kind = match state {
         WINDOW => ViewKind::Opening,
-        _ if state & REVOKED != 0 => ViewKind::Revoked,
         _ if role == CHUNK => ViewKind::Chunk,
+        _ if state & REVOKED != 0 => ViewKind::Revoked,
         _ if state & OWNED != 0 => ViewKind::Owned,
         _ if role == WRITER => ViewKind::Writer,
         _ => ViewKind::Borrowed,

@@ -1,6 +1,7 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
 mod budget;
+mod closing;
 mod diagnostics;
 mod janitor;
 mod keys;
@@ -18,13 +19,15 @@ use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 pub use budget::Budget;
+pub use closing::VaultClosed;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
 pub use preflight::{Need, Preflight, Resource, Shortage};
 
 /// An instance of the library: a key of its own, a policy, limits.
 ///
-/// A clone is the same vault. Secrets keep alive what they need of their vault; a vault may be dropped
-/// before them.
+/// A clone is another handle of the same vault. Secrets keep alive what they need of their vault, and nothing more; the
+/// handles may be dropped before them. When the last one has gone, what no secret needs is given back; with
+/// [`VaultBuilder::close_on_drop`] the vault is closed. [`Vault::close`] ends it with all its secrets.
 ///
 /// ```
 /// use securememory::{Hold, Level, Policy, Vault};
@@ -33,7 +36,6 @@ pub use preflight::{Need, Preflight, Resource, Shortage};
 /// assert_eq!(token.len(), 16);
 /// # Ok::<(), securememory::Error>(())
 /// ```
-#[derive(Clone)]
 pub struct Vault(Arc<Machinery>);
 
 /// What a vault is to be.
@@ -57,11 +59,17 @@ impl Vault {
     ///
     /// As [`VaultBuilder::build`]; the next call tries again.
     pub fn global() -> Result<Self> {
+        Self::global_machinery().map(|machinery| Self::of(&machinery))
+    }
+
+    pub(crate) fn global_machinery() -> Result<Arc<Machinery>> {
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
-            return Ok(Self::of(machinery));
+            return Ok(Arc::clone(machinery));
         }
-        let made = Self::builder().build()?;
-        Ok(Self::of(GLOBAL.publish(made.0)))
+        let made = Machinery::make(Settings::default())?;
+        // A handle that is never dropped: the process's own.
+        made.handles.take();
+        Ok(Arc::clone(GLOBAL.publish(made)))
     }
 
     /// What is true of the vault now. Reads the kernel's listing of mappings: a diagnosis, not for every read.
@@ -109,12 +117,28 @@ impl Vault {
         &self.0
     }
 
-    pub(crate) fn into_machinery(self) -> Arc<Machinery> {
-        self.0
+    pub(crate) fn shared(&self) -> &Arc<Machinery> {
+        &self.0
     }
 
     pub(crate) fn of(machinery: &Arc<Machinery>) -> Self {
+        machinery.handles.take();
         Self(Arc::clone(machinery))
+    }
+}
+
+impl Clone for Vault {
+    fn clone(&self) -> Self {
+        Self::of(&self.0)
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        // Where there are no secrets, all of it goes in a moment.
+        if self.0.handles.give() && Arc::strong_count(&self.0) > 1 {
+            self.0.after_last_handle();
+        }
     }
 }
 
@@ -202,6 +226,17 @@ impl VaultBuilder {
         self
     }
 
+    /// Closes the vault when its last handle is dropped, as [`Vault::close`] does without waiting: secrets that are at rest
+    /// are wiped, those with open views when these end. By default secrets outlive the handles.
+    ///
+    /// Where the one that drops the handle has a view of the vault, or another thread is changing the keys in that instant,
+    /// it is closed a little later: by whoever makes or changes a secret in it next, by a [janitor](Self::janitor), or when
+    /// its last secret goes.
+    pub fn close_on_drop(mut self) -> Self {
+        self.0.close_on_drop = true;
+        self
+    }
+
     /// Makes the vault: its key, its locked page.
     ///
     /// # Errors
@@ -215,6 +250,6 @@ impl VaultBuilder {
         if wants_janitor {
             janitor::start(&machinery)?;
         }
-        Ok(Vault(machinery))
+        Ok(Vault::of(&machinery))
     }
 }

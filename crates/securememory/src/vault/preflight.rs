@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::{Hint, Quota, Result};
+use crate::error::{Error, Hint, Quota, Result};
 use crate::os::room::{self, Room};
 #[cfg(doc)]
 use crate::policy::OnLockLimit;
@@ -232,6 +230,9 @@ impl Vault {
     pub fn preflight(&self, count: usize, size: usize) -> Result<Preflight> {
         if !self.is_alive() {
             return Err(why_gone());
+        }
+        if self.is_closed() {
+            return Err(Error::Closed);
         }
         let cost = self.machinery().cost(count, size)?;
         let settings = &self.machinery().settings;

@@ -178,6 +178,10 @@ impl Split {
     /// The page of a file that is only closed is freed, but not at once overwritten.
     fn discard(file: ShareFile) {
         let _ = file.truncate();
+        Self::close(file);
+    }
+
+    fn close(file: ShareFile) {
         files::withdraw(file.raw_fd().unsigned_abs(), file.identity());
         let _ = file.close();
     }
@@ -509,17 +513,29 @@ impl Split {
         }
     }
 
-    /// Destroys share B first, which needs no system call, then the files.
-    pub(crate) fn destroy(&mut self, anchor: &Anchor) {
+    /// Destroys share B first, which needs no system call, then what is in the files.
+    pub(crate) fn erase(&self, anchor: &Anchor) {
         if !self.is_owner(anchor) {
             return;
         }
         self.wipe(anchor, || ());
         for replica in &self.replicas {
+            if let Some(entry) = replica.last() {
+                let _ = replica.file(entry, self.owner).truncate();
+            }
+        }
+    }
+
+    /// Closes the files, which have been emptied.
+    pub(crate) fn release(&mut self, anchor: &Anchor) {
+        if !self.is_owner(anchor) {
+            return;
+        }
+        for replica in &self.replicas {
             let Some(entry) = replica.last() else { continue };
             let file = replica.file(entry, self.owner);
             replica.clear();
-            Self::discard(file);
+            Self::close(file);
         }
     }
 }

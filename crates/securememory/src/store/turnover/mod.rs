@@ -74,6 +74,11 @@ impl Turnover {
         }
     }
 
+    /// Has the next who seals something look whether there is something to be done.
+    pub(super) fn call(&self) {
+        self.unfinished.store(true, Ordering::Release);
+    }
+
     /// The right to move, if nobody has it.
     fn begin(&self) -> Option<Mover<'_>> {
         // Not `then_some`, whose value would be made in any case, and give back the right when it is dropped.
@@ -92,7 +97,7 @@ impl Drop for Mover<'_> {
 impl Machinery {
     /// Makes a new key, which seals from now on.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
-        self.check_alive()?;
+        self.check_open()?;
         let has_room = self.enclave.epochs().freeze()?.has_room();
         if !has_room {
             self.finish_refresh(self.settings.policy.wait)?;
@@ -108,6 +113,8 @@ impl Machinery {
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
+        // A close says so before it takes the keys away, for which it needs what we have.
+        self.check_open()?;
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
@@ -150,7 +157,7 @@ impl Machinery {
 
     /// Moves everything to the present key and destroys the others.
     pub(crate) fn finish_refresh(&self, wait: Duration) -> Result<Refreshed, Error> {
-        self.check_alive()?;
+        self.check_open()?;
         let deadline = Deadline::after(wait);
         let mut done = Refreshed::default();
         loop {
@@ -196,6 +203,10 @@ impl Machinery {
 
     /// Is the present key to be replaced?
     fn is_key_due(&self) -> bool {
+        !self.is_closed() && self.has_due_key()
+    }
+
+    fn has_due_key(&self) -> bool {
         self.is_key_old() || self.ledger.current().is_ok_and(|(_, seals)| seals >= self.settings.seals_max)
     }
 
@@ -210,6 +221,7 @@ impl Machinery {
     /// Says whether nothing was in its way.
     #[cold]
     fn turn_over(&self) -> bool {
+        self.close_if_left();
         let Some(_mover) = self.turnover.begin() else { return true };
         // Asked anew: another thread may have found the same key due, and replaced it.
         let due = self.is_key_due();
@@ -252,29 +264,53 @@ impl Machinery {
     /// Destroys all keys, and with them everything that was sealed; closes what is paged. Then makes a new key.
     #[allow(unsafe_code)]
     pub(crate) fn purge(&self) -> Result<(), Error> {
-        self.check_alive()?;
+        self.check_open()?;
         let deadline = Deadline::after(self.settings.policy.wait);
         let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
-        self.turnover.purges.fetch_add(1, Ordering::AcqRel);
-        let newest = keys.newest();
-        epoch::up_to(newest).for_each(|epoch| keys.withdraw(epoch));
-        let forgotten = self.ledger.forget_epochs(newest + 1);
-        let quiet = self.scratch.quiesce(ANY, deadline);
+        let forgotten = self.ledger.forget_epochs(keys.newest() + 1);
+        let quiet = self.erase_keys(&mut keys, deadline);
         if quiet {
             // SAFETY: all windows that were open when they were withdrawn have been seen to be closed.
             unsafe { keys.destroy_withdrawn(self.enclave.anchor()) };
-        } else {
-            keys.wipe_withdrawn(self.enclave.anchor());
         }
         // Not before the account knows that there is none.
         let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
         let paged = self.purge_paged();
         if !quiet {
-            return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
+            return Err(Error::Timeout { waited: deadline.waited(), holders: self.at_work() });
         }
         installed.and(paged)
+    }
+
+    /// Makes all keys impossible to be found and destroys them, but keeps what the system gave for them. False: a thread was
+    /// in the middle of its work until the deadline, and may have one in hand; of the keys only what can be wiped under
+    /// their users is gone.
+    #[allow(unsafe_code)]
+    pub(super) fn erase_keys(&self, keys: &mut Changing<'_>, deadline: Deadline) -> bool {
+        self.turnover.purges.fetch_add(1, Ordering::AcqRel);
+        epoch::up_to(keys.newest()).for_each(|epoch| keys.withdraw(epoch));
+        let quiet = self.scratch.quiesce(ANY, deadline);
+        if quiet {
+            // SAFETY: all windows that were open when they were withdrawn have been seen to be closed.
+            unsafe { keys.erase_withdrawn(self.enclave.anchor()) };
+        } else {
+            keys.wipe_withdrawn(self.enclave.anchor());
+        }
+        quiet
+    }
+
+    /// An error where there are no keys any more and will be none.
+    fn check_open(&self) -> Result<(), Error> {
+        self.check_alive()?;
+        if self.enclave.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Why what was sealed before a purge cannot be opened.
+    #[cold]
+    pub(super) fn purged(&self) -> Error {
+        if self.enclave.is_closed() { Error::Closed } else { Error::Purged }
     }
 
     /// How often all keys were purged.
