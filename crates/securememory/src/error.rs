@@ -285,6 +285,17 @@ impl Error {
         }
     }
 
+    /// The call that is to blame, if one is.
+    pub(crate) const fn call(&self) -> Option<CallError> {
+        match self {
+            Self::Refused { cause, .. }
+            | Self::System(cause)
+            | Self::StuckOpen(cause)
+            | Self::HoldRefused(cause) => Some(*cause),
+            _ => None,
+        }
+    }
+
     /// What to change so that it does not happen again, with the limits as they are at this moment. `None`
     /// where there is nothing to change outside the program.
     #[must_use]
@@ -475,15 +486,21 @@ pub enum Protection {
     Secretmem,
 }
 
-impl fmt::Display for Protection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Protection {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::Guard => "guard",
             Self::Lock => "lock",
             Self::Dump => "dump",
             Self::Fork => "fork",
             Self::Secretmem => "secretmem",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

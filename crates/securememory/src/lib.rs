@@ -1,12 +1,17 @@
 #![doc = include_str!("../../../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod counters;
 mod enclave;
 mod error;
+mod events;
 pub mod fault;
 mod gate;
 pub mod harden;
 mod locks;
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub mod metrics;
 mod os;
 mod policy;
 mod region;
@@ -32,8 +37,8 @@ pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, Vaul
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};
 pub use vault::{
-    Budget, Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, VaultClosed,
-    ViewKind,
+    Budget, Degradation, Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder,
+    VaultClosed, ViewKind,
 };
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.

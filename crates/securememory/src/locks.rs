@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
+use crate::counters::{self, Count};
 use crate::error::Error;
 use crate::os;
 
@@ -92,6 +93,7 @@ impl<T> Lock<T> {
                 break Ok(guard);
             }
             if started.elapsed() >= LONGEST {
+                counters::add(Count::LockTimeouts);
                 break Err(Error::LockTimeout(LONGEST));
             }
             os::wait_on(&self.event, seen, Some(NAP));

@@ -61,7 +61,7 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     if matches!(policy, FaultPolicy::Recover) {
         return Err(Error::Unsupported("a policy of recovery for all vaults"));
     }
-    let _changing = changing()?;
+    let changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
         return Err(Error::AlreadyInstalled);
     }
@@ -87,10 +87,12 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
         }
     }
     // Without it our handler stays away until it is asked to look (`FaultGuard::check`).
-    if makes_place && let Err(error) = thread::ensure() {
+    let helped = if makes_place { thread::ensure() } else { Ok(()) };
+    INSTALLED.store(os::process_id(), Ordering::Release);
+    drop(changing);
+    if let Err(error) = helped {
         tracing::warn!(%error, "nobody puts our handler back when it has made place for another");
     }
-    INSTALLED.store(os::process_id(), Ordering::Release);
     Ok(FaultGuard(()))
 }
 

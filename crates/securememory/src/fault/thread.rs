@@ -161,18 +161,24 @@ fn come_back(place: &mut Making) -> bool {
         return true;
     }
     place.wait();
-    let Ok(_changing) = outside::changing() else { return false };
-    aside().fold(true, |done, (signal, _)| match outside::come_back(signal) {
+    let Ok(changing) = outside::changing() else { return false };
+    let mut refused = None;
+    let done = aside().fold(true, |done, (signal, _)| match outside::come_back(signal) {
         Ok(Holder::Back) => {
             BACK.fetch_or(1 << (signal - 1), Ordering::AcqRel);
             done
         }
         Ok(_) => done,
         Err(error) => {
-            tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
+            refused = Some((error, signal));
             false
         }
-    })
+    });
+    drop(changing);
+    if let Some((error, signal)) = refused {
+        tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
+    }
+    done
 }
 
 /// What becomes of a delivery that has been handed to the thread.

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::epoch::LIVE;
+use crate::enclave::hold::choice::is_usual;
 use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Outstanding};
+use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
 use crate::gate::{Deadline, Refusal, word};
 use crate::os::CallError;
@@ -119,8 +122,7 @@ pub(crate) struct NextStore {
 }
 
 impl NextStore {
-    #[cold]
-    pub(super) fn note(&self, cause: CallError) {
+    fn note(&self, cause: CallError) {
         self.cause.store(cause.to_word(), Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
     }
@@ -349,6 +351,26 @@ impl Machinery {
             secrets: self.live().secrets,
             protections: self.enclave.protections(),
         }
+    }
+
+    /// Why the vault's key is not held as was preferred, where that is not what most hosts have.
+    pub(crate) fn unusual_step_down(&self) -> Option<Error> {
+        let Settings { hold, policy, .. } = &self.settings;
+        let is_usual = |cause: &Error| is_usual(*hold, policy.levels().secretmem, cause);
+        self.enclave.stepped_down().filter(|cause| !is_usual(cause))
+    }
+
+    /// A secret is sealed because pages could not be locked.
+    #[cold]
+    pub(super) fn note_next_store(&self, cause: CallError) {
+        self.next_store.note(cause);
+        counters::add(Count::Degraded);
+        events::note(Note::NextStore, self.id, events::cause(Some(cause)));
+    }
+
+    /// Its place in the registry.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat
     }
 
     /// Bytes that the vault has locked, with so many keys.

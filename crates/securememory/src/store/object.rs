@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::cipher::for_len;
 use crate::error::{Error, Outstanding, Protection, TryError};
+use crate::events::{self, Note};
 use crate::gate::{Deadline, Gate};
 use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
@@ -95,7 +97,7 @@ impl Object {
                 Ok(reserved) => pages = Some(reserved),
                 Err(Error::Refused { protection: Protection::Lock, cause }) if policy.may_seal(store) => {
                     machinery.enclave.satisfies(levels)?;
-                    machinery.next_store.note(cause);
+                    machinery.note_next_store(cause);
                     kind = Kind::Sealed;
                 }
                 Err(error) => return Err(error.into()),
@@ -150,6 +152,11 @@ impl Object {
         record: *mut Record,
     ) -> Self {
         let Shape { item, align, traits, extra } = shape;
+        counters::add(match (item.kind, item.chunk) {
+            (Kind::Paged, _) => Count::PagedMade,
+            (Kind::Sealed, false) => Count::SealedMade,
+            (Kind::Sealed, true) => Count::ChunksMade,
+        });
         let header = Header {
             gate: Gate::new(),
             references: AtomicU32::new(0),
@@ -361,7 +368,7 @@ impl Drop for Object {
             Body::Sealed(sealed) => sealed.take(header),
             Body::Paged(paged) => {
                 if ends && let Err(cause) = paged.take(header) {
-                    tracing::warn!(secret = header.id, %cause, "a secret was dropped that cannot be wiped yet");
+                    events::note(Note::Unwiped, header.id, events::cause(cause.call()));
                     paged.abandon(header);
                 }
                 let at = NonNull::from(paged).cast();

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, TryError};
+use crate::events::{self, Note};
 use crate::gate::{Deadline, Refusal};
 use crate::os::{Access, CallError};
-use crate::policy::Policy;
+use crate::policy::{Level, Policy};
 use crate::region::bytes;
 use crate::region::geometry::{self, Place};
 use crate::region::pool::Pages;
@@ -280,8 +281,18 @@ impl Paged {
             Some(pages) => unsafe { pages.protect(Access::None) },
             None => Ok(()),
         };
-        header.stuck.store(outcome.is_err(), Ordering::Relaxed);
+        Self::note_stuck(header, outcome.err());
         outcome
+    }
+
+    /// Where pages were to be closed: could they not be?
+    #[inline]
+    fn note_stuck(header: &Header, refused: Option<CallError>) {
+        match refused {
+            None => header.stuck.store(false, Ordering::Relaxed),
+            Some(_) if header.stuck.swap(true, Ordering::Relaxed) => {}
+            Some(_) => events::note(Note::StuckOpen, header.id, events::cause(refused)),
+        }
     }
 
     /// Becomes the writer: the pages are writable, and an image of them is kept.
@@ -383,7 +394,7 @@ impl Paged {
         if keep {
             self.version.fetch_add(1, Ordering::Relaxed);
         }
-        header.stuck.store(shut.is_err(), Ordering::Relaxed);
+        Self::note_stuck(header, shut.err().and_then(|error| error.call()));
         let _ = header.machinery.pool.give(image);
         ticket.release();
         header.gate.end_write_paged(shut.is_err());
@@ -416,6 +427,12 @@ impl Paged {
     /// and "nobody" alone say nothing.
     pub(super) fn is_stuck(&self, header: &Header) -> bool {
         header.stuck.load(Ordering::Relaxed) && header.gate.views() == 0 && header.gate.is_open()
+    }
+
+    /// Are the pages not locked, though they should be?
+    pub(super) fn is_unlocked(&self, header: &Header) -> bool {
+        let lock = self.inspect(header, |pages| pages.secured().protections.lock);
+        lock.is_some_and(|lock| !lock.got && lock.asked != Level::Off)
     }
 
     pub(super) fn protections(&self, header: &Header) -> Protections {

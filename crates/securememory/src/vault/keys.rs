@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::events;
 use crate::store::Refreshed;
 use crate::vault::{Vault, VaultBuilder};
 
@@ -35,7 +37,8 @@ impl Vault {
     /// where the new key would be less protected than the first one was, [`Error::Timeout`] where there are four keys
     /// and the others stay in use, [`Error::Forked`]. The old key goes on sealing then.
     pub fn refresh(&self) -> Result<()> {
-        self.machinery().refresh()
+        let _span = tracing::debug_span!("refresh_vault", vault = self.id()).entered();
+        events::ended(self.machinery().refresh())
     }
 
     /// Moves everything that older keys have sealed to the present one, and destroys those keys. Takes about half a
@@ -47,7 +50,14 @@ impl Vault {
     /// lost, [`Error::Purged`] where a purge came in between, and whatever the system refuses. What has been
     /// moved stays moved, and a later call goes on.
     pub fn finish_refresh(&self, wait: Duration) -> Result<Refreshed> {
-        self.machinery().finish_refresh(wait)
+        let _span = tracing::debug_span!("finish_refresh", vault = self.id()).entered();
+        let refreshed = events::ended(self.machinery().finish_refresh(wait))?;
+        let Refreshed { moved, damaged, .. } = refreshed;
+        if damaged > 0 {
+            tracing::warn!(damaged, "secrets could not be opened to be moved to the new key");
+        }
+        tracing::debug!(moved, "all secrets are sealed under the present key");
+        Ok(refreshed)
     }
 
     /// Destroys all keys of the vault, and so makes worthless everything that was sealed in it, however many secrets and
@@ -66,7 +76,16 @@ impl Vault {
     /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a
     /// refresh has succeeded.
     pub fn purge(&self) -> Result<()> {
-        self.machinery().purge()
+        let _span = tracing::debug_span!("purge_vault", vault = self.id()).entered();
+        let purged = events::ended(self.machinery().purge());
+        match &purged {
+            Ok(()) => {
+                counters::add(Count::Purges);
+                tracing::info!("all keys of a vault were destroyed");
+            }
+            Err(error) => tracing::warn!(%error, "a vault could not be purged as a whole"),
+        }
+        purged
     }
 }
 

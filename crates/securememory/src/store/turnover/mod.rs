@@ -16,8 +16,10 @@ mod mover;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::epoch::{self, Changing};
 use crate::error::{Error, Outstanding};
+use crate::events::{self, Note};
 use crate::gate::Deadline;
 use crate::os;
 use crate::registry::ANY;
@@ -109,7 +111,9 @@ impl Machinery {
     }
 
     fn install_key(&self) -> Result<(), Error> {
-        self.install_next(&mut self.enclave.epochs().freeze()?)
+        self.install_next(&mut self.enclave.epochs().freeze()?)?;
+        counters::add(Count::Refreshes);
+        Ok(())
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
@@ -118,6 +122,7 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
+        events::note(Note::NewKey, self.id, epoch);
         self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
         self.turnover.pause.store(0, Ordering::Relaxed);
         self.turnover.unfinished.store(true, Ordering::Release);
@@ -255,7 +260,7 @@ impl Machinery {
         if let Ok(mut keys) = self.enclave.epochs().freeze() {
             // Told once, until it succeeds.
             if keys.refused().is_none() {
-                tracing::warn!(%error, "a vault's key is due to be replaced, which was refused");
+                events::note(Note::RefreshRefused, self.id, events::cause(error.call()));
             }
             keys.note_refusal(error);
         }

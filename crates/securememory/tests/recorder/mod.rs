@@ -1,0 +1,164 @@
+//! A subscriber of `tracing` that writes everything down, and uses the library while it is called: so a lock of ours that
+//! is held meanwhile is found out, by the check of ranks in debug builds.
+
+use std::cell::Cell;
+use std::fmt::{Debug, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use securememory::{Error, Store, Vault, ViewKind};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use super::common::Needle;
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What is used by whoever is told something.
+static OTHER: OnceLock<Vault> = OnceLock::new();
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What lines begin with that the recorder has caused itself.
+pub const OWN: &str = "own: ";
+
+struct Recorder(AtomicU64);
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let _ = write!(self.0, " {field}={value:?}");
+    }
+
+    fn record_bytes(&mut self, _field: &Field, value: &[u8]) {
+        panic!("bytes in an event: {} of them", value.len());
+    }
+}
+
+fn keep(line: String) {
+    if INSIDE.replace(true) {
+        LINES.lock().unwrap().push(format!("{OWN}{line}"));
+        return;
+    }
+    LINES.lock().unwrap().push(line);
+    // The first lock of all; so none may be held.
+    if let Some(other) = OTHER.get() {
+        if other.is_alive() {
+            let used = || {
+                let secret = other.secret().store(Store::Paged).random(40)?;
+                secret.replace(&mut [1; 40])?;
+                other.secret().store(Store::Sealed).random(40)?.close()?;
+                other.refresh()?;
+                secret.close()
+            };
+            assert_usable(used());
+        }
+        assert_usable(Vault::builder().build().map(|vault| assert!(vault.status().keys == 1)));
+        // SAFETY: asks for a number.
+        let own = unsafe { libc::gettid() } as u32;
+        let views = other.diagnostics().views;
+        assert!(!views.iter().any(|view| view.kind == ViewKind::Opening && view.thread == own), "{views:?}");
+    }
+    INSIDE.set(false);
+}
+
+/// The library can be used by who is told something, but for what a test has the system refuse.
+#[track_caller]
+fn assert_usable<T>(outcome: Result<T, Error>) {
+    match outcome {
+        Ok(_) | Err(Error::System(_) | Error::HoldRefused(_) | Error::StuckOpen(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Subscriber for Recorder {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("securememory")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut text = Text(format!("{} span {}", span.metadata().level(), span.metadata().name()));
+        span.record(&mut text);
+        keep(text.0);
+        Id::from_u64(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(event.metadata().level().to_string());
+        event.record(&mut text);
+        keep(text.0);
+    }
+
+    fn enter(&self, _span: &Id) {
+        keep("enter".to_owned());
+    }
+
+    fn exit(&self, _span: &Id) {
+        keep("exit".to_owned());
+    }
+}
+
+/// Begins to write down, in the whole process.
+pub fn install() {
+    let other = Vault::builder().build().unwrap();
+    assert!(OTHER.set(other).is_ok());
+    tracing::subscriber::set_global_default(Recorder(AtomicU64::new(1))).unwrap();
+}
+
+/// Runs `work` on this thread while the recorder does nothing but write down.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    INSIDE.set(true);
+    let result = work();
+    INSIDE.set(false);
+    result
+}
+
+/// What was written down since the last call.
+pub fn take() -> Vec<String> {
+    std::mem::take(&mut *LINES.lock().unwrap())
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let whole = bytes.chunks_exact(3).flat_map(|three| {
+        let word = three.iter().fold(0_usize, |word, &byte| word << 8 | usize::from(byte));
+        [18, 12, 6, 0].map(|shift| char::from(DIGITS[word >> shift & 63]))
+    });
+    whole.collect()
+}
+
+/// The needle, and parts of it, in all ways in which a program might print it.
+pub fn spellings(needle: &Needle) -> Vec<String> {
+    let bytes: Vec<u8> = (0..needle.len()).map(|index| needle.byte(index)).collect();
+    let mut all = Vec::new();
+    for part in bytes.chunks(8) {
+        let each = |write: &dyn Fn(&u8) -> String| part.iter().map(write).collect::<Vec<_>>();
+        all.push(String::from_utf8_lossy(part).into_owned());
+        all.push(each(&|byte| byte.to_string()).join(", "));
+        all.push(each(&|byte| format!("{byte:02x}")).concat());
+        all.push(each(&|byte| format!("{byte:02X}")).concat());
+        all.push(format!("{:?}", String::from_utf8_lossy(part)).trim_matches('"').to_owned());
+    }
+    // Wherever it begins among the groups of three; without the edges.
+    all.extend((0..3).map(|skip| base64(&bytes[skip..][..21])));
+    all.extend((0..3).map(|skip| base64(&bytes[skip..][..21]).replace('+', "-").replace('/', "_")));
+    all
+}
+
+#[test]
+fn a_needle_is_found_however_it_is_spelt() {
+    let needle = Needle::new(5, 32);
+    let bytes: Vec<u8> = (0..32).map(|index| needle.byte(index)).collect();
+    let found = |text: &str| spellings(&needle).iter().any(|spelling| text.contains(spelling));
+    assert!(found(&format!("{bytes:?}")) && found(&String::from_utf8_lossy(&bytes)));
+    assert!(found(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()));
+    assert!(found(&base64(&[&[0][..], &bytes].concat())) && found(&base64(&[&[0, 0][..], &bytes].concat())));
+    assert!(!found("nothing of it"));
+}
