@@ -145,7 +145,7 @@ pub(crate) fn begin_in_child() {
 #[inline]
 pub(crate) fn ended<T>(outcome: Result<T, Error>) -> Result<T, Error> {
     tell();
-    outcome.inspect_err(|error| counters::refused(error))
+    outcome.inspect_err(counters::refused)
 }
 
 /// Tells what is to be told. Where code of the user's may run: no lock of ours is held, no key is in hand.

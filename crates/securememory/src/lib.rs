@@ -37,8 +37,8 @@ pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, Vaul
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};
 pub use vault::{
-    Budget, Degradation, Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder,
-    VaultClosed, ViewKind,
+    Budget, Degradation, Diagnostics, Need, OpenView, Preflight, Purged, Resource, Shortage, Vault,
+    VaultBuilder, VaultClosed, ViewKind,
 };
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.

@@ -226,19 +226,20 @@ fn near_the_limit_on_locked_memory_there_is_one_warning() {
             recorder::install();
             let vault = Vault::builder().store(Store::Paged).build().unwrap();
             let mut kept = Vec::new();
-            let near = |line: &String| line.contains("nearly locked as much memory as it may");
+            let is_near = |line: &String| line.contains("nearly locked as much memory as it may");
             let mut at = None;
             // Until there is no room: its end is a refusal, which is told, too.
             while vault.budget().lock_left > Some(8 * 4096) {
                 kept.push(vault.secret().random(32).unwrap());
-                if let Some(line) = recorder::take().iter().find(|line| near(line)) {
+                if let Some(line) = recorder::take().iter().find(|line| is_near(line)) {
                     assert!(line.starts_with("WARN") && line.contains(&format!("limit={LIMIT}")), "{line}");
                     assert_eq!(at.replace(common::locked()), None, "once");
                 }
             }
             let at = at.expect("a warning");
             // A few pages of what the recorder used meanwhile.
-            assert!(at >= LIMIT - LIMIT / 8 && at <= LIMIT - LIMIT / 8 + 8 * 4096, "{at}");
+            let near = LIMIT - LIMIT / 8;
+        assert!((near..=near + 8 * 4096).contains(&at), "{at}");
         },
     );
 }

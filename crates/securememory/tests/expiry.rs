@@ -16,7 +16,7 @@ fn builder(store: Store, policy: Policy) -> VaultBuilder {
 }
 
 fn secret(vault: &Vault) -> Secret {
-    vault.secret().label("short-lived").from_bytes(&mut *b"sixteen bytes ok".to_vec()).unwrap()
+    vault.secret().label("short-lived").from_bytes(&mut b"sixteen bytes ok".to_vec()).unwrap()
 }
 
 /// Waits until it holds, two seconds at most.
@@ -83,7 +83,7 @@ fn a_view_that_is_open_when_the_time_is_over_stays_until_it_ends() {
     for store in STORES {
         let vault = builder(store, Policy::new()).build().unwrap();
         let policy = Policy::new().time_to_live(MOMENT);
-        let secret = vault.secret().policy(policy).from_bytes(&mut *b"sixteen bytes ok".to_vec()).unwrap();
+        let secret = vault.secret().policy(policy).from_bytes(&mut b"sixteen bytes ok".to_vec()).unwrap();
         let Ok(view) = secret.view() else { continue };
         std::thread::sleep(MOMENT);
         assert_eq!(secret.view().unwrap_err(), Error::Expired);

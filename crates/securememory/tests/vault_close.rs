@@ -1,10 +1,13 @@
 //! The end of a vault: by a close, and by the drop of its last handle.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use common::{Needle, case};
 use securememory::{Error, Hold, OnClose, Policy, Secret, Store, Vault, VaultBuilder, ViewKind, WithError};
 
 const STORES: [Store; 2] = [Store::Sealed, Store::Paged];
@@ -368,4 +371,49 @@ fn a_closed_vault_gives_everything_back_though_its_secrets_live() {
             assert!(secrets.iter().all(|secret| secret.view().err() == Some(Error::Closed)));
         }
     }
+}
+
+#[test]
+fn a_purge_names_the_views_that_keep_their_bytes() {
+    for store in STORES {
+        let vault = builder(store).build().unwrap();
+        let (kept, _idle) = (secret(&vault, "kept"), secret(&vault, "idle"));
+        let owned = kept.owned_view().unwrap();
+        let purged = vault.purge().unwrap();
+        let [view] = &purged.outstanding[..] else { panic!("{purged:?}") };
+        assert_eq!((view.label.as_deref(), view.kind), (Some("kept"), ViewKind::Owned));
+        assert!(owned.with(|bytes| bytes == VALUE).unwrap());
+        drop(owned);
+        assert_eq!(vault.purge().unwrap().outstanding, []);
+    }
+}
+
+#[test]
+fn nothing_is_to_be_found_once_a_vault_is_closed() {
+    case("nothing_is_to_be_found_once_a_vault_is_closed").run(|| {
+        for (seed, hold) in (1..).zip(HOLDS) {
+            let policy = Policy::new().on_close(OnClose::Revoke);
+            let vault = Vault::builder().policy(policy).hold(hold).build().unwrap();
+            let needles: Vec<Needle> = (1..=4).map(|part| Needle::new(seed * 10 + part, 256)).collect();
+            let make = |store, needle: &Needle| {
+                vault.secret().store(store).init_with(256, |room| needle.write(room, 0)).unwrap()
+            };
+            let kept = [make(Store::Sealed, &needles[0]), make(Store::Paged, &needles[1])];
+            let owned = make(Store::Sealed, &needles[2]).owned_view().unwrap();
+            let mut stream = vault.stream().build().unwrap();
+            for at in (0..256).step_by(8) {
+                let mut eight = [0; 8];
+                needles[3].write(&mut eight, at);
+                stream.write_all(&eight).unwrap();
+            }
+            let found: Vec<bool> = needles.iter().map(|needle| !needle.find().is_empty()).collect();
+            assert!(found[2] && found[3], "the search finds what is in use: {found:?}");
+            let closed = vault.close(Duration::ZERO).unwrap();
+            assert_eq!(closed.outstanding.len(), 1, "{closed}");
+            for needle in &needles {
+                assert_eq!(needle.find(), [""; 0]);
+            }
+            drop((kept, owned, stream));
+        }
+    });
 }

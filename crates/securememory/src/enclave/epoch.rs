@@ -214,7 +214,7 @@ impl Changing<'_> {
         }
     }
 
-    /// Destroys the keys that were withdrawn.
+    /// Destroys the keys that were withdrawn and gives back what the system gave for them.
     ///
     /// # Safety
     ///
@@ -222,25 +222,41 @@ impl Changing<'_> {
     /// to be closed.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn destroy_withdrawn(&mut self, anchor: &Anchor) {
-        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
-            // SAFETY: nobody finds it or uses it, as the caller vouches; and we have the lock.
-            if let Some(mut hold) = unsafe { (*cell.hold.get()).take() } {
-                hold.destroy(anchor);
-            }
+        // SAFETY: as the caller vouches.
+        unsafe {
+            self.erase_withdrawn(anchor);
+            self.release_withdrawn(anchor);
         }
     }
 
-    /// Destroys the keys that were withdrawn, but keeps what the system gave for them.
+    /// The first half of it.
     ///
     /// # Safety
     ///
-    /// As for [`Self::destroy_withdrawn`].
+    /// As there.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn erase_withdrawn(&mut self, anchor: &Anchor) {
+        // What lies in memory first, of all of them.
+        self.wipe_withdrawn(anchor);
         for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
             // SAFETY: as in `key`.
             if let Some(hold) = unsafe { (*cell.hold.get()).as_ref() } {
                 hold.erase(anchor);
+            }
+        }
+    }
+
+    /// The second half.
+    ///
+    /// # Safety
+    ///
+    /// As there; and they have been erased.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn release_withdrawn(&mut self, anchor: &Anchor) {
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
+            // SAFETY: nobody finds it or uses it, as the caller vouches; and we have the lock.
+            if let Some(mut hold) = unsafe { (*cell.hold.get()).take() } {
+                hold.release(anchor);
             }
         }
     }

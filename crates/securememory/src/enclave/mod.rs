@@ -408,6 +408,8 @@ impl Enclave {
     /// Destroys all keys; in a child that inherited them, does nothing.
     pub(crate) fn erase_keys(&mut self) {
         let Self { anchor, epochs, .. } = self;
+        // What lies in memory first, of all of them.
+        epochs.all_mut().for_each(|hold| _ = hold.wipe(anchor, || ()));
         epochs.all_mut().for_each(|hold| hold.erase(anchor));
     }
 

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::{Call, CallError, CallResult};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Tells that a binary has the injector: a release build must not have this symbol.
@@ -217,6 +217,18 @@ impl Drop for Injection {
     }
 }
 
+/// What is told of every call, while there is somebody who wants to know.
+static OBSERVER: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Has `see` called before every call that the process makes from now on, whether it is to fail or not; for ever. It may run
+/// in a signal handler, and while the library holds locks.
+pub fn observe(see: fn(Call)) {
+    if OBSERVER.swap(see as *mut (), Ordering::AcqRel).is_null() {
+        // So that the plans are looked at.
+        PLANS.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// How often a call was made since the newest plan that concerns it and the calling thread was set; zero
 /// without one.
 #[must_use]
@@ -237,6 +249,11 @@ pub(super) fn check(call: Call) -> CallResult<()> {
 
 #[cold]
 fn check_plans(call: Call) -> CallResult<()> {
+    let observer = OBSERVER.load(Ordering::Acquire);
+    if !observer.is_null() {
+        // SAFETY: not null, so it is what `observe` was given.
+        unsafe { std::mem::transmute::<*mut (), fn(Call)>(observer)(call) };
+    }
     let thread = super::thread_id();
     let mut outcome = Ok(());
     for slot in &TABLE {

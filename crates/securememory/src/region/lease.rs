@@ -222,7 +222,8 @@ impl Lease {
         let before = self.slot.state.fetch_add(1, Ordering::AcqRel);
         if self.slot.is_due() {
             // Ours as long as this use is counted.
-            self.slot.state.fetch_or(REVOKED, Ordering::AcqRel);
+            let mark = |state: u32| Some(state | REVOKED);
+            let _ = self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark);
         } else if before & REVOKED == 0 {
             return Ok(());
         }

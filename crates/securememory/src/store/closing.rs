@@ -91,7 +91,7 @@ impl Machinery {
     fn release_keys(&self) -> Result<(), Error> {
         let mut keys = self.enclave.epochs().freeze()?;
         // SAFETY: erased, which says that all windows were seen to be closed in which they could have been found.
-        unsafe { keys.destroy_withdrawn(self.enclave.anchor()) };
+        unsafe { keys.release_withdrawn(self.enclave.anchor()) };
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What the secrets of one vault share, and keep alive by counted references.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -153,6 +154,10 @@ impl Handles {
         self.0.load(Ordering::Acquire) == 0
     }
 }
+
+// A panic in a closure of the user's leaves nothing of ours half-done.
+impl UnwindSafe for Machinery {}
+impl RefUnwindSafe for Machinery {}
 
 impl std::fmt::Debug for Machinery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

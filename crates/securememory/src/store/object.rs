@@ -19,7 +19,7 @@ use crate::store::header::{self, Body, Extra, Header, NEXT_STORE, Shape};
 use crate::store::ledger::{Choice, Item, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
-use crate::store::paged::Paged;
+use crate::store::paged::{Draft, Paged};
 use crate::store::sealed::{MOMENT, Record, Sealed};
 use crate::store::spec::{Position, Source, Spec};
 
@@ -42,6 +42,20 @@ impl Drop for Pieces<'_> {
     fn drop(&mut self) {
         // SAFETY: of no secret: whoever made one has called `keep`.
         unsafe { self.ledger.untake(self.item, &self.taken, self.size) };
+    }
+}
+
+/// Seals what `source` writes, or keeps it in the pages that were reserved for it.
+fn make_body<E, S: Source<E>>(
+    machinery: &Machinery,
+    (taken, pages): (&mut Taken, Option<Draft<'_>>),
+    policy: &Policy,
+    (len, align, version): (usize, usize, u64),
+    source: S,
+) -> Result<*mut Record, TryError<E>> {
+    match pages {
+        None => Sealed::make(machinery, taken, policy, (len, align, version), source),
+        Some(pages) => Ok(Paged::make(pages, taken, (len, align), source)?.cast()),
     }
 }
 
@@ -114,11 +128,7 @@ impl Object {
         let mut pieces = Pieces { ledger: &machinery.ledger, taken, item, size };
         let version = spec.position.map_or(0, Position::version);
         let taken = &mut pieces.taken;
-        // In braces: all of it is used up here, and with it what it borrows.
-        let record = match { pages } {
-            None => Sealed::make(&machinery, taken, policy, (len, align, version), source)?,
-            Some(pages) => Paged::make(pages, taken, (len, align), source)?.cast(),
-        };
+        let record = make_body(&machinery, (taken, pages), policy, (len, align, version), source)?;
         let taken = pieces.keep();
         let next_store = if kind == wanted { 0 } else { NEXT_STORE };
         let shape = Shape { item, align, traits: header::traits(item, policy) | next_store, extra };

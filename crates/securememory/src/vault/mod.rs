@@ -25,6 +25,7 @@ pub use budget::Budget;
 pub use closing::VaultClosed;
 pub use degradation::Degradation;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
+pub use keys::Purged;
 pub use preflight::{Need, Preflight, Resource, Shortage};
 
 /// An instance of the library: a key of its own, a policy, limits.

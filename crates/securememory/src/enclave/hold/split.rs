@@ -493,9 +493,12 @@ impl Split {
     }
 
     /// Destroys the key in memory: the check halves of all shares B, then what `between` destroys, then the key
-    /// halves. No system call.
+    /// halves. No system call but getpid(2); nothing in a child, also one that shares our memory.
     #[allow(unsafe_code)]
     pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) {
+        if !self.is_owner(anchor) {
+            return;
+        }
         // All places, also those of replicas that are just being renewed, see `renew`.
         let wipe_checks = || {
             for place in self.places() {
