@@ -371,9 +371,10 @@ fn at_the_real_limit_as_well() {
             secret.with(|bytes| assert!(bytes.iter().any(|&byte| byte != 0))).unwrap();
         }
         let refusing = with(OnLockLimit::Refuse).build().unwrap();
+        let mut kept = Vec::new();
         let refused = loop {
             match refusing.secret().random(32) {
-                Ok(secret) => std::mem::forget(secret),
+                Ok(secret) => kept.push(secret),
                 Err(error) => break error,
             }
         };

@@ -8,7 +8,8 @@
 )]
 
 mod common;
-mod recorder;
+#[path = "recorder/spelling.rs"]
+mod spelling;
 
 use std::io::Write;
 
@@ -183,7 +184,7 @@ fn nothing_of_a_secret_is_in_it_and_a_child_is_told_nothing() {
         let found = vault.diagnostics();
         let text = format!("{found} {found:?} {} {:?}", vault.budget(), vault.budget());
         assert!(text.contains("\"label\""));
-        assert!(!recorder::spellings(&needle).iter().any(|spelling| text.contains(spelling)), "{text}");
+        assert!(!spelling::spellings(&needle).iter().any(|spelling| text.contains(spelling)), "{text}");
         let status = common::in_child(|| {
             vault.diagnostics() == Diagnostics::default() && vault.budget() == securememory::Budget::default()
         });

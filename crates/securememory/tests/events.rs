@@ -10,6 +10,8 @@
 
 mod common;
 mod recorder;
+#[path = "recorder/spelling.rs"]
+mod spelling;
 
 use std::io::Write;
 use std::time::Duration;
@@ -208,7 +210,7 @@ fn all_is_told_at_its_level_and_nothing_of_a_secret() {
         assert_told(&lines, "WARN", &["a vault was closed under open views"]);
         drop((view, open, secrets, keys_are_missing));
 
-        let wrong: Vec<_> = recorder::spellings(&needle)
+        let wrong: Vec<_> = spelling::spellings(&needle)
             .into_iter()
             .filter_map(|spelling| all.iter().find(|line| line.contains(&spelling)))
             .collect();
@@ -239,7 +241,7 @@ fn near_the_limit_on_locked_memory_there_is_one_warning() {
             let at = at.expect("a warning");
             // A few pages of what the recorder used meanwhile.
             let near = LIMIT - LIMIT / 8;
-        assert!((near..=near + 8 * 4096).contains(&at), "{at}");
+            assert!((near..=near + 8 * 4096).contains(&at), "{at}");
         },
     );
 }
