@@ -53,9 +53,12 @@ impl Machinery {
         if self.live().paged > 0 {
             // Without the account there is nothing to be found out.
             let _ = self.each_secret(|object| {
-                if let Body::Paged(paged) = object.header().body() {
-                    stuck += u64::from(paged.is_stuck(object.header()));
-                    unlocked += u64::from(paged.is_unlocked(object.header()));
+                let header = object.header();
+                if let Body::Paged(paged) = header.body()
+                    && !header.gate.is_final()
+                {
+                    stuck += u64::from(paged.is_stuck(header));
+                    unlocked += u64::from(header.is_unlocked());
                 }
                 true
             });

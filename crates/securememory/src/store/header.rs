@@ -76,6 +76,8 @@ const EXPIRES: u8 = 4;
 const CHUNK: u8 = 8;
 /// It is sealed because pages could not be locked.
 pub(super) const NEXT_STORE: u8 = 16;
+/// Its pages are not locked, though they should be.
+pub(super) const UNLOCKED: u8 = 32;
 
 /// What is to be remembered of a secret with this policy.
 pub(super) fn traits(item: Item, policy: &Policy) -> u8 {
@@ -121,6 +123,11 @@ impl Header {
     #[inline]
     pub(super) fn may_linger(&self) -> bool {
         self.traits & MAY_LINGER != 0
+    }
+
+    /// Are its pages not locked, though they should be?
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.traits & UNLOCKED != 0
     }
 
     /// Is it sealed because pages could not be locked?

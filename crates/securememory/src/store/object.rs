@@ -15,7 +15,7 @@ use crate::region::geometry;
 use crate::registry::{self, MAX_LABEL, READER, WRITER};
 use crate::status::{AtRest, Status};
 use crate::store::expiry::Expiry;
-use crate::store::header::{self, Body, Extra, Header, NEXT_STORE, Shape};
+use crate::store::header::{self, Body, Extra, Header, NEXT_STORE, Shape, UNLOCKED};
 use crate::store::ledger::{Choice, Item, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
@@ -95,24 +95,26 @@ impl Object {
         }
         machinery.check_alive()?;
         let store = spec.store.unwrap_or(machinery.settings.store);
-        let wanted = match store {
+        let mut kind = match store {
             _ if spec.position.is_some() => Kind::Sealed,
             store => machinery.settings.kind_for(store, len),
         };
-        let mut kind = wanted;
         if kind == Kind::Sealed {
             machinery.enclave.satisfies(levels)?;
         } else if levels.secretmem == crate::policy::Level::Require {
             return Err(Error::NotInForce(Protection::Secretmem).into());
         }
-        let mut pages = None;
+        let (mut pages, mut degraded) = (None, 0);
         if kind == Kind::Paged {
             match Paged::reserve(&machinery, policy, (len, align)) {
-                Ok(reserved) => pages = Some(reserved),
+                Ok(reserved) => {
+                    degraded = if reserved.is_unlocked() { UNLOCKED } else { 0 };
+                    pages = Some(reserved);
+                }
                 Err(Error::Refused { protection: Protection::Lock, cause }) if policy.may_seal(store) => {
                     machinery.enclave.satisfies(levels)?;
                     machinery.note_next_store(cause);
-                    kind = Kind::Sealed;
+                    (kind, degraded) = (Kind::Sealed, NEXT_STORE);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -130,8 +132,7 @@ impl Object {
         let taken = &mut pieces.taken;
         let record = make_body(&machinery, (taken, pages), policy, (len, align, version), source)?;
         let taken = pieces.keep();
-        let next_store = if kind == wanted { 0 } else { NEXT_STORE };
-        let shape = Shape { item, align, traits: header::traits(item, policy) | next_store, extra };
+        let shape = Shape { item, align, traits: header::traits(item, policy) | degraded, extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
         if let Body::Paged(paged) = object.header().body() {

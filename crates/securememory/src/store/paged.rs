@@ -429,12 +429,6 @@ impl Paged {
         header.stuck.load(Ordering::Relaxed) && header.gate.views() == 0 && header.gate.is_open()
     }
 
-    /// Are the pages not locked, though they should be?
-    pub(super) fn is_unlocked(&self, header: &Header) -> bool {
-        let lock = self.inspect(header, |pages| pages.secured().protections.lock);
-        lock.is_some_and(|lock| !lock.got && lock.asked != Level::Off)
-    }
-
     pub(super) fn protections(&self, header: &Header) -> Protections {
         let found = self.inspect(header, Pages::protections);
         found.unwrap_or_else(|| header.machinery.enclave.protections_at_creation())
@@ -483,6 +477,12 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// Are the pages not locked, though they should be?
+    pub(super) fn is_unlocked(&self) -> bool {
+        let lock = self.pages.as_ref().map(|pages| pages.secured().protections.lock);
+        lock.is_some_and(|lock| !lock.got && lock.asked != Level::Off)
+    }
+
     /// Closes the pages; the last thing that can fail.
     #[allow(unsafe_code)]
     fn close(&self) -> Result<(), Error> {
