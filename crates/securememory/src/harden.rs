@@ -368,10 +368,10 @@ impl fmt::Display for Report {
             Ok(())
         })?;
         line(f, Measure::DumpedMemory, &self.dumped, |f, found| {
-            write!(f, "{} KiB of others in memory", found.resident / 1024)?;
-            for DumpedPart { name, resident, .. } in &found.largest {
-                let name: &dyn fmt::Debug = if name.is_empty() { &"without a name" } else { name };
-                write!(f, ", {} of them {name:?}", resident / 1024)?;
+            write!(f, "{} KiB that are not this library's", found.resident / 1024)?;
+            for (n, DumpedPart { name, resident, .. }) in found.largest.iter().enumerate() {
+                let name: &dyn fmt::Debug = if name.is_empty() { &"(no name)" } else { name };
+                write!(f, "{} {} in {name:?}", if n == 0 { ":" } else { "," }, resident / 1024)?;
             }
             Ok(())
         })?;
@@ -455,7 +455,7 @@ mod tests {
             "no cores: done",
             "empty cores: not in force, and not asked for",
             "swap: \"/dev/zram0\" (compressed memory): 4 of 8 KiB in use",
-            "memory in cores: 7 KiB of others in memory, 5 of them \"/a\\nname\", 2 of them \"without a name\"",
+            "memory in cores: 7 KiB that are not this library's: 5 in \"/a\\nname\", 2 in \"(no name)\"",
             "where cores go: \"|/bin/crash %p\", a program, which no limit on cores binds",
             "who may attach: its parents",
         ]) {

@@ -44,8 +44,12 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
         Ok(status) => {
             vault(&mut page, status);
             if let Some(found) = &info.diagnostics {
-                let left = found.budget.lock_left.filter(|&left| left != u64::MAX);
-                page.row("may still be locked", Tone::Plain, &words::limit(left));
+                let left = match found.budget.lock_left {
+                    None => "not known".to_owned(),
+                    Some(u64::MAX) => "any amount".to_owned(),
+                    Some(left) => words::bytes(left),
+                };
+                page.row("may still be locked", Tone::Plain, &left);
                 found.degradations.iter().for_each(|degradation| page.more(&degradation.to_string()));
             }
         }

@@ -67,8 +67,8 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`], [`Error::Refused`] where a required protection cannot be had, and whatever the system
-    /// refuses. The source is untouched then.
+    /// [`Error::Empty`], [`Error::Refused`] where a required protection cannot be had, [`Error::OverBudget`] at the vault's own
+    /// limit, and whatever the system refuses. The source is untouched then.
     pub fn from_bytes(source: &mut [u8]) -> Result<Self> {
         Self::builder().from_bytes(source)
     }

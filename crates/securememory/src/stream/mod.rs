@@ -116,7 +116,7 @@ impl SecretStream {
     /// # Errors
     ///
     /// [`Error::Closed`], [`Error::Forked`], [`Error::KeyLost`], [`Error::ScratchExhausted`],
-    /// [`Error::OutOfMemory`], [`Error::KeyUsedUp`], [`Error::LockTimeout`], [`Error::System`]: the stream is as it
+    /// [`Error::OutOfMemory`], [`Error::OverBudget`], [`Error::KeyUsedUp`], [`Error::LockTimeout`], [`Error::System`]: the stream is as it
     /// was then, with all its bytes, and it can be tried again. [`Error::Purged`] and [`Error::Revoked`]: what was
     /// written is gone. [`Error::Overrun`]: the chunk that was being filled was damaged, and is not believed any more.
     pub fn finish(&mut self) -> Result<()> {
