@@ -188,14 +188,22 @@ fn all_is_told_at_its_level_and_nothing_of_a_secret() {
         drop(made);
 
         // A fork: the child tells of itself, and nothing of its parent's.
+        let stuck = vault.secret().store(Store::Paged).random(32).unwrap();
+        let plan = inject::fail(Call::Mprotect, Plan::FromNth { n: 2, errno: libc::ENOMEM });
+        assert!(stuck.with(|_| ()).is_err(), "noted, and not told yet");
+        drop(plan);
         let status = common::in_child(|| {
             let child = Vault::builder().build().unwrap();
             let lines = recorder::take();
+            assert!(!lines.iter().any(|line| line.contains("could not be closed")), "{lines:?}");
             let forked = lines.iter().filter(|line| line.contains("this process was forked")).count();
             forked == 1 && child.secret().random(32).is_ok()
         });
         assert_eq!(status, 0);
         assert_silent(&take());
+        let _ = vault.status();
+        assert_told(&take(), "WARN", &["pages could not be closed", &format!("secret={} ", stuck.id())]);
+        drop(stuck);
 
         vault.purge().unwrap();
         let lines = take();
