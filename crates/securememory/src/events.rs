@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::counters;
 use crate::error::{Error, Protection};
+use crate::locks;
 use crate::os::{self, CallError};
 
 /// What can be noted.
@@ -158,6 +159,7 @@ pub(crate) fn tell() {
 
 #[cold]
 fn tell_pending() {
+    locks::user_code();
     let pending = PENDING.swap(0, Ordering::Acquire);
     for note in ALL.into_iter().filter(|note| pending & note.bit() != 0) {
         let place = &PLACES[note as usize];

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use securememory::testing::TestGuard;
 use securememory::{Closed, Error, Policy, Secret, Store, Vault, VaultBuilder, ViewKind, WithError};
 
 const STORES: [Store; 2] = [Store::Sealed, Store::Paged];
@@ -30,6 +31,7 @@ fn soon(what: &str, holds: impl Fn() -> bool) {
 
 #[test]
 fn a_secret_is_there_until_its_time_is_over() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let vault = builder(store, Policy::new().time_to_live(MOMENT)).build().unwrap();
         let born = Instant::now();
@@ -53,6 +55,7 @@ fn a_secret_is_there_until_its_time_is_over() {
 
 #[test]
 fn what_is_used_does_not_get_idle() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let idle = Duration::from_millis(400);
         let vault = builder(store, Policy::new().idle_time(idle)).build().unwrap();
@@ -80,6 +83,7 @@ fn what_is_used_does_not_get_idle() {
 
 #[test]
 fn a_view_that_is_open_when_the_time_is_over_stays_until_it_ends() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let vault = builder(store, Policy::new()).build().unwrap();
         let policy = Policy::new().time_to_live(MOMENT);
@@ -104,6 +108,7 @@ fn a_view_that_is_open_when_the_time_is_over_stays_until_it_ends() {
 
 #[test]
 fn what_nobody_uses_is_wiped_by_tidy_and_by_a_janitor() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let vault = builder(store, Policy::new()).build().unwrap();
         let short = Policy::new().time_to_live(MOMENT);
@@ -126,6 +131,7 @@ fn what_nobody_uses_is_wiped_by_tidy_and_by_a_janitor() {
 
 #[test]
 fn one_that_was_closed_before_has_not_expired_and_one_made_in_a_batch_does() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let vault = builder(store, Policy::new().time_to_live(MOMENT)).build().unwrap();
         let secret = secret(&vault);
@@ -142,6 +148,7 @@ fn one_that_was_closed_before_has_not_expired_and_one_made_in_a_batch_does() {
 
 #[test]
 fn views_that_a_close_has_left_are_revoked_when_their_time_comes() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let policy = Policy::new().close_wait(Duration::ZERO).revoke_after(MOMENT);
         let vault = builder(store, policy).build().unwrap();
@@ -186,6 +193,7 @@ fn views_that_a_close_has_left_are_revoked_when_their_time_comes() {
 
 #[test]
 fn a_view_of_the_next_secret_in_the_same_place_is_not_revoked() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let policy = Policy::new().close_wait(Duration::ZERO).revoke_after(MOMENT);
         let vault = builder(store, policy).build().unwrap();
@@ -204,6 +212,7 @@ fn a_view_of_the_next_secret_in_the_same_place_is_not_revoked() {
 
 #[test]
 fn far_ahead_is_never() {
+    let _guard = TestGuard::new();
     let vault =
         builder(Store::Auto, Policy::new().time_to_live(Duration::MAX).idle_time(HOUR)).build().unwrap();
     let secret = secret(&vault);

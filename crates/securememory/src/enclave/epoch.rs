@@ -136,6 +136,7 @@ impl Epochs {
     }
 
     /// Keeps others from changing keys, and lets all keys be looked at.
+    #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn freeze(&self) -> Result<Changing<'_>, Error> {
         Ok(Changing { epochs: self, state: self.state.lock()? })
     }
@@ -278,9 +279,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use crate::store::{Machinery, Settings};
+    use crate::testing::TestGuard;
 
     #[test]
     fn an_empty_cell_is_no_key() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let epochs = machinery.enclave.epochs();
         assert_eq!([0, 1, 2, 4, 5].map(|epoch| epochs.has(epoch)), [false, true, false, false, false]);

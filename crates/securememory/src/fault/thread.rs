@@ -13,6 +13,7 @@ use super::chain::{self, ASIDE, ENDING, PASSING, Station, WORK};
 use super::inside;
 use super::outside::{self, Holder};
 use crate::error::{Error, Result};
+use crate::locks;
 use crate::os::signals::{self, MAX_SIGNAL, WORDS};
 use crate::os::{self, Call, CallError};
 use crate::registry::deliveries;
@@ -162,23 +163,20 @@ fn come_back(place: &mut Making) -> bool {
     }
     place.wait();
     let Ok(changing) = outside::changing() else { return false };
-    let mut refused = None;
-    let done = aside().fold(true, |done, (signal, _)| match outside::come_back(signal) {
-        Ok(Holder::Back) => {
-            BACK.fetch_or(1 << (signal - 1), Ordering::AcqRel);
-            done
+    let mut failed = None;
+    for (signal, _) in aside() {
+        match outside::come_back(signal) {
+            Ok(Holder::Back) => _ = BACK.fetch_or(1 << (signal - 1), Ordering::AcqRel),
+            Ok(_) => {}
+            Err(error) => failed = Some((signal, error)),
         }
-        Ok(_) => done,
-        Err(error) => {
-            refused = Some((error, signal));
-            false
-        }
-    });
+    }
     drop(changing);
-    if let Some((error, signal)) = refused {
+    if let Some((signal, error)) = failed {
+        locks::user_code();
         tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
     }
-    done
+    failed.is_none()
 }
 
 /// What becomes of a delivery that has been handed to the thread.

@@ -20,6 +20,8 @@ mod call;
 mod capability;
 #[cfg(feature = "testing")]
 pub mod inject;
+#[cfg(feature = "testing")]
+pub(crate) mod limits;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;

@@ -7,6 +7,7 @@ use zeroize::Zeroize;
 
 use crate::error::{Error, Result};
 use crate::events;
+use crate::locks;
 use crate::secret::{Closed, Secret};
 use crate::store::{OPENS, Opened, open_many};
 use crate::vault::Vault;
@@ -137,6 +138,7 @@ impl Secret {
 
 fn lend(index: usize, opened: Result<Opened<'_>>, f: &mut impl FnMut(usize, &[u8])) -> Result<(), ManyError> {
     let mut opened = opened.map_err(|error| ManyError { index, ran: false, error })?;
+    locks::user_code();
     f(index, opened.bytes());
     opened.end().map_err(|error| ManyError { index, ran: true, error })
 }

@@ -9,6 +9,7 @@ use zeroize::Zeroize;
 use crate::counters;
 use crate::error::{Error, FromOwnedError, Result, TryError};
 use crate::events;
+use crate::locks;
 use crate::os;
 use crate::policy::{Policy, Store};
 use crate::secret::Secret;
@@ -50,6 +51,7 @@ impl<E, F: FnOnce(&mut [u8]) -> Result<(), TryError<E>>> Source<E> for Closure<F
 
     fn write(self, room: &mut [u8]) -> Result<(), TryError<E>> {
         room.fill(0);
+        locks::user_code();
         (self.0)(room)
     }
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroize;
 use crate::counters::{self, Count};
 use crate::error::{Error, FromOwnedError, Outstanding, Result, TryError, WithError};
 use crate::events;
+use crate::locks;
 use crate::policy::OnClose;
 use crate::region::bytes;
 use crate::status::Status;
@@ -35,7 +36,35 @@ pub use view::{OwnedView, View, ViewMut};
 /// # Ok::<(), securememory::Error>(())
 /// ```
 ///
-/// Dropping a secret closes it as [`OnClose::Defer`] does, without waiting.
+/// Dropping a secret closes it as [`OnClose::Defer`] does, without waiting. It may be dropped by any thread, also by
+/// destructors of thread-locals and while the process exits.
+///
+/// # In statics
+///
+/// A static is never dropped. So a secret in one is there to the end of the process and is not wiped by it: the kernel
+/// clears its memory before others get it, but a core dump or a debugger that comes at the end may find a paged one, or the
+/// key of a sealed one. A program that minds has two ways. With [`fault::install`](crate::fault::install) secrets are wiped
+/// when the process exits, or dies by a fault; by a signal such as SIGTERM, with a
+/// [`Coordinator`](crate::signal::Coordinator) and [`Options::ends`](crate::signal::Options::ends). Or it
+/// [closes](Secret::close) the secret itself, which takes a shared reference only:
+///
+/// ```
+/// use securememory::Secret;
+/// use std::sync::OnceLock;
+///
+/// static TOKEN: OnceLock<Secret> = OnceLock::new();
+///
+/// fn main() -> Result<(), securememory::Error> {
+///     let token = TOKEN.get_or_init(|| Secret::from_bytes(&mut *b"token".to_vec()).expect("protected memory"));
+///     token.with(|bytes| assert_eq!(bytes, b"token"))?;
+///     // Before the end, by whoever knows that it is the end.
+///     token.close()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// Neither helps where the process ends by `_exit(2)` or SIGKILL. A view that is kept in a static holds up a close like any
+/// other.
 #[must_use = "a secret that is dropped is wiped"]
 pub struct Secret(Object);
 
@@ -215,6 +244,7 @@ impl Secret {
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R, WithError<R>> {
         let mut opened = self.0.open().inspect_err(counters::refused).map_err(WithError::NotRun)?;
+        locks::user_code();
         let result = f(opened.bytes());
         finished(result, opened.end())
     }
@@ -280,6 +310,7 @@ impl Secret {
         let mode = self.0.policy().on_close;
         let outstanding = events::ended(self.0.close(wait, mode))?;
         let (secret, vault, label) = (self.id(), self.0.machinery().id, self.label());
+        locks::user_code();
         Ok(match (outstanding, mode) {
             (None, _) => {
                 counters::add(Count::Closed);
@@ -347,6 +378,7 @@ impl Secret {
 pub fn with2<R>(a: &Secret, b: &Secret, f: impl FnOnce(&[u8], &[u8]) -> R) -> Result<R, WithError<R>> {
     let first = a.view().map_err(WithError::NotRun)?;
     let second = b.view().map_err(WithError::NotRun)?;
+    locks::user_code();
     let result = f(&first, &second);
     let ended = second.finish();
     finished(result, first.finish().and(ended))

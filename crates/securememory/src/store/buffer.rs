@@ -110,8 +110,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // In a child the memory was wiped, and the slots are not its own.
-        if self.machinery.enclave.is_alive() {
-            self.lease.disown();
+        if self.machinery.enclave.is_alive() && self.lease.disown() {
             self.lease.wipe_data();
             self.lease.vacate();
         }
@@ -124,9 +123,11 @@ mod tests {
 
     use super::*;
     use crate::store::Settings;
+    use crate::testing::TestGuard;
 
     #[test]
     fn a_revoked_buffer_is_wiped_and_takes_nothing_more() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
         assert_eq!(buffer.push(b"sixteen bytes ok"), Ok(16));
@@ -142,6 +143,7 @@ mod tests {
 
     #[test]
     fn what_was_written_before_a_purge_is_not_sealed_under_the_next_key() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
         buffer.push(b"sixteen bytes ok").unwrap();
@@ -153,6 +155,7 @@ mod tests {
 
     #[test]
     fn bytes_beside_it_that_were_overwritten_are_noticed() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
         buffer.push(b"sixteen bytes ok").unwrap();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::gate::Deadline;
+use crate::locks;
 use crate::policy::OnClose;
 use crate::region::revocation::revoke_owned;
 use crate::registry::{self, BUSY, CHUNK, FREE, NOBODY, OWNED, REVOKED, Slot, UNNAMED, WINDOW};
@@ -72,6 +73,7 @@ impl Machinery {
         if quiet {
             failed = self.release_keys().err().or(failed);
         }
+        self.ledger.settle();
         Ok(Closing { deferred: !ended, failed })
     }
 
@@ -176,7 +178,7 @@ impl Machinery {
     pub(super) fn after_last_view(&self) {
         if self.is_closed() && !self.slots().any(is_in_use) {
             // Else whoever has what is needed for it, or a later close.
-            let _ = self.reclaim();
+            let _ = locks::without_waiting(|| self.reclaim());
         }
     }
 

@@ -22,6 +22,8 @@ use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::arenas::Purpose;
 use crate::registry::dying::why_gone;
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::registry::vaults::Seat;
 use crate::registry::{HELD, Slot, Thread, dying, lost};
 use crate::shutdown::fork;
@@ -113,6 +115,9 @@ pub(crate) struct Machinery {
     pub(crate) handles: Handles,
     /// Its place in the registry.
     seat: Seat,
+    /// The test guard that it was made under.
+    #[cfg(feature = "testing")]
+    watch: Option<Arc<guards::Watch>>,
 }
 
 /// How many secrets were sealed because pages could not be locked, and why the last.
@@ -185,7 +190,14 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let seat = Seat::take()?;
-        let made = Self::make_at(seat, settings).inspect_err(|_| seat.give())?;
+        let made = Self::make_at(seat, settings).inspect_err(|_| {
+            #[cfg(feature = "testing")]
+            watch_failure(seat);
+            seat.give();
+        });
+        let made = made?;
+        #[cfg(feature = "testing")]
+        made.watch();
         // Asked again, now that who wipes can see it: it may have looked before.
         if dying::has_begun() { Err(Error::Dying) } else { Ok(made) }
     }
@@ -238,6 +250,8 @@ impl Machinery {
             tickets_used: AtomicUsize::new(0),
             next_store: NextStore::default(),
             seat,
+            #[cfg(feature = "testing")]
+            watch: guards::current(),
         }))
     }
 
@@ -420,6 +434,23 @@ impl Machinery {
         self.enclave.wipe_newest(|| self.scratch.wipe_keys())
     }
 
+    /// Takes the vault's locks on the way of its secrets and keeps them, or gives them back. False: not all were to be had.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        let scratch = self.scratch.set_frozen(frozen);
+        let pool = self.pool.set_frozen(frozen);
+        self.ledger.set_frozen(frozen) && pool && scratch
+    }
+
+    /// Makes it known to the test guard that it was made under.
+    #[cfg(feature = "testing")]
+    fn watch(self: &Arc<Self>) {
+        if let Some(watch) = &self.watch {
+            let known: Arc<guards::Anything> = Arc::<Self>::clone(self);
+            watch.made(Arc::downgrade(&known));
+        }
+    }
+
     /// What is in force on the key and on the first scratch.
     pub(super) fn protections(&self) -> Protections {
         let mut protections = self.enclave.protections();
@@ -428,6 +459,14 @@ impl Machinery {
             protections.lock.evidence = Evidence::None;
         }
         protections
+    }
+}
+
+/// Tells the test guard what an attempt to make a vault has left.
+#[cfg(feature = "testing")]
+fn watch_failure(seat: Seat) {
+    if let Some(watch) = guards::current() {
+        watch.note(guards::remains_of(seat, seat.entry().id.load(Ordering::Relaxed)));
     }
 }
 
@@ -465,6 +504,8 @@ impl Drop for Machinery {
         if !self.enclave.is_alive() {
             return;
         }
+        #[cfg(feature = "testing")]
+        let mut remains = if self.watch.is_some() { self.remains() } else { Vec::new() };
         let _shield = masks::shield();
         // The keys and their shares first; then what is only worth something with them; then descriptors, and last the page
         // that scratch may lie in.
@@ -478,6 +519,11 @@ impl Drop for Machinery {
             slots::free(self.tickets);
         }
         self.enclave.end();
+        #[cfg(feature = "testing")]
+        if let Some(watch) = &self.watch {
+            remains.extend(guards::remains_of(self.seat, self.id));
+            watch.note(remains);
+        }
         self.seat.give();
     }
 }

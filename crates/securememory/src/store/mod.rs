@@ -11,6 +11,8 @@ mod cost;
 mod expiry;
 mod header;
 mod ledger;
+#[cfg(feature = "testing")]
+mod left;
 mod linger;
 pub(crate) mod machinery;
 mod object;

@@ -320,6 +320,7 @@ impl Object {
             let ended = header.gate.is_final();
             let views = machinery.holders(header.id);
             if ended && views.views == 0 {
+                machinery.ledger.settle();
                 return Ok(None);
             }
             if let Some(left) = deadline.left() {
@@ -369,28 +370,46 @@ impl Drop for Object {
         if !header.machinery.enclave.is_alive() {
             return;
         }
-        if header.lingers.load(Ordering::Acquire) != linger::NEVER {
-            header.machinery.lingering.forget(self.0);
+        if header.lingers.load(Ordering::Acquire) != linger::NEVER
+            && !header.machinery.lingering.forget(self.0)
+        {
+            return;
         }
-        // A borrowed view that was forgotten may still be counted, but can no longer be used: it borrowed the secret
-        // that is being dropped. So there is nobody whom the gate would have to keep out.
-        let ends = !header.gate.is_final();
-        let body = match header.body() {
-            Body::Sealed(sealed) => sealed.take(header),
-            Body::Paged(paged) => {
-                if ends && let Err(cause) = paged.take(header) {
-                    events::note(Note::Unwiped, header.id, events::cause(cause.call()));
-                    paged.abandon(header);
-                }
-                let at = NonNull::from(paged).cast();
-                Some(Retired { secret: header.id, at, size: Paged::SIZE, epoch: 0 })
+        // SAFETY: this was the last reference, and nobody else looks at the header.
+        unsafe { bury(self.0) };
+    }
+}
+
+/// Ends a secret, and gives back what it had.
+///
+/// # Safety
+///
+/// There is no reference to the header any more, and nobody looks at it. The vault is this process's.
+#[allow(unsafe_code)]
+pub(super) unsafe fn bury(at: NonNull<Header>) {
+    // SAFETY: complete, and not freed yet.
+    let header = unsafe { at.as_ref() };
+    // A borrowed view that was forgotten may still be counted, but can no longer be used: it borrowed the secret
+    // that is being dropped. So there is nobody whom the gate would have to keep out.
+    let ends = !header.gate.is_final();
+    let body = match header.body() {
+        Body::Sealed(sealed) => sealed.take(header),
+        Body::Paged(paged) => {
+            let paged_at = NonNull::from(paged);
+            let mut in_use = false;
+            if ends && let Err(cause) = paged.take(header) {
+                events::note(Note::Unwiped, header.id, events::cause(cause.call()));
+                // SAFETY: this was the last reference.
+                in_use = unsafe { Paged::abandon(paged_at, header) };
             }
-        };
-        let item = header.item();
-        // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its ledger.
-        unsafe {
-            let header = self.0.read();
-            header.machinery.ledger.give_secret(self.0.cast(), item, body, ends);
+            let body = Retired { secret: header.id, at: paged_at.cast(), size: Paged::SIZE, epoch: 0 };
+            (!in_use).then_some(body)
         }
+    };
+    let item = header.item();
+    // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its ledger.
+    unsafe {
+        let header = at.read();
+        header.machinery.ledger.give_secret(at.cast(), item, body, ends);
     }
 }

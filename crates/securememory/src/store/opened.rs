@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::counters::{self, Count};
 use crate::error::Error;
+use crate::locks;
 use crate::region::lease::Lease;
 use crate::region::scrub;
 use crate::registry::Slot;
@@ -313,6 +314,7 @@ impl Owned {
         let lease = self.lease.as_ref().ok_or(Error::Closed)?;
         lease.begin_use()?;
         let used = Use(lease);
+        locks::user_code();
         // Inside the bounds that `part` has checked.
         let result = f(lease.bytes().get(self.range.clone()).unwrap_or_default());
         let outcome =
@@ -334,8 +336,9 @@ impl Drop for Owned {
                 return;
             }
             // What went wrong was reported by `with`; nobody is left to tell here.
-            lease.disown();
-            lease.release();
+            if lease.disown() {
+                lease.release();
+            }
             if header.gate.notify() {
                 header.end_left();
             }

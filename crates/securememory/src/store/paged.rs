@@ -17,7 +17,7 @@ use crate::os::{Access, CallError};
 use crate::policy::{Level, Policy};
 use crate::region::bytes;
 use crate::region::geometry::{self, Place};
-use crate::region::pool::Pages;
+use crate::region::pool::{self, Pages};
 use crate::region::scrub;
 use crate::registry::dying::why_gone;
 use crate::registry::{self, READER, Slot, WRITER, lost};
@@ -45,6 +45,7 @@ struct Piece {
 }
 
 const _: () = assert!(std::mem::align_of::<Piece>() <= crate::store::slab::ALIGN);
+const _: () = assert!(std::mem::size_of::<Piece>() >= pool::ROOM);
 
 /// A writer's right to the pages, and what it needs to undo.
 pub(super) struct Change {
@@ -452,20 +453,25 @@ impl Paged {
             pages.protect(Access::ReadWrite).map_err(Error::StuckOpen)?;
             bytes::wipe(pages.base().add(place.canary), pages.capacity() - place.canary);
             self.pages.store(std::ptr::null_mut(), Ordering::Release);
-            // Without the pool's lock they stay mapped, wiped and unused.
             let _ = header.machinery.pool.give(at.read());
         }
         Ok(())
     }
 
-    /// Where [`Self::take`] has failed: leaves the pages to the pool, which tries again to wipe them.
+    /// Where [`Self::take`] has failed: leaves the pages to the pool, which tries again to wipe them. True: the memory that
+    /// this lies in is in use by the pool.
+    ///
+    /// # Safety
+    ///
+    /// Nobody refers to it any more.
     #[allow(unsafe_code)]
-    pub(super) fn abandon(&self, header: &Header) {
-        if let Some(at) = NonNull::new(self.pages.swap(std::ptr::null_mut(), Ordering::AcqRel)) {
-            // SAFETY: as for `take`.
-            let pages = unsafe { at.read() };
+    pub(super) unsafe fn abandon(at: NonNull<Self>, header: &Header) -> bool {
+        // SAFETY: filled in `make`, and as the caller vouches; the memory lives as long as the vault.
+        unsafe {
+            let pages = at.as_ref().pages.swap(std::ptr::null_mut(), Ordering::AcqRel);
+            let Some(pages) = NonNull::new(pages).map(|pages| pages.read()) else { return false };
             pages.forget_label();
-            header.machinery.pool.lose(pages);
+            header.machinery.pool.lose(pages, at.cast())
         }
     }
 }

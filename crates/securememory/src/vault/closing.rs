@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::events;
+use crate::locks;
 use crate::policy::OnClose;
 use crate::vault::diagnostics::open_views;
 use crate::vault::{OpenView, Vault, ViewKind};
@@ -80,6 +81,7 @@ impl Vault {
     /// [`Error::WouldDeadlock`] inside a view of the same thread, of any secret of the vault: nothing is changed then.
     /// [`Error::Forked`] in a child; [`Error::LockTimeout`].
     pub fn close(&self, wait: Duration) -> Result<VaultClosed> {
+        locks::user_code();
         let _span = tracing::debug_span!("close_vault", vault = self.id()).entered();
         let machinery = self.machinery();
         let closing = events::ended(machinery.close(wait))?;
@@ -88,6 +90,7 @@ impl Vault {
         outstanding.retain(|view| view.kind != ViewKind::Chunk);
         let revoked = !outstanding.is_empty() && machinery.settings.policy.on_close == OnClose::Revoke;
         if !outstanding.is_empty() {
+            locks::user_code();
             tracing::warn!(
                 vault = self.id(),
                 views = outstanding.len(),

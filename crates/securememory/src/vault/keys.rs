@@ -7,6 +7,7 @@ use crate::counters::{self, Count};
 use crate::error::Error;
 use crate::error::Result;
 use crate::events;
+use crate::locks;
 use crate::store::Refreshed;
 use crate::vault::diagnostics::open_views;
 use crate::vault::{OpenView, Vault, VaultBuilder};
@@ -38,6 +39,7 @@ impl Vault {
     /// where the new key would be less protected than the first one was, [`Error::Timeout`] where there are four keys
     /// and the others stay in use, [`Error::Forked`]. The old key goes on sealing then.
     pub fn refresh(&self) -> Result<()> {
+        locks::user_code();
         let _span = tracing::debug_span!("refresh_vault", vault = self.id()).entered();
         events::ended(self.machinery().refresh())
     }
@@ -51,6 +53,7 @@ impl Vault {
     /// lost, [`Error::Purged`] where a purge came in between, and whatever the system refuses. What has been
     /// moved stays moved, and a later call goes on.
     pub fn finish_refresh(&self, wait: Duration) -> Result<Refreshed> {
+        locks::user_code();
         let _span = tracing::debug_span!("finish_refresh", vault = self.id()).entered();
         let refreshed = events::ended(self.machinery().finish_refresh(wait))?;
         let Refreshed { moved, damaged, .. } = refreshed;
@@ -77,6 +80,7 @@ impl Vault {
     /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a
     /// refresh has succeeded.
     pub fn purge(&self) -> Result<Purged> {
+        locks::user_code();
         let _span = tracing::debug_span!("purge_vault", vault = self.id()).entered();
         match events::ended(self.machinery().purge()) {
             Ok(()) => {

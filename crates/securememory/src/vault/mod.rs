@@ -18,7 +18,10 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::events;
 use crate::fault::FaultPolicy;
+use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
 pub use budget::Budget;
@@ -58,7 +61,8 @@ impl Vault {
     }
 
     /// The default vault of the process, made on first use. In a forked child it is another one than in the
-    /// parent.
+    /// parent. It is never dropped: its secrets are wiped when they are dropped or closed; for what is there still when the
+    /// process ends, see [`Secret`](crate::Secret#in-statics).
     ///
     /// # Errors
     ///
@@ -68,6 +72,10 @@ impl Vault {
     }
 
     pub(crate) fn global_machinery() -> Result<Arc<Machinery>> {
+        #[cfg(feature = "testing")]
+        if let Some(watch) = guards::current() {
+            return Self::default_under(&watch);
+        }
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
             return Ok(Arc::clone(machinery));
         }
@@ -122,6 +130,20 @@ impl Vault {
         self.0.enclave.is_alive()
     }
 
+    /// The default vault of threads under a test guard.
+    #[cfg(feature = "testing")]
+    fn default_under(watch: &guards::Watch) -> Result<Arc<Machinery>> {
+        let known = |vault: Arc<guards::Anything>| vault.downcast::<Machinery>().ok();
+        if let Some(vault) = watch.default_vault().and_then(known) {
+            return Ok(vault);
+        }
+        let made = Machinery::make(Settings::default())?;
+        // The guard's own, as of the process's.
+        made.handles.take();
+        let offered: Arc<guards::Anything> = Arc::<Machinery>::clone(&made);
+        Ok(known(watch.offer_default(offered)).unwrap_or(made))
+    }
+
     pub(crate) fn machinery(&self) -> &Machinery {
         &self.0
     }
@@ -138,6 +160,7 @@ impl Vault {
 
 /// Tells of a vault that has been made.
 fn announce(machinery: &Machinery) {
+    locks::user_code();
     counters::add(Count::Vaults);
     let (hold, cipher) = (machinery.enclave.used(), machinery.enclave.cipher());
     if let Some(cause) = machinery.unusual_step_down() {
@@ -157,7 +180,7 @@ impl Drop for Vault {
     fn drop(&mut self) {
         // Where there are no secrets, all of it goes in a moment.
         if self.0.handles.give() && Arc::strong_count(&self.0) > 1 {
-            self.0.after_last_handle();
+            locks::without_waiting(|| self.0.after_last_handle());
         }
     }
 }
@@ -265,6 +288,7 @@ impl VaultBuilder {
     /// [`Error::HoldRefused`] where the required hold cannot, [`Error::System`] and [`Error::OutOfMemory`] where
     /// resources are short, [`Error::TooManyVaults`], [`Error::Unsupported`]. Nothing is left behind.
     pub fn build(self) -> Result<Vault> {
+        locks::user_code();
         let _span = tracing::debug_span!("build_vault").entered();
         let wants_janitor = self.0.janitor;
         let made = Machinery::make(self.0).and_then(|machinery| {

@@ -163,7 +163,7 @@ impl Split {
         let written = unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) }.and_then(|()| {
             let number = file.raw_fd().unsigned_abs();
             // The table of what a dying process empties cannot grow for want of memory only.
-            files::enter(number, file.identity(), os::process_id())
+            files::enter(number, file.identity(), os::process_id(), staging.vault().number())
                 .map_err(|_| CallError::new(Call::Mmap, libc::ENOMEM))
         });
         match written {

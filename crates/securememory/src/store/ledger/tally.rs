@@ -26,6 +26,18 @@ pub(crate) struct Live {
     pub(crate) bytes: u64,
 }
 
+impl From<Item> for Live {
+    #[inline]
+    fn from(item: Item) -> Self {
+        Self {
+            secrets: 1,
+            paged: u64::from(item.kind == Kind::Paged),
+            chunks: u64::from(item.chunk),
+            bytes: item.len as u64,
+        }
+    }
+}
+
 /// The most that there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -71,18 +83,23 @@ impl Tally {
 
     #[inline]
     pub(super) fn add(&mut self, item: Item) {
-        self.live.secrets += 1;
-        self.live.paged += u64::from(item.kind == Kind::Paged);
-        self.live.chunks += u64::from(item.chunk);
-        self.live.bytes += item.len as u64;
+        let Live { secrets, paged, chunks, bytes } = item.into();
+        self.live.secrets += secrets;
+        self.live.paged += paged;
+        self.live.chunks += chunks;
+        self.live.bytes += bytes;
     }
 
+    /// What has ended; of several secrets that others have left, it may come in parts.
     #[inline]
-    pub(super) fn remove(&mut self, item: Item) {
-        self.live.secrets -= 1;
-        self.live.paged -= u64::from(item.kind == Kind::Paged);
-        self.live.chunks -= u64::from(item.chunk);
-        self.live.bytes -= item.len as u64;
+    pub(super) fn remove(&mut self, ended: Live) {
+        let Live { secrets, paged, chunks, bytes } = ended;
+        let live = &mut self.live;
+        debug_assert!(live.secrets >= secrets && live.bytes >= bytes, "{live:?} without {ended:?}");
+        live.secrets = live.secrets.saturating_sub(secrets);
+        live.paged = live.paged.saturating_sub(paged);
+        live.chunks = live.chunks.saturating_sub(chunks);
+        live.bytes = live.bytes.saturating_sub(bytes);
     }
 }
 
@@ -107,9 +124,9 @@ mod tests {
         // Of two that are reached, that one which no smaller secret would help.
         let over = Error::OverBudget { of: Quota::Secrets, asked: 1, in_use: 2, limit: 2 };
         assert_eq!(tally.check(item(usize::MAX)), Err(over));
-        tally.remove(item(7));
+        tally.remove(item(7).into());
         assert_eq!(tally.check(item(9)), Ok(()));
-        tally.remove(item(1));
+        tally.remove(item(1).into());
         assert_eq!(tally.live, Live::default());
     }
 

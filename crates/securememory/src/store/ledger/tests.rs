@@ -184,7 +184,7 @@ impl Model {
                     Some(body) => {
                         let old = std::mem::replace(body, new);
                         if retire {
-                            ledger.retire(&[old]);
+                            assert!(ledger.retire(old));
                             self.limbo.push(old);
                         } else {
                             // SAFETY: replaced, and nobody reads here.

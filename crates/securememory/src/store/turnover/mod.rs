@@ -257,13 +257,12 @@ impl Machinery {
 
     #[cold]
     fn note_refusal(&self, error: Error) {
-        if let Ok(mut keys) = self.enclave.epochs().freeze() {
-            // Told once, until it succeeds.
-            if keys.refused().is_none() {
-                events::note(Note::RefreshRefused, self.id, events::cause(error.call()));
-            }
-            keys.note_refusal(error);
+        let Ok(mut keys) = self.enclave.epochs().freeze() else { return };
+        // Told once, until it succeeds.
+        if keys.refused().is_none() {
+            events::note(Note::RefreshRefused, self.id, events::cause(error.call()));
         }
+        keys.note_refusal(error);
     }
 
     /// Destroys all keys, and with them everything that was sealed; closes what is paged. Then makes a new key.
@@ -283,6 +282,7 @@ impl Machinery {
         let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
         let paged = self.purge_paged();
+        self.ledger.settle();
         if !quiet {
             return Err(Error::Timeout { waited: deadline.waited(), holders: self.at_work() });
         }
