@@ -67,7 +67,7 @@ fn use_fully(vault: &Vault, needle: &Needle) -> Vec<Secret> {
 fn all_is_told_at_its_level_and_nothing_of_a_secret() {
     case("all_is_told_at_its_level_and_nothing_of_a_secret").run(|| {
         let keys_are_missing = common::NoKeys::from_now();
-        recorder::install();
+        let _recorder = recorder::install();
         let mut all = Vec::new();
         let mut take = || {
             let lines: Vec<String> =
@@ -233,7 +233,7 @@ fn near_the_limit_on_locked_memory_there_is_one_warning() {
     case("near_the_limit_on_locked_memory_there_is_one_warning").limit(libc::RLIMIT_MEMLOCK, LIMIT).run(
         || {
             common::become_ordinary_user();
-            recorder::install();
+            let _recorder = recorder::install();
             let vault = Vault::builder().store(Store::Paged).build().unwrap();
             let mut kept = Vec::new();
             let is_near = |line: &String| line.contains("nearly locked as much memory as it may");
@@ -258,7 +258,7 @@ fn near_the_limit_on_locked_memory_there_is_one_warning() {
 fn far_from_the_limit_there_is_none() {
     case("far_from_the_limit_there_is_none").limit(libc::RLIMIT_MEMLOCK, 8 << 20).run(|| {
         common::become_ordinary_user();
-        recorder::install();
+        let _recorder = recorder::install();
         let vault = Vault::builder().store(Store::Paged).build().unwrap();
         let kept: Vec<_> = (0..500).map(|_| vault.secret().random(32).unwrap()).collect();
         assert!(!recorder::take().iter().any(|line| line.contains("nearly")));
@@ -269,7 +269,7 @@ fn far_from_the_limit_there_is_none() {
 #[test]
 fn a_janitor_tells_what_it_has_done() {
     case("a_janitor_tells_what_it_has_done").run(|| {
-        recorder::install();
+        let _recorder = recorder::install();
         let policy = Policy::new().time_to_live(Duration::from_millis(20));
         let vault = Vault::builder().policy(policy).janitor().build().unwrap();
         let secret = vault.secret().random(32).unwrap();

@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 use std::fmt::{Debug, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
 
 use securememory::{Error, Store, Vault, ViewKind};
 use tracing::field::{Field, Visit};
@@ -13,7 +13,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// What is used by whoever is told something.
-static OTHER: OnceLock<Vault> = OnceLock::new();
+static OTHER: Mutex<Option<Vault>> = Mutex::new(None);
 
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -43,7 +43,9 @@ fn keep(line: String) {
     }
     LINES.lock().unwrap().push(line);
     // The first lock of all; so none may be held.
-    if let Some(other) = OTHER.get() {
+    // Not with the lock: the calls below come here again.
+    let other = OTHER.lock().unwrap().clone();
+    if let Some(other) = &other {
         if other.is_alive() {
             let used = || {
                 let secret = other.secret().store(Store::Paged).random(40)?;
@@ -103,11 +105,22 @@ impl Subscriber for Recorder {
     }
 }
 
+/// While it lives, whoever is told something uses a vault.
+#[must_use]
+pub struct Active(());
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let other = OTHER.lock().unwrap().take();
+        drop(other);
+    }
+}
+
 /// Begins to write down, in the whole process.
-pub fn install() {
-    let other = Vault::builder().build().unwrap();
-    assert!(OTHER.set(other).is_ok());
+pub fn install() -> Active {
+    *OTHER.lock().unwrap() = Some(Vault::builder().build().unwrap());
     tracing::subscriber::set_global_default(Recorder(AtomicU64::new(1))).unwrap();
+    Active(())
 }
 
 /// Runs `work` on this thread while the recorder does nothing but write down.
