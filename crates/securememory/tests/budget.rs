@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 
 use common::case;
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
 use securememory::{
     Call, CallError, Error, ErrorKind, Hint, Level, OnLockLimit, Policy, Protection, Quota, Resource, Secret,
@@ -37,6 +38,7 @@ fn over_bytes(asked: u64, in_use: u64, limit: u64) -> Error {
 
 #[test]
 fn the_last_byte_fits_and_what_is_refused_is_untouched() {
+    let _guard = TestGuard::new();
     for (name, builder) in stores() {
         let vault = builder.bytes_max(100).secrets_max(3).build().unwrap();
         let first = vault.secret().random(60).unwrap();
@@ -75,6 +77,7 @@ fn the_last_byte_fits_and_what_is_refused_is_untouched() {
 
 #[test]
 fn creations_that_fail_give_back_what_they_had_taken() {
+    let _guard = TestGuard::new();
     for (name, builder) in stores() {
         let vault = builder.bytes_max(32).build().unwrap();
         let failed = vault.secret().try_init_with(32, |_| Err("no"));
@@ -96,6 +99,7 @@ fn creations_that_fail_give_back_what_they_had_taken() {
 
 #[test]
 fn a_batch_is_all_or_nothing_also_where_the_budget_ends_in_the_middle() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().store(Store::Sealed).bytes_max(99 * 10).build().unwrap();
     let mut sources: Vec<Vec<u8>> = (0..100).map(|_| vec![5; 10]).collect();
     assert_eq!(vault.secrets_from(&mut sources).err(), Some(over_bytes(10, 990, 990)));
@@ -109,6 +113,7 @@ fn a_batch_is_all_or_nothing_also_where_the_budget_ends_in_the_middle() {
 
 #[test]
 fn a_value_that_is_replaced_costs_nothing_however_often() {
+    let _guard = TestGuard::new();
     for (name, builder) in stores() {
         let vault = builder.bytes_max(32).secrets_max(1).build().unwrap();
         let secret = vault.secret().random(32).unwrap();
@@ -127,6 +132,7 @@ fn a_value_that_is_replaced_costs_nothing_however_often() {
 
 #[test]
 fn what_is_purged_counts_until_it_is_let_go_and_pages_only_until_then() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().bytes_max(64).build().unwrap();
     let sealed = vault.secret().store(Store::Sealed).random(20).unwrap();
     let paged = vault.secret().store(Store::Paged).random(30).unwrap();
@@ -143,6 +149,7 @@ fn what_is_purged_counts_until_it_is_let_go_and_pages_only_until_then() {
 
 #[test]
 fn chunks_of_streams_count_when_they_are_sealed() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().bytes_max(10_000).build().unwrap();
     let mut stream = vault.stream().chunk_size(1000).build().unwrap();
     stream.write_all(&[3; 9_999]).unwrap();
@@ -173,6 +180,7 @@ fn chunks_of_streams_count_when_they_are_sealed() {
 
 #[test]
 fn a_view_that_outlives_its_secret_keeps_it_counted() {
+    let _guard = TestGuard::new();
     for (name, builder) in stores() {
         let vault = builder.build().unwrap();
         let secret = vault.secret().random(32).unwrap();
@@ -187,6 +195,7 @@ fn a_view_that_outlives_its_secret_keeps_it_counted() {
 
 #[test]
 fn it_stays_exact_and_bounded_under_threads() {
+    let _guard = TestGuard::new();
     for (name, builder) in stores() {
         const MAX: u64 = 640;
         let vault = builder.bytes_max(MAX).build().unwrap();
@@ -226,6 +235,7 @@ fn it_stays_exact_and_bounded_under_threads() {
 
 #[test]
 fn preflight_knows_the_limits_of_the_vault() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().secrets_max(10).bytes_max(100).build().unwrap();
     let _one = vault.secret().random(20).unwrap();
     assert!(vault.preflight(8, 10).unwrap().fits);
@@ -314,6 +324,7 @@ fn with(on_lock_limit: OnLockLimit) -> VaultBuilder {
 
 #[test]
 fn where_pages_cannot_be_locked_the_policy_decides() {
+    let _guard = TestGuard::new();
     let refusal = CallError { call: Call::Mlock, errno: libc::ENOMEM };
     let refused = Error::Refused { protection: Protection::Lock, cause: refusal };
     // Vaults that can lock what they begin with.

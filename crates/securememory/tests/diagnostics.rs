@@ -15,6 +15,7 @@ use std::io::Write;
 
 use common::{Needle, case};
 use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
 use securememory::{
     Call, CallError, Degradation, Diagnostics, Error, Hold, HoldUsed, Level, OnLockLimit, Policy, Protection,
@@ -29,6 +30,7 @@ fn refused(call: Call, errno: i32) -> CallError {
 
 #[test]
 fn secrets_are_told_by_store_and_chunks_apart() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().bytes_max(1000).build().unwrap();
     let sealed: Vec<_> = (0..3).map(|_| vault.secret().random(10).unwrap()).collect();
     let paged = vault.secret().store(Store::Paged).label("a \"label\"\n2 open views").random(20).unwrap();
