@@ -46,12 +46,12 @@ fn names_two_places(report: &str) -> bool {
 #[cfg(debug_assertions)]
 #[test]
 fn a_wrong_order_is_reported_with_both_places() {
-    let (high, low) = (Lock::new(Rank::Ledger, 1), Lock::new(Rank::Pages, 2));
+    let (high, low) = (Lock::new(Rank::Ledger, 1), Lock::new(Rank::Keys, 2));
     let report = report_of(|| {
         let _high = high.lock();
         let _low = low.lock();
     });
-    assert!(report.contains("lock order: the lock Pages") && report.contains("has Ledger"), "{report}");
+    assert!(report.contains("lock order: the lock Keys") && report.contains("has Ledger"), "{report}");
     assert!(names_two_places(&report), "{report}");
     // Two of the same rank are out of order, too.
     let other = Lock::new(Rank::Ledger, 3);
@@ -60,6 +60,13 @@ fn a_wrong_order_is_reported_with_both_places() {
         let _other = other.lock();
     });
     assert!(report.contains("a second lock Ledger") && names_two_places(&report), "{report}");
+    // Nor are two locks of one level held together.
+    let same = Lock::new(Rank::Pages, 4);
+    let report = report_of(|| {
+        let _one = same.lock();
+        let _other = high.lock();
+    });
+    assert!(report.contains("the lock Ledger") && report.contains("has Pages"), "{report}");
     // All is as before, and the right order is as good as ever.
     let _low = low.lock().unwrap();
     assert_eq!(*high.lock().unwrap(), 1);
