@@ -14,7 +14,7 @@ use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{Coordinator, Options, Signal};
 use securememory::testing::inject::{Plan, fail};
 use securememory::testing::{TestGuard, freeze_process, freeze_vault};
-use securememory::{Call, Closed, OnClose, Policy, Secret, Store, Vault, VaultBuilder};
+use securememory::{Call, Closed, Hold, Level, OnClose, Policy, Secret, Store, Vault, VaultBuilder};
 
 /// A wait for a lock lasts a second. A drop that does none must be over long before, also on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -158,31 +158,29 @@ fn views_that_are_the_last_of_their_secrets_are_dropped_while_others_have_the_lo
 #[test]
 fn old_records_go_with_a_secret_that_ends_while_others_have_the_locks() {
     let _guard = TestGuard::new();
-    let vault = vault(Store::Sealed);
+    // A read of this hold makes a call that can be held up.
+    let vault = builder(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build().unwrap();
     let secret = vault.secret().from_bytes(&mut [1; 100]).unwrap();
     let old = secret.status().at_rest.unwrap();
     let bytes = look(old.address, old.len).unwrap();
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            // Fetches its key for long.
-            let _plan = fail(Call::Pread, Plan::DelayEach { duration: Duration::from_millis(300) });
+            // Fetches its key for long, and ends the secret when it is through.
+            let _plan = fail(Call::Pread, Plan::DelayEach { duration: Duration::from_secs(1) });
             secret.with(<[u8]>::len).ok();
         });
         while secret.status().open_views == 0 {
             std::thread::yield_now();
         }
         secret.replace(&mut [2; 100]).unwrap();
+        let closed = secret.close_timeout(Duration::ZERO).unwrap();
+        assert!(matches!(closed, Closed::Deferred { .. }), "{closed:?}");
+        assert_eq!(look(old.address, old.len).unwrap(), bytes, "the old record waits for the reader");
+        assert!(freeze_vault(&vault, true));
         reader.join().unwrap();
+        assert_eq!(look(old.address, old.len).unwrap(), bytes, "and for the lock");
+        assert!(freeze_vault(&vault, false));
     });
-    let there = look(old.address, old.len).unwrap() == bytes;
-    if !there {
-        eprintln!("the hold of this machine reads no file: nothing waits");
-    }
-    let view = secret.view().unwrap();
-    std::thread::scope(|scope| scope.spawn(|| secret.close_timeout(Duration::ZERO).unwrap()).join().unwrap());
-    assert!(freeze_vault(&vault, true));
-    at_once("the drop of a view", || drop(view));
-    assert!(freeze_vault(&vault, false));
     assert_eq!(vault.status().secrets, 0);
     let now = look(old.address, old.len).unwrap();
     assert!(!now.windows(16).any(|now| bytes.windows(16).any(|before| before == now)), "the old record");

@@ -92,11 +92,13 @@ fn who_wants_a_lock_that_he_has_is_told_where_he_took_it() {
 #[test]
 fn a_lock_that_is_held_too_long_is_reported_when_it_is_free_again() {
     let lock = Lock::new(Rank::Registry, ());
+    let nap = Duration::from_millis(50);
     let guard = lock.lock().unwrap();
-    std::thread::sleep(LONGEST);
+    std::thread::sleep(nap);
     drop(guard);
+    order::BOUND.set(nap);
     let guard = lock.lock().unwrap();
-    std::thread::sleep(2 * LONGEST + Duration::from_millis(20));
+    std::thread::sleep(2 * nap);
     let report = report_of(|| drop(guard));
     assert!(report.contains("held too long: the lock Registry, taken at"), "{report}");
     assert!(report.contains(file!()), "{report}");
