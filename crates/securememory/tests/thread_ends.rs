@@ -20,7 +20,7 @@ use std::thread::LocalKey;
 use std::time::Duration;
 
 use common::{Ending, Needle, case, every_kind};
-use securememory::{Closed, Error, Secret, Store, Vault};
+use securememory::{Closed, Error, Secret, Store, Vault, ViewKind};
 
 const LEN: usize = 64;
 
@@ -153,7 +153,8 @@ fn shuffled(state: &mut u64) -> [usize; SORTS] {
 }
 
 fn what_is_kept_ends(name: &'static str, by: By) {
-    case(name).run(|| {
+    // Emulated machines are slow.
+    case(name).deadline(Duration::from_secs(300)).run(|| {
         let needle = Needle::new(1, LEN);
         let mut chance = 1;
         for (kind, builder) in every_kind() {
@@ -161,7 +162,7 @@ fn what_is_kept_ends(name: &'static str, by: By) {
             let make = || vault.secret().init_with(LEN, |room| needle.write(room, 0)).unwrap();
             let (seen, changed) = (Static::new(make()), Static::new(vault.secret().random(LEN).unwrap()));
             let mut slots = None;
-            for round in 0..120 {
+            for round in 0..60 {
                 // Registered before the thread's first call of the library, or after it; things of other sorts in each place.
                 let (early, places) = (round % 2 == 0, shuffled(&mut chance));
                 let what = shuffled(&mut chance);
@@ -188,7 +189,7 @@ fn what_is_kept_ends(name: &'static str, by: By) {
                 assert!(!changed.get().with(|bytes| needle.is(bytes)).unwrap(), "{when}");
                 let now = vault.status().scratch_slots;
                 assert_eq!(*slots.get_or_insert(now), now, "{when}: slots are used again");
-                if round % 20 == 0 {
+                if round % 15 == 0 {
                     let found = needle.find();
                     assert!(found.is_empty(), "{when}: {found:#?}");
                 }
@@ -232,7 +233,9 @@ fn everything() -> Result<(), Error> {
         stream.for_each_chunk(|bytes| assert!(bytes.iter().all(|&byte| byte == 7)))?;
         vault.refresh()?;
         vault.warm_thread(3)?;
-        assert_eq!(vault.diagnostics().views.len(), 1);
+        // The janitor may be moving records at this moment, which is listed, too.
+        let views = vault.diagnostics().views;
+        assert_eq!(views.iter().filter(|view| view.kind == ViewKind::Owned).count(), 1, "{views:?}");
         assert_eq!(vault.status().secrets, 2 + stream.chunks() as u64);
         drop(owned);
         assert_eq!(secret.close()?, Closed::Closed);
@@ -300,7 +303,10 @@ const RIGHT: i32 = 7;
 
 extern "C" fn judge_at_exit() {
     let given = GIVEN.lock().unwrap();
-    let right = given.len() == EXPECTED.load(Ordering::SeqCst) as usize && given.iter().all(Result::is_ok);
+    // A program that is linked statically with glibc runs no destructors of thread-locals there.
+    let fewer = cfg!(target_feature = "crt-static") && given.len() == 1;
+    let all = given.len() == EXPECTED.load(Ordering::SeqCst) as usize;
+    let right = (all || fewer) && given.iter().all(Result::is_ok);
     if !right {
         eprintln!("{given:?}");
     }

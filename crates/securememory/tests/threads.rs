@@ -324,7 +324,8 @@ fn a_view_that_is_leaked_stays_listed_when_its_thread_has_ended() {
 fn thousands_of_threads_leave_nothing() {
     const WARM: usize = 200;
     const MANY: usize = 3000;
-    case("thousands_of_threads_leave_nothing").run(|| {
+    let slow = Duration::from_secs(300);
+    case("thousands_of_threads_leave_nothing").deadline(slow).run(|| {
         let resident = || status_line("VmRSS").trim_end_matches(" kB").parse::<i64>().unwrap();
         for (kind, builder) in every_kind() {
             let vault = builder.clone().build().unwrap();
