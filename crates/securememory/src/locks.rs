@@ -16,20 +16,24 @@ use crate::os;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Rank {
+    /// What a fork has to see to.
+    Forks = 0,
     /// Changing a vault's keys.
-    Keys = 0,
+    Keys = 1,
     /// Growing a vault's scratch.
-    Scratch = 1,
+    Scratch = 2,
     /// A vault's pool of pages.
-    Pages = 2,
+    Pages = 3,
     /// A vault's account of its secrets and their ciphertext.
-    Ledger = 3,
+    Ledger = 4,
     /// The process's table of vaults.
-    Registry = 4,
+    Registry = 5,
     /// Installing and uninstalling the coordinator of signals.
-    Coordinator = 5,
+    Coordinator = 6,
     /// Changing which signals are ours.
-    Signals = 6,
+    Signals = 7,
+    /// Growing the tables of [`crate::registry`].
+    Tables = 8,
 }
 
 /// The longest that any call of the library waits for an internal lock.
@@ -55,6 +59,30 @@ pub(crate) struct Lock<T> {
     sleepers: AtomicU32,
     event: AtomicU32,
     value: Mutex<T>,
+}
+
+/// A lock, whatever it guards, for who forks.
+pub(crate) trait Freeze: Sync {
+    /// As [`Lock::freeze`].
+    fn freeze(&self, patience: Duration) -> bool;
+    /// As [`Lock::thaw`].
+    fn thaw(&self);
+    /// As [`Lock::thaw_in_child`].
+    fn thaw_in_child(&self);
+}
+
+impl<T: Send> Freeze for Lock<T> {
+    fn freeze(&self, patience: Duration) -> bool {
+        Self::freeze(self, patience)
+    }
+
+    fn thaw(&self) {
+        Self::thaw(self);
+    }
+
+    fn thaw_in_child(&self) {
+        Self::thaw_in_child(self);
+    }
 }
 
 /// The right to the value, until dropped.
@@ -136,14 +164,12 @@ impl<T> Lock<T> {
     /// was not to be had, and is not frozen. Several are frozen one after the other in the order of vaults and ranks, by one
     /// thread of the process at a time, which is the caller's to see to; that order is not checked, nor that the thread
     /// has no lock.
-    #[allow(dead_code, reason = "not in use yet")]
     pub(crate) fn freeze(&self, patience: Duration) -> bool {
         let attempt = || self.turn(FREE, FROZEN).then_some(());
         attempt().or_else(|| self.wait_for(patience, attempt)).is_some()
     }
 
     /// Gives the lock back if it is frozen; else nothing happens. Waits for nobody. In the parent.
-    #[allow(dead_code, reason = "not in use yet")]
     pub(crate) fn thaw(&self) {
         if self.word.compare_exchange(FROZEN, FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.wake();
@@ -151,7 +177,6 @@ impl<T> Lock<T> {
     }
 
     /// The same in the child, where those who slept are not.
-    #[allow(dead_code, reason = "not in use yet")]
     pub(crate) fn thaw_in_child(&self) {
         self.sleepers.store(0, Ordering::Relaxed);
         self.thaw();
@@ -204,7 +229,7 @@ mod order {
     use super::Rank;
     use std::cell::Cell;
 
-    thread_local!(static HELD: Cell<u8> = const { Cell::new(0) });
+    thread_local!(static HELD: Cell<u16> = const { Cell::new(0) });
 
     pub(super) fn check(rank: Rank) {
         let held = HELD.try_with(Cell::get).unwrap_or(0);

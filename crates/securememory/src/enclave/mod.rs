@@ -121,6 +121,10 @@ impl Enclave {
 
     /// What is in force now on all that holds keys and their shares.
     pub(crate) fn protections(&self) -> Protections {
+        // A child leaves the locks alone that it inherited.
+        if !self.is_alive() {
+            return self.anchor.protections();
+        }
         let now = self.epochs.freeze().ok().and_then(|keys| {
             let each = keys.live().filter_map(|epoch| keys.key(epoch));
             each.map(|hold| protections_of(&self.anchor, hold, true)).reduce(both)
@@ -135,11 +139,14 @@ impl Enclave {
 
     /// What is to be told of the keys.
     pub(crate) fn keys(&self) -> Keys {
+        if !self.is_alive() {
+            return Keys::default();
+        }
         let Ok(keys) = self.epochs.freeze() else { return Keys::default() };
         let replicas = keys.newest_key().map_or((0, 0), |hold| hold.replicas(&self.anchor));
         Keys {
             live: keys.live().count(),
-            stuck: self.is_alive() && keys.live().filter_map(|epoch| keys.key(epoch)).any(KeyHold::is_stuck),
+            stuck: keys.live().filter_map(|epoch| keys.key(epoch)).any(KeyHold::is_stuck),
             replicas: replicas.0,
             renewed: replicas.1,
             refused: keys.refused(),
@@ -163,8 +170,15 @@ impl Enclave {
         Ok(())
     }
 
+    /// An error where this is not the process that the keys belong to: in a child, also in one that shares our memory.
+    pub(crate) fn check_owner(&self) -> Result<(), Error> {
+        if self.anchor.is_owner() { Ok(()) } else { Err(why_gone()) }
+    }
+
     /// A fresh key like the ones that there are, for this epoch.
     pub(crate) fn make_key(&self, epoch: u64) -> Result<KeyHold, Error> {
+        // The files of a child that shares our memory would be its own.
+        self.check_owner()?;
         let wish = match self.used {
             HoldUsed::Pkey => Hold::Pkey,
             HoldUsed::Split => Hold::Split,

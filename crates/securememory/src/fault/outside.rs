@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::locks::{Guard, Lock, Rank};
 use crate::os;
 use crate::os::signals::{self, Action};
-use crate::shutdown::dying;
+use crate::registry::forks;
+use crate::shutdown::{dying, fork};
 
 /// What ends a process by what one of its threads does.
 pub(crate) const FAULTS: [c_int; 7] =
@@ -25,6 +26,12 @@ pub(super) fn faults() -> signals::Mask {
 
 /// Who changes what is installed.
 static CHANGES: Lock<()> = Lock::new(Rank::Signals, ());
+
+/// Sees to it that a child which is forked meanwhile finds nobody at it.
+pub(crate) fn settle_forks() -> Result<()> {
+    fork::install()?;
+    forks::freeze_too(&CHANGES)
+}
 
 /// The right to change what is installed.
 pub(crate) fn changing() -> Result<Guard<'static, ()>> {
@@ -61,6 +68,7 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     if matches!(policy, FaultPolicy::Recover) {
         return Err(Error::Unsupported("a policy of recovery for all vaults"));
     }
+    settle_forks()?;
     let _changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
         return Err(Error::AlreadyInstalled);

@@ -9,15 +9,17 @@ pub(crate) mod arenas;
 pub(crate) mod deliveries;
 pub(crate) mod dying;
 pub(crate) mod files;
+pub(crate) mod forks;
 pub(crate) mod handlers;
 pub(crate) mod lost;
 mod table;
 pub(crate) mod vaults;
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::error::Error;
-use crate::locks::{Guard, Lock, Rank};
+use crate::locks::{Freeze, Guard, Lock, Rank};
 use crate::os;
 use crate::sync;
 
@@ -294,6 +296,16 @@ pub(crate) struct Frozen(#[allow(dead_code)] Guard<'static, Vec<Table>>);
 
 pub(crate) fn freeze() -> Result<Frozen, Error> {
     TABLES.lock().map(Frozen)
+}
+
+/// Keeps tables of this room from growing.
+pub(crate) fn freeze_growth(patience: Duration) -> bool {
+    table::GROWING.freeze(patience)
+}
+
+/// Lets them grow again.
+pub(crate) fn thaw_growth(thaw: fn(&dyn Freeze)) {
+    thaw(&table::GROWING);
 }
 
 impl Frozen {

@@ -76,6 +76,7 @@ use crate::fault::chain::{self, COORDINATED, ENDS, WIPES};
 use crate::fault::outside::{self, Put};
 use crate::fault::thread;
 use crate::os::signals::{self, Action, Mask};
+use crate::registry::forks;
 use options::tell;
 use watch::{CURRENT, Current, Watched};
 
@@ -102,6 +103,8 @@ impl Coordinator {
     pub fn install(signals: &[Signal], options: Options) -> Result<Self> {
         let mut changes = Vec::new();
         let (hook, watch) = (options.hook.clone(), options.watch);
+        forks::freeze_too(&CURRENT)?;
+        outside::settle_forks()?;
         {
             let mut current = CURRENT.lock()?;
             if current.is_some() {

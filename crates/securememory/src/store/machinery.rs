@@ -254,7 +254,9 @@ impl Machinery {
     pub(crate) fn status(&self) -> VaultStatus {
         let (scratch_slots, scratch_unlocked) = self.scratch.counts();
         let keys = self.enclave.keys();
-        let (epoch, seals) = self.ledger.current().unwrap_or_default();
+        // A child leaves the locks alone that it inherited.
+        let is_alive = self.enclave.is_alive();
+        let (epoch, seals) = if is_alive { self.ledger.current().unwrap_or_default() } else { (0, 0) };
         VaultStatus {
             id: self.id,
             hold: self.enclave.used(),
@@ -272,7 +274,7 @@ impl Machinery {
                 .saturating_sub(LIVE.saturating_sub(keys.live) * self.key_bytes),
             scratch_slots,
             scratch_unlocked,
-            secrets: self.ledger.live(),
+            secrets: if is_alive { self.ledger.live() } else { 0 },
             protections: self.enclave.protections(),
         }
     }

@@ -306,6 +306,7 @@ impl Sealed {
     /// Version, epoch, address and length of what is at rest.
     #[allow(unsafe_code)]
     pub(super) fn at_rest(&self, header: &Header) -> Option<(u64, u64, (usize, usize))> {
+        header.check_alive().ok()?;
         // A reader's sign-in without the reading: what it looks at is not freed meanwhile.
         let policy = header.policy();
         let thread = registry::thread();

@@ -92,6 +92,11 @@ impl Anchor {
         }
     }
 
+    /// Is it, and not a child that shares its memory either? A system call.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.is_alive() && os::process_id() == self.owner
+    }
+
     #[allow(unsafe_code)]
     pub(crate) fn share(&self, index: usize) -> *mut u8 {
         debug_assert!(index < LIVE * MAX_SHARES);

@@ -96,7 +96,7 @@ impl Drop for Mover<'_> {
 impl Machinery {
     /// Makes a new key, which seals from now on.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
-        self.check_alive()?;
+        self.enclave.check_owner()?;
         let has_room = self.enclave.epochs().freeze()?.has_room();
         if !has_room {
             self.finish_refresh(self.settings.policy.wait)?;
@@ -127,6 +127,7 @@ impl Machinery {
     /// Destroys older keys that have no records any more. Says whether the present one is the only one left.
     #[allow(unsafe_code)]
     fn retire_keys(&self) -> Result<bool, Error> {
+        self.enclave.check_owner()?;
         let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
         let (sealing, _) = self.ledger.current()?;
@@ -154,7 +155,7 @@ impl Machinery {
 
     /// Moves everything to the present key and destroys the others.
     pub(crate) fn finish_refresh(&self, wait: Duration) -> Result<Refreshed, Error> {
-        self.check_alive()?;
+        self.enclave.check_owner()?;
         let deadline = Deadline::after(wait);
         let mut done = Refreshed::default();
         loop {
@@ -256,7 +257,7 @@ impl Machinery {
     /// Destroys all keys, and with them everything that was sealed; closes what is paged. Then makes a new key.
     #[allow(unsafe_code)]
     pub(crate) fn purge(&self) -> Result<(), Error> {
-        self.check_alive()?;
+        self.enclave.check_owner()?;
         let deadline = Deadline::after(self.settings.policy.wait);
         let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
