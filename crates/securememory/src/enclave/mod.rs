@@ -6,6 +6,7 @@
 
 pub(crate) mod cipher;
 pub(crate) mod epoch;
+mod heritage;
 pub(crate) mod hold;
 mod in_hand;
 mod record;
@@ -164,6 +165,9 @@ impl Enclave {
     #[inline]
     pub(crate) fn satisfies(&self, levels: Levels) -> Result<(), Error> {
         meets(&self.at_creation, levels)?;
+        if levels.lock == Level::Require && !self.anchor.is_as_locked() {
+            return Err(Error::NotInForce(Protection::Lock));
+        }
         if levels.secretmem == Level::Require && self.used != HoldUsed::Secretmem {
             return Err(Error::NotInForce(Protection::Secretmem));
         }
@@ -191,7 +195,8 @@ impl Enclave {
         // A vault's promise to its secrets is for all its keys.
         let promised = &self.at_creation;
         let of = |achieved: Achieved| if achieved.got { Level::Require } else { Level::Off };
-        let (lock, dump, fork) = (of(promised.lock), of(promised.dump), of(promised.fork));
+        let lock = if self.anchor.is_as_locked() { of(promised.lock) } else { self.levels.lock };
+        let (dump, fork) = (of(promised.dump), of(promised.fork));
         let got = protections_of(&self.anchor, &hold, false);
         match meets(&got, Levels { lock, dump, fork, ..levels }) {
             Ok(()) => Ok(hold),

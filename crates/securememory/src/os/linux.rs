@@ -67,6 +67,11 @@ pub(super) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
     })
 }
 
+pub(super) unsafe fn lock_again(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    // SAFETY: as in `lock`.
+    unsafe { mm::mlock_with(ptr.as_ptr().cast(), len, mm::MlockFlags::ONFAULT) }.map_err(failed(Call::Mlock))
+}
+
 pub(super) unsafe fn unlock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
     // SAFETY: unlocking changes no contents; the pages are the caller's.
     unsafe { mm::munlock(ptr.as_ptr().cast(), len) }.map_err(failed(Call::Munlock))

@@ -177,6 +177,18 @@ pub(crate) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
     unsafe { sys::lock(ptr, len) }
 }
 
+/// The same of pages that lie in memory already, and may be closed: in a child, which has its parent's pages, but not its
+/// locks. What comes to be there later is locked, too. mlock2(2), `MLOCK_ONFAULT`.
+///
+/// # Safety
+///
+/// As for [`lock`].
+pub(crate) unsafe fn lock_again(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    injected(Call::Mlock)?;
+    // SAFETY: the caller's promise.
+    unsafe { sys::lock_again(ptr, len) }
+}
+
 /// Lets pages be swapped again. munlock(2).
 ///
 /// # Safety

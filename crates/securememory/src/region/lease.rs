@@ -12,6 +12,11 @@ use crate::region::scratch::HEAD;
 use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, WINDOW, lost};
 use crate::shutdown::fork;
 
+/// Looks at a revocation that is wiping, and then naps beside it, before nobody waits any more: a second.
+const LOOKS: u32 = 1000;
+const NAPS: u32 = 1000;
+const NAP: Duration = Duration::from_millis(1);
+
 /// A slot in use. Whoever has one keeps the vault's machinery alive, which the slot belongs to.
 pub(crate) struct Lease {
     slot: &'static Slot,
@@ -227,12 +232,20 @@ impl Lease {
         end_use(self.slot);
     }
 
-    /// Ends an owned view, whose uses have ended but for a revocation that may be wiping it right now.
-    pub(crate) fn disown(&self) {
+    /// Ends an owned view, whose uses have ended but for a revocation that may be wiping it right now. False: that is not
+    /// coming to its end, as in a child whose parent's thread was at it; then the slot is not to be used again.
+    #[must_use]
+    pub(crate) fn disown(&self) -> bool {
         let idle = |state: u32| (state & (OWNED - 1) == 0).then_some(BUSY);
+        let mut looks = 0_u32;
         while self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle).is_err() {
-            std::thread::yield_now();
+            looks = looks.saturating_add(1);
+            if looks > LOOKS + NAPS {
+                return false;
+            }
+            if looks > LOOKS { std::thread::sleep(NAP) } else { std::thread::yield_now() }
         }
+        true
     }
 
     pub(crate) fn is_revoked(&self) -> bool {

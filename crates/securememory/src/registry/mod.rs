@@ -149,6 +149,13 @@ impl Slot {
         }
     }
 
+    /// In a child: its thread has another of the system's numbers.
+    pub(crate) fn rename(&self, thread: Thread) {
+        if Thread(self.thread.load(Ordering::Relaxed)).index() == thread.index() {
+            self.thread.store(thread.0, Ordering::Relaxed);
+        }
+    }
+
     #[inline]
     pub(crate) fn release(&self) {
         self.secret.store(UNNAMED, Ordering::Relaxed);

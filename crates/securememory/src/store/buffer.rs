@@ -110,9 +110,11 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         // In a child the memory was wiped, and the slots are not its own.
         if self.machinery.enclave.is_alive() {
-            self.lease.disown();
+            let is_ours = self.lease.disown();
             self.lease.wipe_data();
-            self.lease.vacate();
+            if is_ours {
+                self.lease.vacate();
+            }
         }
     }
 }

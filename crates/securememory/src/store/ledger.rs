@@ -10,6 +10,7 @@
 mod limbo;
 
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use crate::enclave::epoch::{LIVE, cell_of};
 use crate::error::Error;
@@ -283,6 +284,30 @@ impl Ledger {
         Ok(false)
     }
 
+    /// The headers' piece at a place, free or not, and the place after it. Without a place: the first.
+    pub(super) fn next_piece(&self, place: Option<Place>) -> Option<(NonNull<u8>, Place)> {
+        self.inner.lock().ok()?.roll.at(place.unwrap_or_default())
+    }
+
+    /// Keeps it as it is over a fork.
+    pub(super) fn freeze(&self, patience: Duration) -> bool {
+        self.inner.freeze(patience)
+    }
+
+    /// Takes that back.
+    pub(super) fn thaw(&self, in_child: bool) {
+        if in_child { self.inner.thaw_in_child() } else { self.inner.thaw() }
+    }
+
+    /// Of a key that may make only so many seals, parent and child have half of what is left each.
+    pub(super) fn share_seals(&self) {
+        if let Ok(mut inner) = self.inner.lock()
+            && inner.most_seals != u64::MAX
+        {
+            inner.seals += inner.most_seals.saturating_sub(inner.seals).div_ceil(2);
+        }
+    }
+
     /// The next walk begins at the start.
     pub(super) fn walk_from_start(&self) -> Result<(), Error> {
         self.inner.lock()?.walk = Place::default();
@@ -396,8 +421,9 @@ impl Inner {
     }
 
     fn end(&mut self, kind: Kind) {
-        self.live -= 1;
-        self.paged -= u64::from(kind == Kind::Paged);
+        // In a child one may end twice: once by a thread of its parent's that was in the middle of it.
+        self.live = self.live.saturating_sub(1);
+        self.paged = self.paged.saturating_sub(u64::from(kind == Kind::Paged));
     }
 
     /// The epoch that a seal may be made under now.

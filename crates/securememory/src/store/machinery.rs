@@ -1,12 +1,12 @@
 //! What the secrets of one vault share, and keep alive by counted references.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::enclave::epoch::LIVE;
 use crate::enclave::{Enclave, cipher};
-use crate::error::{Error, Outstanding};
+use crate::error::{Error, Outstanding, Protection};
 use crate::fault::FaultPolicy;
 use crate::gate::{Deadline, Refusal, word};
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
@@ -18,10 +18,11 @@ use crate::region::slots;
 use crate::registry::arenas::Purpose;
 use crate::registry::dying::why_gone;
 use crate::registry::vaults::Seat;
-use crate::registry::{HELD, Slot, Thread, dying, lost};
+use crate::registry::{HELD, Slot, Thread, dying, forks, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
+use crate::store::heritage::Ready;
 use crate::store::ledger::{Kind, Ledger};
 use crate::store::linger::Lingering;
 use crate::store::turnover::Turnover;
@@ -90,13 +91,15 @@ pub(crate) struct Machinery {
     pub(crate) lingering: Lingering,
     pub(crate) settings: Settings,
     /// Bytes that each key locks besides the first page.
-    key_bytes: usize,
+    key_bytes: AtomicUsize,
     pub(crate) scratch: Scratch,
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
     /// Its place in the registry.
-    seat: Seat,
+    pub(super) seat: Seat,
+    /// For a child that is about to inherit it.
+    pub(super) ready: Ready,
 }
 
 /// The first threads have a ticket of their own for a view that is not nested.
@@ -106,9 +109,6 @@ static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
 
 impl Machinery {
     pub(crate) fn make(settings: Settings) -> Result<Arc<Self>, Error> {
-        if settings.policy.levels().fork == Level::Off {
-            return Err(Error::Unsupported("a secret that a forked child inherits"));
-        }
         if settings.views_max == 0 {
             return Err(Error::ScratchExhausted { limit: 0 });
         }
@@ -120,6 +120,10 @@ impl Machinery {
         let _shield = masks::shield();
         let seat = Seat::take()?;
         let made = Self::make_at(seat, settings).inspect_err(|_| seat.give())?;
+        if made.is_inherited() {
+            let weak: Weak<Self> = Arc::downgrade(&made);
+            forks::bequeath(weak)?;
+        }
         // Asked again, now that who wipes can see it: it may have looked before.
         if dying::has_begun() { Err(Error::Dying) } else { Ok(made) }
     }
@@ -164,11 +168,12 @@ impl Machinery {
             pool: Pool::new(Purpose::Pages, seat),
             ledger,
             turnover: Turnover::new(),
-            key_bytes,
+            key_bytes: AtomicUsize::new(key_bytes),
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
             seat,
+            ready: Ready::default(),
         }))
     }
 
@@ -271,11 +276,19 @@ impl Machinery {
             cipher: self.enclave.cipher(),
             // The scratch's count began with what all keys may lock.
             locked_bytes: (self.scratch.locked_bytes() + self.pool.locked_bytes())
-                .saturating_sub(LIVE.saturating_sub(keys.live) * self.key_bytes),
+                .saturating_sub(LIVE.saturating_sub(keys.live) * self.key_bytes.load(Ordering::Relaxed)),
             scratch_slots,
             scratch_unlocked,
             secrets: if is_alive { self.ledger.live() } else { 0 },
             protections: self.enclave.protections(),
+        }
+    }
+
+    /// In a child: so many bytes of the first page, and of each key, are locked no more.
+    pub(super) fn note_unlocked(&self, page: usize, key: usize) {
+        self.scratch.note_unlocked(page + LIVE * key);
+        if key > 0 {
+            self.key_bytes.store(0, Ordering::Relaxed);
         }
     }
 
@@ -295,6 +308,17 @@ impl Machinery {
         lease
             .check_canary(&self.canary)
             .map_err(|error| if self.enclave.is_alive() { error } else { why_gone() })
+    }
+
+    /// A child inherits a vault as a whole, or not at all.
+    pub(super) fn check_fork(&self, asked: Level) -> Result<(), Error> {
+        match (asked, self.settings.policy.levels().fork) {
+            (Level::Require, Level::Off) => Err(Error::NotInForce(Protection::Fork)),
+            (Level::Off, vault) if vault != Level::Off => {
+                Err(Error::Unsupported("a secret that a forked child inherits, in a vault that it does not"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// An id that no other secret of the vault has.

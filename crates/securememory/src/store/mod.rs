@@ -7,6 +7,7 @@ mod batch;
 mod buffer;
 mod cost;
 mod header;
+mod heritage;
 mod ledger;
 mod linger;
 pub(crate) mod machinery;

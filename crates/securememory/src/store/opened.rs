@@ -323,7 +323,10 @@ impl Drop for Owned {
                 return;
             }
             // What went wrong was reported by `with`; nobody is left to tell here.
-            lease.disown();
+            if !lease.disown() {
+                lease.wipe_data();
+                return lease.forsake();
+            }
             lease.release();
             if header.gate.notify() {
                 header.end_left();

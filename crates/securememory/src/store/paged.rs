@@ -69,7 +69,7 @@ impl Paged {
         source: S,
     ) -> Result<*mut Self, TryError<E>> {
         machinery.lingering.poll();
-        let pages = machinery.pool.take(len, align, policy.levels())?;
+        let pages = machinery.pool.take(len, align, machinery.levels_for(policy))?;
         let capacity = pages.capacity();
         let base = pages.base();
         let mut draft = Draft { machinery, pages: Some(pages) };
@@ -284,7 +284,7 @@ impl Paged {
         if machinery.holds(header.id, thread, &[READER, WRITER]) {
             return Err(Error::WouldDeadlock);
         }
-        let levels = header.policy().levels();
+        let levels = machinery.levels_for(header.policy());
         // Before the gate: whoever waits here holds up nobody.
         let image = machinery.pool.take(header.len, header.align(), levels)?;
         image.assign(header.id, 0, 0, std::ptr::null_mut());

@@ -78,6 +78,11 @@ impl Turnover {
         }
     }
 
+    /// In a child: whoever was at it is not here.
+    pub(super) fn forget_others(&self) {
+        self.moving.store(false, Ordering::Release);
+    }
+
     /// The right to move, if nobody has it.
     fn begin(&self) -> Option<Mover<'_>> {
         // Not `then_some`, whose value would be made in any case, and give back the right when it is dropped.

@@ -1,0 +1,138 @@
+//! A vault that a forked child inherits (`fork` is [`Level::Off`]).
+//!
+//! Before the fork all locks of the vault are taken, so that the child finds nobody in the middle of something that they
+//! guard, and the child's shares of split keys are made. In the child the vault is made the child's: keys, the owner of
+//! its memory and files, and locks of memory, which a child does not inherit. Then what other threads, which are not there,
+//! were in the middle of is put right: windows, places that were being given back, pages that were being closed, waiting
+//! writers, a sweep, a walk.
+//!
+//! What is not put right, since it cannot be known whether somebody in the child has it: views and writers of other threads
+//! stay counted, and what they were making stays as it was. (A view may have been lent by its thread to the one that
+//! forks.) What goes wrong on the way costs the child the vault, and the parent nothing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::gate::Deadline;
+use crate::os;
+use crate::policy::{Level, Levels, Policy};
+use crate::registry::arenas::{self, Purpose};
+use crate::registry::forks::Heritage;
+use crate::registry::{self, dying};
+use crate::store::header::{Body, Header};
+use crate::store::machinery::Machinery;
+use crate::store::sealed::MOMENT;
+
+/// How long a fork waits for each of a vault's locks.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Is all ready for a child?
+#[derive(Default)]
+pub(super) struct Ready(AtomicBool);
+
+impl Machinery {
+    /// Does a child inherit it?
+    #[inline]
+    pub(super) fn is_inherited(&self) -> bool {
+        self.settings.policy.levels().fork == Level::Off
+    }
+
+    /// What a secret's pages are to be. A child that inherits the vault has them.
+    pub(super) fn levels_for(&self, policy: &Policy) -> Levels {
+        let levels = policy.levels();
+        if self.is_inherited() { Levels { fork: Level::Off, ..levels } } else { levels }
+    }
+
+    fn thaw(&self, in_child: bool) {
+        self.ledger.thaw(in_child);
+        self.pool.thaw(in_child);
+        self.scratch.thaw(in_child);
+        self.enclave.thaw(in_child);
+    }
+
+    /// Says whether the child has it.
+    fn make_the_childs(&self, parent: u32) -> bool {
+        let process = os::process_id();
+        let Ok((page, key)) = self.enclave.adopt() else { return false };
+        let ours = || {
+            arenas::all().filter_map(|arena| {
+                let is_ours = arena.vault.load(Ordering::Relaxed) == self.seat.number();
+                Some((arena, arena.base_of(parent).filter(|_| is_ours)?))
+            })
+        };
+        let pages = ours().filter(|(arena, _)| arena.is_for(Purpose::Pages));
+        let locked = pages.fold(true, |right, (arena, base)| self.pool.lock_again(arena, base) && right);
+        let required = self.settings.policy.levels().lock == Level::Require;
+        if !self.scratch.inherit(required, self.enclave.anchor().is_as_locked()) || !locked {
+            return false;
+        }
+        self.note_unlocked(page, key);
+        ours().for_each(|(arena, _)| arena.set_owner(process));
+        self.seat.set_owner(process);
+        true
+    }
+
+    /// Nobody is in the middle of anything.
+    #[allow(unsafe_code)]
+    fn forget_others(&self) {
+        let me = registry::thread();
+        self.slots().for_each(|slot| slot.rename(me));
+        self.lingering.forget_others();
+        self.turnover.forget_others();
+        // Headers are only looked at where there are pages: of a sealed secret nothing is kept up by who is not here.
+        if self.ledger.paged().unwrap_or(0) == 0 {
+            return;
+        }
+        let mut place = None;
+        while let Some((piece, next)) = self.ledger.next_piece(place) {
+            place = Some(next);
+            // SAFETY: a piece of the roll; with a count of references it is a header, which only this thread could free.
+            let header = unsafe {
+                let at = piece.cast::<Header>();
+                match (*at.as_ptr()).references.load(Ordering::Acquire) {
+                    0 => continue,
+                    _ => at.as_ref(),
+                }
+            };
+            let was_closing = header.gate.forget_others();
+            if let Body::Paged(paged) = header.body()
+                && was_closing
+            {
+                let _ = paged.shut(header);
+            }
+            if was_closing && header.gate.is_closed() {
+                let _ = header.try_end(Some(Deadline::after(MOMENT)));
+            }
+        }
+    }
+}
+
+impl Heritage for Machinery {
+    fn prepare(&self) {
+        self.ready.0.store(false, Ordering::Relaxed);
+        if self.enclave.check_owner().is_err() || dying::has_begun() {
+            return;
+        }
+        self.ledger.share_seals();
+        let frozen = self.enclave.freeze(PATIENCE)
+            && self.scratch.freeze(PATIENCE)
+            && self.pool.freeze(PATIENCE)
+            && self.ledger.freeze(PATIENCE);
+        self.ready.0.store(frozen && self.enclave.bequeath(), Ordering::Relaxed);
+    }
+
+    fn after(&self) {
+        self.enclave.leave_heirs();
+        self.thaw(false);
+    }
+
+    fn adopt(&self) {
+        let parent = self.enclave.anchor().owner();
+        self.thaw(true);
+        if self.ready.0.load(Ordering::Relaxed) && self.make_the_childs(parent) {
+            self.forget_others();
+        } else {
+            self.enclave.give_up();
+        }
+    }
+}
