@@ -258,6 +258,11 @@ impl Gate {
         was_closing
     }
 
+    /// The same child does not know whether pages that it could not close are open: whoever comes next opens them.
+    pub(crate) fn distrust_open(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
     /// Sleeps until something about the secret may have changed: a millisecond at most, because the end of a sealed
     /// view looks for sleepers without a fence and may miss one.
     pub(crate) fn nap(&self, left: Duration) {

@@ -19,6 +19,7 @@ use crate::locks::{Freeze, Guard};
 use crate::os::{self, Call, CallError};
 use crate::registry::forks::{self, Forks};
 use crate::registry::{self, Frozen};
+use crate::shutdown::mark;
 
 /// Forks in preparation or under way.
 static FORKING: AtomicU32 = AtomicU32::new(0);
@@ -180,6 +181,8 @@ extern "C" fn child() {
     // Another thread of our parent may have been about to wipe what is our parent's.
     registry::dying::forget_in_child();
     registry::rename_in_child();
+    // Without it nothing is inherited, and nothing is to be.
+    let _ = mark::renew();
     thaw(|lock| lock.thaw_in_child(), |forks| forks.held().iter().for_each(|vault| vault.adopt()));
     registry::vaults::forget_in_child();
     crate::fault::chain::own_in_child();

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::error::Error;
 use crate::os::{self, Access, Advice};
 
+/// No process has it.
+pub(crate) const NOBODY: u64 = u64::MAX;
+
 /// The number; null: there is none yet.
 static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 /// The last number that was set. Not wiped: what comes after it was never used before, here or in a process above.
@@ -64,7 +67,7 @@ pub(crate) fn now() -> u64 {
     }
 }
 
-/// Sets the next number: in a child.
+/// Sets the next number, if there is one: in a child.
 #[allow(unsafe_code)]
 pub(crate) fn renew() -> Result<u64, Error> {
     let mark = NonNull::new(MARK.load(Ordering::Acquire)).ok_or(Error::Forked)?;

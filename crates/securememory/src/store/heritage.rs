@@ -99,6 +99,8 @@ impl Machinery {
                 && was_closing
             {
                 let _ = paged.shut(header);
+                // Others who had come meanwhile are counted, and are not here.
+                header.gate.distrust_open();
             }
             if was_closing && header.gate.is_closed() {
                 let _ = header.try_end(Some(Deadline::after(MOMENT)));

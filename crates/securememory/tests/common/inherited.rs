@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use securememory::{Error, Secret, SecretStream, Store, Vault, VaultBuilder, with2};
+use securememory::{Error, Hold, Level, Policy, Secret, SecretStream, Store, Vault, VaultBuilder, with2};
 
 /// What is in its secrets, and in each chunk of its streams.
 pub const BYTES: &[u8; 16] = b"the parent's own";
@@ -126,4 +126,26 @@ pub fn own_vaults_work() -> bool {
     let took = started.elapsed();
     assert!(took < AT_ONCE, "{took:?}");
     right
+}
+
+/// The policy of a vault that a child inherits.
+pub fn off() -> Policy {
+    Policy::new().fork(Level::Off)
+}
+
+/// Such a vault, with this hold and no other.
+pub fn builder(hold: Hold) -> VaultBuilder {
+    Vault::builder().policy(off()).hold(hold).hold_level(Level::Require)
+}
+
+/// One of each hold that can be had here, but for the one that cannot be inherited.
+pub fn builders() -> Vec<VaultBuilder> {
+    let can = |hold: &Hold| match builder(*hold).build() {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("SKIPPED {hold:?}: {error}");
+            false
+        }
+    };
+    [Hold::Split, Hold::Guarded, Hold::Pkey].into_iter().filter(can).map(builder).collect()
 }

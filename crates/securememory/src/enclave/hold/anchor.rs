@@ -132,7 +132,7 @@ impl Anchor {
 
     /// In a child: it is nobody's after all.
     pub(crate) fn give_up(&self) {
-        self.mark.store(0, Ordering::Relaxed);
+        self.mark.store(mark::NOBODY, Ordering::Relaxed);
     }
 
     /// Is it, and are the pages of keys, as locked as at creation?
