@@ -220,8 +220,9 @@ fn locks_that_others_hold() {
                         assert!(!other.is_finished(), "{name}: in the middle of it");
                         let status = in_child(|| {
                             let fared = all_or_nothing(&mut family);
-                            // The first call may be over before the lock is tried.
-                            fared == Ok(expected) || (expected && name == "keys" && fared == Ok(false))
+                            // Its lock is given back between the calls; or they are several, with the lock.
+                            let either = name == "account" || (expected && name == "keys");
+                            fared == Ok(expected) || either && fared.is_ok()
                         });
                         assert_eq!(status, 0, "{name} {millis}");
                         other.join().unwrap();
@@ -292,7 +293,11 @@ fn a_storm() {
                         for secret in [&sealed, &paged, &lingering] {
                             assert!(secret.view().is_ok());
                         }
-                        vault.refresh().unwrap();
+                        for _ in 0..5 {
+                            vault.refresh().unwrap();
+                        }
+                        vault.finish_refresh(Duration::from_secs(9)).unwrap();
+                        assert_eq!(vault.status().keys, 1);
                         assert_eq!(family.sealed.ct_eq_bytes(&[3; 16]), Ok(true));
                         assert_eq!(family.paged.ct_eq_bytes(&[4; 16]), Ok(true));
                         assert!(family.sealed.close().is_ok() && family.paged.close().is_ok());

@@ -10,6 +10,7 @@
 //! stay counted, and what they were making stays as it was. (A view may have been lent by its thread to the one that
 //! forks.) What goes wrong on the way costs the child the vault, and the parent nothing.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -79,21 +80,23 @@ impl Machinery {
         self.slots().for_each(|slot| slot.rename(me));
         self.lingering.forget_others();
         self.turnover.forget_others();
-        // Headers are only looked at where there are pages: of a sealed secret nothing is kept up by who is not here.
-        if self.ledger.paged().unwrap_or(0) == 0 {
+        // Where there was nobody else, nobody was in the middle of anything.
+        if registry::is_alone() {
             return;
         }
+        self.ledger.recount(|piece| {
+            // SAFETY: a piece of the roll.
+            let header = unsafe { header_in(piece) }?;
+            match header.body() {
+                Body::Sealed(sealed) => sealed.epoch_in_child(header),
+                Body::Paged(_) => None,
+            }
+        });
         let mut place = None;
         while let Some((piece, next)) = self.ledger.next_piece(place) {
             place = Some(next);
-            // SAFETY: a piece of the roll; with a count of references it is a header, which only this thread could free.
-            let header = unsafe {
-                let at = piece.cast::<Header>();
-                match (*at.as_ptr()).references.load(Ordering::Acquire) {
-                    0 => continue,
-                    _ => at.as_ref(),
-                }
-            };
+            // SAFETY: as above.
+            let Some(header) = (unsafe { header_in(piece) }) else { continue };
             let was_closing = header.gate.forget_others();
             if let Body::Paged(paged) = header.body()
                 && was_closing
@@ -106,6 +109,21 @@ impl Machinery {
                 let _ = header.try_end(Some(Deadline::after(MOMENT)));
             }
         }
+    }
+}
+
+/// The header in a piece of the roll, if there is one.
+///
+/// # Safety
+///
+/// A piece of the roll of a vault, in a child that has just been forked: nobody else uses it, or gives it back.
+#[allow(unsafe_code)]
+unsafe fn header_in<'a>(piece: NonNull<u8>) -> Option<&'a Header> {
+    let at = piece.cast::<Header>();
+    // SAFETY: in use or not, this part of the piece is an atomic number. With a count of references it is a header.
+    unsafe {
+        let references = (*at.as_ptr()).references.load(Ordering::Acquire);
+        (references != 0).then(|| at.as_ref())
     }
 }
 

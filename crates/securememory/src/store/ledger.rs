@@ -284,6 +284,26 @@ impl Ledger {
         Ok(false)
     }
 
+    /// In a child: counts the records anew. Those that other threads were making, or were about to take back, are counted
+    /// for nobody, and would keep a key alive for ever. `epoch_of`: of the record of a headers' piece, if it has one.
+    pub(super) fn recount(&self, epoch_of: impl Fn(NonNull<u8>) -> Option<u64>) {
+        let Ok(mut inner) = self.inner.lock() else { return };
+        let inner = &mut *inner;
+        inner.limbo.forget_others();
+        inner.records = [0; LIVE];
+        let mut count = |epoch| {
+            if epoch >= inner.oldest {
+                inner.records[cell_of(epoch)] += 1;
+            }
+        };
+        inner.limbo.epochs().for_each(&mut count);
+        let mut place = Place::default();
+        while let Some((piece, next)) = inner.roll.at(place) {
+            place = next;
+            epoch_of(piece).into_iter().for_each(&mut count);
+        }
+    }
+
     /// The headers' piece at a place, free or not, and the place after it. Without a place: the first.
     pub(super) fn next_piece(&self, place: Option<Place>) -> Option<(NonNull<u8>, Place)> {
         self.inner.lock().ok()?.roll.at(place.unwrap_or_default())

@@ -347,6 +347,14 @@ impl Sealed {
         Ok(true)
     }
 
+    /// The epoch of the record that is valid now, for the account. In a child, where nobody frees it.
+    #[allow(unsafe_code)]
+    pub(super) fn epoch_in_child(&self, header: &Header) -> Option<u64> {
+        let record = NonNull::new(self.record.current())?;
+        // SAFETY: published, and not freed: see above.
+        Some(unsafe { counted_epoch(record, header.len) })
+    }
+
     /// Takes the last record away. Only where no reader and no writer is left or will come.
     #[allow(unsafe_code)]
     pub(super) fn take(&self, header: &Header) -> Option<Retired> {

@@ -48,6 +48,16 @@ impl Limbo {
         self.kept = self.kept.saturating_sub(kept);
     }
 
+    /// In a child: those for whom places were kept are not here.
+    pub(super) fn forget_others(&mut self) {
+        self.kept = 0;
+    }
+
+    /// The epochs of those that wait.
+    pub(super) fn epochs(&self) -> impl Iterator<Item = u64> {
+        self.places.iter().flatten().map(|(_, record)| record.epoch)
+    }
+
     /// Leaves records in the places that were kept for them.
     pub(super) fn retire(&mut self, records: &[Retired]) {
         self.give_back(records.len());
