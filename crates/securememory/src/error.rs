@@ -122,7 +122,12 @@ pub enum Error {
     /// The secret, or its vault, has been closed.
     #[error("closed")]
     Closed,
-    /// The view outlived a close with [`OnClose::Revoke`](crate::OnClose::Revoke).
+    /// The secret's time is over: see [`Policy::time_to_live`](crate::Policy::time_to_live) and
+    /// [`Policy::idle_time`](crate::Policy::idle_time). It has been closed.
+    #[error("expired")]
+    Expired,
+    /// The view outlived a close with [`OnClose::Revoke`](crate::OnClose::Revoke), or the time that
+    /// [`Policy::revoke_after`](crate::Policy::revoke_after) gave it.
     #[error("revoked by a close")]
     Revoked,
     /// The secret belongs to the process that forked this one.
@@ -250,7 +255,9 @@ impl Error {
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
-            Self::Closed | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => ErrorKind::Gone,
+            Self::Closed | Self::Expired | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => {
+                ErrorKind::Gone
+            }
             Self::KeyLost
             | Self::Tampered
             | Self::Poisoned

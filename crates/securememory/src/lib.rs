@@ -30,7 +30,10 @@ pub use secret::{Closed, ManyError, OwnedView, Secret, SecretBuilder, View, View
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};
 pub use store::Refreshed;
 pub use stream::{SecretStream, StreamBuilder};
-pub use vault::{Diagnostics, Need, OpenView, Preflight, Resource, Shortage, Vault, VaultBuilder, ViewKind};
+pub use vault::{
+    Diagnostics, Need, OpenView, Preflight, Purged, Resource, Shortage, Vault, VaultBuilder, VaultClosed,
+    ViewKind,
+};
 
 /// Was this library built with the fault injector (feature `testing`)? Then it is not fit for production.
 pub const HAS_INJECTOR: bool = cfg!(feature = "testing");

@@ -114,7 +114,10 @@ pub struct Policy {
     pub(crate) wait: Duration,
     pub(crate) close_wait: Duration,
     pub(crate) on_close: OnClose,
+    pub(crate) revoke_after: Option<Duration>,
     pub(crate) linger: Duration,
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) idle_time: Option<Duration>,
 }
 
 /// One level for each protection.
@@ -146,7 +149,10 @@ impl Default for Policy {
             wait: Duration::from_secs(1),
             close_wait: Duration::from_secs(1),
             on_close: OnClose::Defer,
+            revoke_after: None,
             linger: Duration::ZERO,
+            time_to_live: None,
+            idle_time: None,
         }
     }
 }
@@ -247,6 +253,38 @@ impl Policy {
         self
     }
 
+    /// Revokes views that a close with [`OnClose::Defer`] has left, so long after that close; never by default. From then on
+    /// they are as after [`OnClose::Revoke`]: the bytes of an owned view are not to be had any more, and are wiped by the
+    /// first who asks for them, by [`Vault::tidy`](crate::Vault::tidy) or by a
+    /// [janitor](crate::VaultBuilder::janitor), whichever comes first; the `finish` of a borrowed view says that it was
+    /// revoked.
+    #[must_use]
+    pub fn revoke_after(mut self, time: Duration) -> Self {
+        self.revoke_after = Some(time);
+        self
+    }
+
+    /// Closes a secret when it has existed for so long; never by default. Opening it is
+    /// [`Error::Expired`](crate::Error::Expired) from then on. Views that are open stay until they end, as after a close
+    /// with [`OnClose::Defer`] that does not wait.
+    ///
+    /// The time is looked at by whoever opens the secret, on a clock that also runs while the machine is suspended
+    /// (`CLOCK_BOOTTIME`, clock_gettime(2)). What is at rest is wiped then, or before that by
+    /// [`Vault::tidy`](crate::Vault::tidy) or a [janitor](crate::VaultBuilder::janitor).
+    #[must_use]
+    pub fn time_to_live(mut self, time: Duration) -> Self {
+        self.time_to_live = Some(time);
+        self
+    }
+
+    /// Closes a secret when nobody has opened it for so long; never by default. Else as [`Policy::time_to_live`]. A view
+    /// counts as a use when it is opened, not while it is open.
+    #[must_use]
+    pub fn idle_time(mut self, time: Duration) -> Self {
+        self.idle_time = Some(time);
+        self
+    }
+
     /// How long the pages of a paged secret stay open after the last view, so that the next one costs no protection
     /// changes; zero by default. Meanwhile a stray read in the process finds the secret.
     ///
@@ -264,6 +302,12 @@ impl Policy {
     #[must_use]
     pub fn levels(&self) -> Levels {
         self.levels
+    }
+
+    /// Does a secret of this policy expire?
+    #[inline]
+    pub(crate) fn expires(&self) -> bool {
+        self.time_to_live.is_some() || self.idle_time.is_some()
     }
 
     /// May views lie in locked memory only?

@@ -1,9 +1,22 @@
-//! For tests of this library and of programs that use it: faults on demand. Feature `testing`.
+//! For tests of this library and of programs that use it. Feature `testing`, never for production.
+//!
+//! - [`TestGuard`]: what a test makes is its own, and nothing of it may be left at its end.
+//! - [`own_process`] and [`in_own_process`]: tests that run in a process of their own, and what such a process has taken
+//!   from the system ([`Footprint`]).
+//! - [`inject`]: system calls that fail on demand.
+
+mod footprint;
+mod guard;
+mod own_process;
 
 use crate::Vault;
 use crate::enclave::hold::broken;
 
 pub use crate::os::inject;
+pub use crate::registry::guards::Left;
+pub use footprint::Footprint;
+pub use guard::{GuardHandle, TestGuard, UnderGuard, expect_leak};
+pub use own_process::{Ending, OwnProcess, in_own_process, own_process, skip};
 
 /// Destroys a vault's split key in memory while the vault is in use, in the order in which a process that ends has to do
 /// it. Says whether the vault has such a key.

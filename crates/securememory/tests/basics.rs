@@ -1,6 +1,7 @@
 //! What a user does every day.
 #![allow(clippy::unwrap_used)]
 
+use securememory::testing::TestGuard;
 use securememory::{Closed, Error, Hold, HoldUsed, Level, Secret, Store, Vault, with2};
 
 /// A vault for each way to keep a secret.
@@ -17,6 +18,7 @@ fn vaults() -> Vec<(&'static str, Vault)> {
 
 #[test]
 fn bytes_come_back_and_the_source_is_wiped() {
+    let _guard = TestGuard::new();
     for (store, vault) in vaults() {
         for len in [1, 15, 16, 17, 31, 32, 33, 255, 4000, 4096, 5000, 70_000] {
             let original: Vec<u8> = (0..len).map(|n| (n * 7 + 3) as u8).collect();
@@ -38,6 +40,7 @@ fn bytes_come_back_and_the_source_is_wiped() {
 
 #[test]
 fn every_way_to_make_one() {
+    let _guard = TestGuard::new();
     for (_, vault) in vaults() {
         let random = vault.secret().random(64).unwrap();
         assert!(!random.ct_eq_bytes(&[0; 64]).unwrap());
@@ -64,6 +67,7 @@ fn every_way_to_make_one() {
 
 #[test]
 fn changes_are_valid_after_a_commit_and_only_then() {
+    let _guard = TestGuard::new();
     for (store, vault) in vaults() {
         let secret = vault.secret().from_bytes(&mut b"old value".to_vec()).unwrap();
         let mut view = secret.view_mut().unwrap();
@@ -88,6 +92,7 @@ fn changes_are_valid_after_a_commit_and_only_then() {
 
 #[test]
 fn a_closed_secret_is_gone() {
+    let _guard = TestGuard::new();
     for (_, vault) in vaults() {
         let secret = vault.secret().random(32).unwrap();
         assert_eq!(secret.close().unwrap(), Closed::Closed);
@@ -102,6 +107,7 @@ fn a_closed_secret_is_gone() {
 
 #[test]
 fn the_status_tells_what_was_got() {
+    let _guard = TestGuard::new();
     for (store, vault) in vaults() {
         let secret = vault.secret().label("the label").random(32).unwrap();
         let status = secret.status();
@@ -119,6 +125,7 @@ fn the_status_tells_what_was_got() {
 
 #[test]
 fn sizes_that_cannot_be_are_errors() {
+    let _guard = TestGuard::new();
     for (_, vault) in vaults() {
         assert_eq!(vault.secret().random(0).unwrap_err(), Error::Empty);
         for len in [usize::MAX, usize::MAX - 4096, isize::MAX as usize, 1 << 47] {
@@ -130,6 +137,7 @@ fn sizes_that_cannot_be_are_errors() {
 
 #[test]
 fn the_default_vault_needs_no_set_up() {
+    let _guard = TestGuard::new();
     let secret = Secret::from_bytes(&mut b"plain and simple".to_vec()).unwrap();
     assert_eq!(secret.with(<[u8]>::len).unwrap(), 16);
 }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use program::{End, Line};
 use securememory::fault::{self, FaultPolicy};
+use securememory::testing::TestGuard;
 use securememory::{Error, Hold, Vault};
 
 // Instructions that fail, each with the place after it; and a long jump: `sm_attempt` calls a function and gives 0, or 1
@@ -161,28 +162,33 @@ fn owned(events: &[&str]) -> Vec<String> {
 
 #[test]
 fn real_faults_reach_whom_they_would_have_reached() {
+    let _guard = TestGuard::new();
     compare(&owned(&FAULTS[..4]), &KINDS);
 }
 
 #[test]
 fn more_real_faults_reach_whom_they_would_have_reached() {
+    let _guard = TestGuard::new();
     compare(&owned(&FAULTS[4..]), &KINDS);
 }
 
 #[test]
 fn sent_signals_reach_whom_they_would_have_reached() {
+    let _guard = TestGuard::new();
     let events: Vec<_> = SENT.iter().map(|how| format!("{how}-segv")).collect();
     compare(&events, &KINDS);
 }
 
 #[test]
 fn other_sent_signals_reach_whom_they_would_have_reached() {
+    let _guard = TestGuard::new();
     let events: Vec<_> = SENT.iter().flat_map(|how| [format!("{how}-abort"), format!("{how}-sys")]).collect();
     compare(&events, &KINDS);
 }
 
 #[test]
 fn a_stack_overflow_is_told_by_the_one_who_knows_it() {
+    let _guard = TestGuard::new();
     compare(&owned(&["overflow", "overflow-in-thread"]), &["none", "default", "info", "info+stack"]);
 }
 
@@ -373,6 +379,7 @@ fn install_kind(kind: &str, signal: c_int) {
 /// Not a test of its own, but the program that the others run.
 #[test]
 fn a_program() {
+    let _guard = TestGuard::new();
     let Some(spec) = program::spec() else { return };
     let words: Vec<&str> = spec.split(' ').collect();
     let [kind, event, us] = words[..] else { panic!("{spec}?") };

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use securememory::testing::TestGuard;
 use securememory::{Cipher, Error, Secret, Store, Vault};
 
 const ALL: [Cipher; 4] = [Cipher::Aegis256, Cipher::Aegis256X4, Cipher::XChaCha20Poly1305, Cipher::Aes256Gcm];
@@ -24,6 +25,7 @@ fn vaults() -> impl Iterator<Item = (Cipher, Vault)> {
 
 #[test]
 fn streams_batches_and_new_keys_work_under_every_cipher() {
+    let _guard = TestGuard::new();
     for (cipher, vault) in vaults() {
         let mut stream = vault.stream().chunk_size(1500).build().unwrap();
         let written: Vec<u8> = (0..40_000).map(|n| (n % 251) as u8).collect();
@@ -47,6 +49,7 @@ fn streams_batches_and_new_keys_work_under_every_cipher() {
 
 #[test]
 fn secrets_come_back_under_every_cipher() {
+    let _guard = TestGuard::new();
     for (cipher, vault) in vaults() {
         assert_eq!(vault.status().cipher, cipher);
         for len in [1, 63, 1023, 1024, 1025, 4096, 200_000] {

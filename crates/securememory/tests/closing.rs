@@ -4,6 +4,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use securememory::testing::{Left, TestGuard, expect_leak};
 use securememory::{Closed, Error, OnClose, Policy, Secret, Store, Vault, WithError};
 
 const STORES: [Store; 2] = [Store::Sealed, Store::Paged];
@@ -24,6 +25,7 @@ fn my_thread() -> u32 {
 
 #[test]
 fn two_readers_nested_and_out_of_order() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short());
         let first = secret.view().unwrap();
@@ -39,6 +41,7 @@ fn two_readers_nested_and_out_of_order() {
 
 #[test]
 fn many_nested_views() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short());
         let views: Vec<_> = (0..300).map(|_| secret.view().unwrap()).collect();
@@ -48,6 +51,7 @@ fn many_nested_views() {
 
 #[test]
 fn closing_or_writing_pages_inside_an_own_view_is_refused_at_once() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new());
         let started = Instant::now();
@@ -75,6 +79,7 @@ fn closing_or_writing_pages_inside_an_own_view_is_refused_at_once() {
 
 #[test]
 fn a_close_names_the_thread_that_holds_a_view() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short());
         let (tell, told) = mpsc::channel();
@@ -115,6 +120,7 @@ fn a_close_names_the_thread_that_holds_a_view() {
 
 #[test]
 fn a_second_close_waits_for_the_views_of_the_first() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().close_wait(Duration::from_secs(20)));
         let (tell, told) = mpsc::channel();
@@ -136,6 +142,7 @@ fn a_second_close_waits_for_the_views_of_the_first() {
 
 #[test]
 fn an_owned_view_outlives_its_secret_and_is_named_by_a_close() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short());
         let owned = secret.owned_view().unwrap();
@@ -155,6 +162,7 @@ fn an_owned_view_outlives_its_secret_and_is_named_by_a_close() {
 
 #[test]
 fn a_revoked_view_gives_nothing_any_more() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short().on_close(OnClose::Revoke));
         let owned = secret.owned_view().unwrap();
@@ -167,6 +175,7 @@ fn a_revoked_view_gives_nothing_any_more() {
 
 #[test]
 fn a_view_that_is_revoked_while_it_is_used_says_so_at_its_end() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short().on_close(OnClose::Revoke));
         let owned = secret.owned_view().unwrap();
@@ -188,6 +197,7 @@ fn a_view_that_is_revoked_while_it_is_used_says_so_at_its_end() {
 
 #[test]
 fn a_wait_of_zero_is_busy() {
+    let _guard = TestGuard::new();
     let secret = secret(Store::Paged, Policy::new().wait(Duration::ZERO));
     let _view = secret.view().unwrap();
     std::thread::scope(|scope| {
@@ -197,6 +207,7 @@ fn a_wait_of_zero_is_busy() {
 
 #[test]
 fn a_panic_in_a_closure_leaves_the_secret_usable() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, short());
         let caught = std::panic::catch_unwind(|| secret.with(|_| panic!("the user's")));
@@ -215,6 +226,8 @@ fn a_panic_in_a_closure_leaves_the_secret_usable() {
 
 #[test]
 fn a_forgotten_view_does_not_keep_a_secret_alive() {
+    let _guard = TestGuard::new();
+    expect_leak("views are forgotten", Left::View, STORES.len());
     for store in STORES {
         let vault = Vault::builder().store(store).build().unwrap();
         let secret = vault.secret().random(32).unwrap();

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use common::Needle;
 use program::{DONE, End, Ended, Line, SEGV, large_stack, set_action};
 use securememory::fault::{self, FaultPolicy};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Error, Hold, OwnedView, Secret, Store, Vault, View, ViewMut};
 
@@ -28,6 +29,7 @@ fn ends(spec: &str, end: End) -> Ended {
 
 #[test]
 fn nothing_is_left_whatever_ends_the_process() {
+    let _guard = TestGuard::new();
     for (spec, end) in [
         ("wipes fault", SEGV),
         ("wipes ours", SEGV),
@@ -50,6 +52,7 @@ fn nothing_is_left_whatever_ends_the_process() {
 
 #[test]
 fn without_handling_nothing_is_wiped() {
+    let _guard = TestGuard::new();
     let ended = ends("wipes none", SEGV);
     assert!(ended.out.contains("after: found"), "the search does not find what is there: {ended:#?}");
 }
@@ -57,6 +60,7 @@ fn without_handling_nothing_is_wiped() {
 /// As a tracer finds it, when the last signal is about to be delivered, whatever handlers there were before.
 #[test]
 fn nothing_is_left_when_the_last_signal_comes() {
+    let _guard = TestGuard::new();
     let needle = Needle::new(77, 256);
     let mut bytes = [0; 256];
     needle.write(&mut bytes, 0);
@@ -93,6 +97,7 @@ fn nothing_is_left_when_the_last_signal_comes() {
 
 #[test]
 fn whoever_survives_gets_errors_and_no_wrong_bytes() {
+    let _guard = TestGuard::new();
     // And one that forked children do not have at all, since the kernel does not wipe it for them.
     for store in STORES.iter().chain(&["absent"]) {
         for way in ["calm", "busy"] {
@@ -103,6 +108,7 @@ fn whoever_survives_gets_errors_and_no_wrong_bytes() {
 
 #[test]
 fn whatever_the_others_do_the_process_ends_by_its_signal() {
+    let _guard = TestGuard::new();
     let next = AtomicU32::new(0);
     let count = 320;
     std::thread::scope(|scope| {
@@ -132,6 +138,7 @@ fn whatever_the_others_do_the_process_ends_by_its_signal() {
 /// Threads that leave a view close its pages, at any moment.
 #[test]
 fn pages_that_are_closed_meanwhile_do_not_end_the_wiping() {
+    let _guard = TestGuard::new();
     for _ in 0..30 {
         ends("closing", End::Signal(libc::SIGABRT));
     }
@@ -142,6 +149,7 @@ const STORES: [&str; 3] = ["sealed", "guarded", "paged"];
 /// Not a test of its own, but the program that the others run.
 #[test]
 fn a_program() {
+    let _guard = TestGuard::new();
     let Some(spec) = program::spec() else { return };
     let words: Vec<&str> = spec.split(' ').collect();
     match words[..] {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use common::share_files;
 use program::{DONE, End, Ended, Line, SEGV, set_action};
 use securememory::fault::{self, FaultPolicy};
+use securememory::testing::TestGuard;
 use securememory::{Hold, Secret, Store, Vault};
 
 fn ends(spec: &str, end: End) -> Ended {
@@ -28,6 +29,7 @@ const CHILDREN: [&str; 6] = ["fork", "vfork", "clone", "clone-files", "share", "
 
 #[test]
 fn a_child_leaves_its_parents_secrets_alone() {
+    let _guard = TestGuard::new();
     for child in CHILDREN {
         for death in ["fault", "abort", "ours", "sent"] {
             ends(&format!("child {child} {death}"), DONE);
@@ -41,6 +43,7 @@ fn a_child_leaves_its_parents_secrets_alone() {
 
 #[test]
 fn a_file_of_the_hosts_under_our_number_is_left_as_it_is() {
+    let _guard = TestGuard::new();
     for death in ["fault", "exit"] {
         let path = std::env::temp_dir().join(format!("securememory-host-{}-{death}", std::process::id()));
         std::fs::write(&path, [5; 200]).unwrap();
@@ -58,6 +61,7 @@ const STORES: [&str; 3] = ["sealed", "guarded", "paged"];
 /// Not a test of its own, but the program that the others run.
 #[test]
 fn a_program() {
+    let _guard = TestGuard::new();
     let Some(spec) = program::spec() else { return };
     let words: Vec<&str> = spec.split(' ').collect();
     match words[..] {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use program::tells::{SECRET, tells};
 use program::{DONE, End, Ended, SEGV, large_stack, set_action};
 use securememory::fault::{self, FaultPolicy, Uninstalled};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Error, Hold, Secret, Store, Vault};
 
@@ -30,6 +31,7 @@ fn ends(spec: &str, end: End) -> Ended {
 
 #[test]
 fn installed_once_and_taken_out_without_a_trace() {
+    let _guard = TestGuard::new();
     ends("installed", DONE);
     ends("refused", DONE);
     ends("dormant", DONE);
@@ -40,17 +42,20 @@ fn installed_once_and_taken_out_without_a_trace() {
 
 #[test]
 fn a_fault_after_uninstall_is_nobodys() {
+    let _guard = TestGuard::new();
     ends("uninstalled", SEGV);
 }
 
 #[test]
 fn what_the_system_does_not_let_us_take_out_says_nothing_more() {
+    let _guard = TestGuard::new();
     let ended = ends("half", SEGV);
     assert!(!ended.err.contains("securememory:"), "{ended:#?}");
 }
 
 #[test]
 fn fatal_by_assumption() {
+    let _guard = TestGuard::new();
     let ended = ends("assumed", SEGV);
     assert!(ended.out.contains("handler: none, wiped"), "{ended:#?}");
     let ended = ends("assumed-trap", End::Signal(libc::SIGTRAP));
@@ -63,6 +68,7 @@ fn fatal_by_assumption() {
 /// Not a test of its own, but the program that the others run.
 #[test]
 fn a_program() {
+    let _guard = TestGuard::new();
     let Some(spec) = program::spec() else { return };
     match spec.as_str() {
         "installed" => installed(),

@@ -20,6 +20,7 @@ use std::time::Duration;
 use program::tells::{SECRET, tells};
 use program::{DONE, End, Ended, Line, SEGV, large_stack, set_action};
 use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Hold, Secret, Store, Vault, VaultBuilder};
 
@@ -34,6 +35,7 @@ fn ends(spec: &str, end: End) -> Ended {
 
 #[test]
 fn overflow_and_underflow_are_told_to_the_byte() {
+    let _guard = TestGuard::new();
     for store in ["sealed", "guarded", "paged"] {
         for way in ["read", "write"] {
             for bytes in [1, 5, 2000] {
@@ -49,6 +51,7 @@ fn overflow_and_underflow_are_told_to_the_byte() {
 
 #[test]
 fn what_lies_at_rest_is_not_to_be_touched() {
+    let _guard = TestGuard::new();
     ends("rest read", SEGV);
     ends("rest write", SEGV);
     ends("written", SEGV);
@@ -56,17 +59,20 @@ fn what_lies_at_rest_is_not_to_be_touched() {
 
 #[test]
 fn a_guard_is_one_also_after_the_view() {
+    let _guard = TestGuard::new();
     ends("ended", SEGV);
 }
 
 #[test]
 fn a_label_cannot_break_the_line() {
+    let _guard = TestGuard::new();
     ends("label", SEGV);
     ends("long-label", SEGV);
 }
 
 #[test]
 fn policies_decide_and_a_vaults_own_goes_first() {
+    let _guard = TestGuard::new();
     for place in ["all", "vault"] {
         ends(&format!("policy {place} abort"), SEGV);
         let passed = ends(&format!("policy {place} report"), SEGV);
@@ -81,18 +87,21 @@ fn policies_decide_and_a_vaults_own_goes_first() {
 
 #[test]
 fn two_threads_at_once() {
+    let _guard = TestGuard::new();
     ends("two-abort", SEGV);
     ends("two-resume", DONE);
 }
 
 #[test]
 fn inside_of_a_closure_and_beside_a_lock() {
+    let _guard = TestGuard::new();
     ends("with", SEGV);
     ends("locked", SEGV);
 }
 
 #[test]
 fn a_second_fault_in_the_handler_ends_the_process_at_once() {
+    let _guard = TestGuard::new();
     ends("second segv", SEGV);
     ends("second ill", End::Signal(libc::SIGILL));
     ends("second abort", End::Signal(libc::SIGABRT));
@@ -101,6 +110,7 @@ fn a_second_fault_in_the_handler_ends_the_process_at_once() {
 /// Not a test of its own, but the program that the others run.
 #[test]
 fn a_program() {
+    let _guard = TestGuard::new();
     let Some(spec) = program::spec() else { return };
     let words: Vec<&str> = spec.split(' ').collect();
     match words[..] {

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::in_child;
+use securememory::testing::TestGuard;
 use securememory::{Error, Hold, Level, Secret, Store, Vault};
 
 const CASE: &str = "SECUREMEMORY_FORK_CASE";
@@ -44,6 +45,7 @@ fn is_whole(secret: &Secret) -> bool {
 
 #[test]
 fn a_child_gets_a_clear_error_and_the_parent_keeps_its_secrets() {
+    let _guard = TestGuard::new();
     if delegated("a_child_gets_a_clear_error_and_the_parent_keeps_its_secrets") {
         return;
     }
@@ -73,6 +75,7 @@ fn a_child_gets_a_clear_error_and_the_parent_keeps_its_secrets() {
 
 #[test]
 fn new_vaults_work_in_a_child_also_the_default_one() {
+    let _guard = TestGuard::new();
     if delegated("new_vaults_work_in_a_child_also_the_default_one") {
         return;
     }
@@ -90,6 +93,7 @@ fn new_vaults_work_in_a_child_also_the_default_one() {
 
 #[test]
 fn a_view_alive_across_a_fork_ends_silently_in_the_child() {
+    let _guard = TestGuard::new();
     if delegated("a_view_alive_across_a_fork_ends_silently_in_the_child") {
         return;
     }
@@ -119,6 +123,7 @@ fn a_view_alive_across_a_fork_ends_silently_in_the_child() {
 
 #[test]
 fn forks_beside_readers_and_writers() {
+    let _guard = TestGuard::new();
     if delegated("forks_beside_readers_and_writers") {
         return;
     }
@@ -147,6 +152,7 @@ fn forks_beside_readers_and_writers() {
 
 #[test]
 fn descriptors_do_not_survive_an_exec() {
+    let _guard = TestGuard::new();
     let _vault = vaults();
     let listing = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
     let listing = String::from_utf8(listing.stdout).unwrap();

@@ -282,7 +282,7 @@ fn a_child_that_exits_in_order_wipes_nothing_of_its_parents() {
         // SAFETY: a function that does nothing.
         assert_eq!(unsafe { libc::atexit(last) }, 0);
         let mut families: Vec<_> = builders().into_iter().map(Family::new).collect();
-        fault::install(FaultPolicy::Abort).unwrap().keep();
+        let _faults = fault::install(FaultPolicy::Abort).unwrap();
         // SAFETY: the same.
         assert_eq!(unsafe { libc::atexit(last) }, 0);
         for own in [false, true] {

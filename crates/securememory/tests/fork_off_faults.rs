@@ -10,8 +10,8 @@
 
 mod common;
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use common::inherited::{BYTES, Family, builder, builders, off, own_vaults_work};
@@ -180,14 +180,6 @@ fn more() -> usize {
     CALLS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// So many that the account of them grows.
-fn many(vault: &Vault) {
-    for _ in 0..5000 {
-        // Kept for ever, so that the next time there is no room from before.
-        let _ = std::mem::ManuallyDrop::new(vault.secret().random(1000).unwrap());
-    }
-}
-
 /// A lock of the vault's that another thread has: for a while, it is waited for; for longer, there is no heir.
 #[test]
 fn locks_that_others_hold() {
@@ -195,6 +187,12 @@ fn locks_that_others_hold() {
         for builder in builders() {
             let mut family = Family::new(builder);
             let vault = family.vault.clone();
+            // Kept, so that the next time there is no room from before.
+            let kept = Mutex::new(Vec::new());
+            let many = |vault: &Vault| {
+                let made = (0..1500).map(|_| vault.secret().random(1000).unwrap());
+                kept.lock().unwrap().extend(made);
+            };
             let acts: [(&str, &(dyn Fn(&Vault) + Sync), Call); 4] = [
                 ("keys", &|vault| vault.refresh().unwrap(), Call::Getrandom),
                 (
@@ -205,7 +203,7 @@ fn locks_that_others_hold() {
                 ("scratch", &|vault| vault.warm_thread(more() * 20).unwrap(), Call::Mmap),
                 ("account", &many, Call::Mmap),
             ];
-            for (millis, expected) in [(600, false), (60, true)] {
+            for (millis, expected) in [(350, false), (60, true)] {
                 for (name, act, call) in acts {
                     let begun = Barrier::new(2);
                     std::thread::scope(|scope| {

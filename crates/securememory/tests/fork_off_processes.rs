@@ -86,7 +86,7 @@ fn a_server_with_a_hundred_children() {
 #[test]
 fn a_daemon_keeps_what_it_has_inherited() {
     case("a_daemon_keeps_what_it_has_inherited").run(|| {
-        fault::install(FaultPolicy::Abort).unwrap().keep();
+        let _faults = fault::install(FaultPolicy::Abort).unwrap();
         let mut families = families();
         let (mut from, to) = std::io::pipe().unwrap();
         let pid = forked();
@@ -121,7 +121,7 @@ fn a_daemon_keeps_what_it_has_inherited() {
 #[test]
 fn a_child_dies_alone() {
     case("a_child_dies_alone").run(|| {
-        fault::install(FaultPolicy::Abort).unwrap().keep();
+        let _faults = fault::install(FaultPolicy::Abort).unwrap();
         let mut families = families();
         for death in [libc::SIGABRT, libc::SIGSEGV, 0] {
             let pid = forked();
@@ -187,7 +187,12 @@ extern "C" fn changes_keys(_: *mut c_void) -> c_int {
     // SAFETY: the parent waits, and has lent it.
     let families = unsafe { &*VAULTS.load(Ordering::Relaxed) };
     for Family { vault, .. } in families {
-        let outcomes = [vault.refresh(), vault.finish_refresh(Duration::ZERO).map(drop), vault.purge()];
+        let outcomes = [
+            vault.refresh(),
+            vault.finish_refresh(Duration::ZERO).map(drop),
+            vault.purge().map(drop),
+            vault.close(Duration::ZERO).map(drop),
+        ];
         let wrong = outcomes.iter().filter(|outcome| **outcome != Err(Error::Forked)).count();
         WRONG.fetch_add(wrong as u32, Ordering::Relaxed);
     }

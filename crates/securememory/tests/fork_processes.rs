@@ -110,8 +110,8 @@ fn no_descriptor_of_ours_gets_into_a_program() {
         let before = listed(forked);
         assert!(!before.is_empty());
         let mut families = families();
-        fault::install(FaultPolicy::Abort).unwrap().keep();
-        Coordinator::install(&[Signal::USR1], Options::new()).unwrap().keep();
+        let _faults = fault::install(FaultPolicy::Abort).unwrap();
+        let _signals = Coordinator::install(&[Signal::USR1], Options::new()).unwrap();
         let views: Vec<_> = families.iter().map(|family| family.sealed.owned_view().unwrap()).collect();
         assert_eq!(listed(forked), before);
         // In a child that has vaults of its own.
@@ -130,7 +130,7 @@ fn no_descriptor_of_ours_gets_into_a_program() {
 fn a_parent_of_spawned_programs_is_unharmed() {
     case("a_parent_of_spawned_programs_is_unharmed").run(|| {
         let mut families = families();
-        fault::install(FaultPolicy::Abort).unwrap().keep();
+        let _faults = fault::install(FaultPolicy::Abort).unwrap();
         let views: Vec<_> = families.iter().map(|family| family.sealed.owned_view().unwrap()).collect();
         let shares = share_files();
         for _ in 0..20 {
@@ -165,7 +165,12 @@ extern "C" fn changes_keys(_: *mut c_void) -> c_int {
     // SAFETY: the parent waits, and has lent it.
     let families = unsafe { &*VAULTS.load(Ordering::Relaxed) };
     for Family { vault, .. } in families {
-        let outcomes = [vault.refresh(), vault.finish_refresh(Duration::ZERO).map(drop), vault.purge()];
+        let outcomes = [
+            vault.refresh(),
+            vault.finish_refresh(Duration::ZERO).map(drop),
+            vault.purge().map(drop),
+            vault.close(Duration::ZERO).map(drop),
+        ];
         let wrong = outcomes.iter().filter(|outcome| **outcome != Err(Error::Forked)).count();
         WRONG.fetch_add(wrong as u32, Ordering::Relaxed);
     }
@@ -240,7 +245,7 @@ fn a_child_that_nobody_was_told_of_has_nothing() {
 fn a_daemon_that_forks_twice() {
     case("a_daemon_that_forks_twice").run(|| {
         let mut families = families();
-        fault::install(FaultPolicy::Abort).unwrap().keep();
+        let _faults = fault::install(FaultPolicy::Abort).unwrap();
         let (from, to) = pipe();
         let pid = forked();
         if pid == 0 {

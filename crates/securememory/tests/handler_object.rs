@@ -42,6 +42,7 @@ const CANNOT_UNWIND: &str = "core::panicking::panic_cannot_unwind";
 
 #[test]
 fn the_handler_imports_only_what_is_allowed_in_one() {
+    // without a guard: no library is called
     let object = object();
     for entry in ENTRIES {
         let met = object.reach(entry);
@@ -56,6 +57,7 @@ fn the_handler_imports_only_what_is_allowed_in_one() {
 /// The test above can fail: what every thread may call is seen to allocate, to panic, and to have thread-locals.
 #[test]
 fn an_ordinary_function_is_found_out() {
+    // without a guard: no library is called
     let met = object().reach("12VaultBuilder5build");
     for part in ["rust_alloc", "9panicking", THREAD_LOCAL] {
         assert!(met.keys().any(|name| name.contains(part)), "nothing like {part} in {:?}", met.keys());

@@ -20,6 +20,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{Ending, Footprint, case, in_threads, skip};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
 use securememory::{
     Call, CallError, Error, Evidence, Hint, Hold, HoldUsed, Level, Policy, Protection, Secret, Store, Vault,
@@ -168,6 +169,7 @@ fn case_of_fault(name: &'static str) -> common::Case {
 
 #[test]
 fn pkey_denies_its_maker_at_rest() {
+    let _guard = TestGuard::new();
     case_of_fault("pkey_denies_its_maker_at_rest").run(|| {
         let vault = vault(Hold::Pkey);
         let _secret = secret_of(&vault);
@@ -180,6 +182,7 @@ fn pkey_denies_its_maker_at_rest() {
 
 #[test]
 fn pkey_denies_writing_at_rest() {
+    let _guard = TestGuard::new();
     case_of_fault("pkey_denies_writing_at_rest").run(|| {
         let vault = vault(Hold::Pkey);
         let _secret = secret_of(&vault);
@@ -192,6 +195,7 @@ fn pkey_denies_writing_at_rest() {
 
 #[test]
 fn pkey_denies_a_thread_that_was_there_before() {
+    let _guard = TestGuard::new();
     case_of_fault("pkey_denies_a_thread_that_was_there_before").run(|| {
         let (send, receive) = mpsc::channel();
         let old = std::thread::spawn(move || touch(receive.recv().unwrap()));
@@ -206,6 +210,7 @@ fn pkey_denies_a_thread_that_was_there_before() {
 
 #[test]
 fn pkey_denies_an_old_thread_that_has_read_itself() {
+    let _guard = TestGuard::new();
     case_of_fault("pkey_denies_an_old_thread_that_has_read_itself").run(|| {
         let (send, receive) = mpsc::channel::<(Secret, usize)>();
         let old = std::thread::spawn(move || {
@@ -224,6 +229,7 @@ fn pkey_denies_an_old_thread_that_has_read_itself() {
 
 #[test]
 fn pkey_denies_a_thread_made_later() {
+    let _guard = TestGuard::new();
     case_of_fault("pkey_denies_a_thread_made_later").run(|| {
         let vault = vault(Hold::Pkey);
         let _secret = secret_of(&vault);
@@ -302,6 +308,7 @@ extern "C" fn on_interruption(_: i32, _: *mut libc::siginfo_t, context: *mut lib
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn pkey_denies_a_handler_that_interrupts_a_read() {
+    let _guard = TestGuard::new();
     case_of_fault("pkey_denies_a_handler_that_interrupts_a_read").run(|| {
         let vault = vault(Hold::Pkey);
         let (page, key) = keyed_page();
@@ -674,6 +681,7 @@ fn nothing_is_sealed_under_a_wiped_key() {
 
 #[test]
 fn secretmem_is_closed_at_rest() {
+    let _guard = TestGuard::new();
     case_of_fault("secretmem_is_closed_at_rest").run(|| {
         let vault = vault(Hold::Secretmem);
         let secret = secret_of(&vault);
@@ -756,6 +764,7 @@ fn secretmem_without_lockable_memory_is_refused() {
 
 #[test]
 fn secretmem_that_cannot_be_shut_is_shut_by_the_next_read() {
+    let _guard = TestGuard::new();
     case_of_fault("secretmem_that_cannot_be_shut_is_shut_by_the_next_read").run(|| {
         let vault = vault(Hold::Secretmem);
         if !keyed_pages().is_empty() {

@@ -5,6 +5,7 @@
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Closed, Error, Hold, Level, Store, Vault};
 
@@ -14,6 +15,7 @@ fn vault() -> Vault {
 
 #[test]
 fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
+    let _guard = TestGuard::new();
     let vault = vault();
     let secret = vault.secret().from_bytes(&mut [7; 32]).unwrap();
     let at_rest = secret.status().at_rest.unwrap();
@@ -49,6 +51,7 @@ fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
 
 #[test]
 fn a_mover_that_a_close_met_wipes_when_it_is_done() {
+    let _guard = TestGuard::new();
     assert!((0..10).any(|_| a_close_meets_a_mover()), "they never met");
 }
 

@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use common::{Footprint, Needle, NoKeys, case};
+use securememory::testing::TestGuard;
 use securememory::{
     Call, CallError, Closed, Error, ErrorKind, Evidence, Hint, Hold, HoldUsed, Level, OwnedView, Policy,
     Protection, Secret, Store, Vault, VaultBuilder, View,
@@ -1268,6 +1269,7 @@ fn more_vaults_than_there_can_be() {
 /// What a person reads.
 #[test]
 fn errors_and_hints_are_sentences() {
+    let _guard = TestGuard::new();
     let call = |call, errno| CallError { call, errno };
     let refused = Error::Refused { protection: Protection::Lock, cause: call(Call::Mlock, libc::ENOMEM) };
     assert_hint_on_locking(&refused, "KiB");

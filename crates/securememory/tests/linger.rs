@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::case;
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, calls, fail};
 use securememory::{Call, Closed, Policy, Secret, Store, Vault, VaultBuilder};
 
@@ -41,6 +42,7 @@ fn read(secret: &Secret) {
 
 #[test]
 fn a_lingering_secret_is_read_without_protection_changes() {
+    let _guard = TestGuard::new();
     let vault = vault(Duration::from_secs(3600)).build().unwrap();
     let secret = secret(&vault);
     let place = secret.status().at_rest.unwrap().address;
@@ -61,6 +63,7 @@ fn a_lingering_secret_is_read_without_protection_changes() {
 
 #[test]
 fn without_linger_pages_close_with_the_last_view() {
+    let _guard = TestGuard::new();
     let vault = vault(Duration::ZERO).build().unwrap();
     let secret = secret(&vault);
     let place = secret.status().at_rest.unwrap().address;
@@ -73,6 +76,7 @@ fn without_linger_pages_close_with_the_last_view() {
 
 #[test]
 fn the_next_operation_closes_what_is_due() {
+    let _guard = TestGuard::new();
     let vault = vault(LINGER).build().unwrap();
     let [first, second] = [secret(&vault), secret(&vault)];
     let place = first.status().at_rest.unwrap().address;
@@ -124,6 +128,7 @@ fn a_janitor_closes_what_is_due_and_ends_with_its_vault() {
 
 #[test]
 fn a_janitor_that_cannot_be_started_is_an_error() {
+    let _guard = TestGuard::new();
     let _plan = fail(Call::ThreadCreate, Plan::Always { errno: libc::EAGAIN });
     let error = vault(LINGER).janitor().build().unwrap_err();
     assert!(error.to_string().contains("pthread_create"), "{error}");
@@ -131,6 +136,7 @@ fn a_janitor_that_cannot_be_started_is_an_error() {
 
 #[test]
 fn a_protection_change_that_fails_is_tried_again() {
+    let _guard = TestGuard::new();
     let vault = vault(Duration::from_millis(1)).build().unwrap();
     let secret = secret(&vault);
     let place = secret.status().at_rest.unwrap().address;
@@ -149,6 +155,7 @@ fn a_protection_change_that_fails_is_tried_again() {
 
 #[test]
 fn more_than_have_a_place_are_closed_at_once() {
+    let _guard = TestGuard::new();
     let vault = vault(Duration::from_secs(3600)).build().unwrap();
     let secrets: Vec<_> = (0..70).map(|_| secret(&vault)).collect();
     let places: Vec<_> = secrets.iter().map(|one| one.status().at_rest.unwrap().address).collect();

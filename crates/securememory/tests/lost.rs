@@ -18,6 +18,7 @@ use common::lost::{Loss, mappings, page_of, page_size, touch, unmap};
 use common::shares::Anchor;
 use common::{Needle, case, in_child};
 use securememory::fault::{self, Done, FaultPolicy, Memory, Place};
+use securememory::testing::TestGuard;
 use securememory::{Error, Hold, Level, Secret, Store, Vault, WithError};
 
 /// Ways to lose memory that can be had here; what cannot is told.
@@ -120,6 +121,7 @@ fn assert_key_lost(vault: &Vault, sealed: &Secret, paged: &Secret) {
 
 #[test]
 fn share_b_is_lost() {
+    let _guard = TestGuard::new();
     for_each_loss("share_b_is_lost", |loss| {
         let vault = split();
         let (sealed, paged) = (secret(&vault, Store::Sealed, 48), secret(&vault, Store::Paged, 48));
@@ -173,21 +175,25 @@ fn a_key_is_lost(name: &'static str, hold: Hold) {
 
 #[test]
 fn a_guarded_key_is_lost() {
+    let _guard = TestGuard::new();
     a_key_is_lost("a_guarded_key_is_lost", Hold::Guarded);
 }
 
 #[test]
 fn a_key_under_a_protection_key_is_lost() {
+    let _guard = TestGuard::new();
     a_key_is_lost("a_key_under_a_protection_key_is_lost", Hold::Pkey);
 }
 
 #[test]
 fn a_key_in_secretmem_is_lost() {
+    let _guard = TestGuard::new();
     a_key_is_lost("a_key_in_secretmem_is_lost", Hold::Secretmem);
 }
 
 #[test]
 fn a_view_of_a_sealed_secret_is_lost() {
+    let _guard = TestGuard::new();
     for_each_loss("a_view_of_a_sealed_secret_is_lost", |loss| {
         let vault = split();
         let sealed = secret(&vault, Store::Sealed, 3000);
@@ -228,6 +234,7 @@ fn a_view_of_a_sealed_secret_is_lost() {
 
 #[test]
 fn scratch_is_lost_while_nobody_uses_it() {
+    let _guard = TestGuard::new();
     for_each_loss("scratch_is_lost_while_nobody_uses_it", |loss| {
         let vault = split();
         let sealed = secret(&vault, Store::Sealed, 3000);
@@ -324,6 +331,7 @@ fn ciphertext_is_lost(vault: &Vault, loss: Loss, len: usize) {
 
 #[test]
 fn ciphertext_in_a_slab_is_lost() {
+    let _guard = TestGuard::new();
     for_each_loss("ciphertext_in_a_slab_is_lost", |loss| {
         let vault = split();
         ciphertext_is_lost(&vault, loss, 48);
@@ -337,6 +345,7 @@ fn ciphertext_in_a_slab_is_lost() {
 
 #[test]
 fn large_ciphertext_is_lost() {
+    let _guard = TestGuard::new();
     for_each_loss("large_ciphertext_is_lost", |loss| {
         let vault = split();
         for len in [20_000, 200_000] {
@@ -374,6 +383,7 @@ fn large_ciphertext_is_lost() {
 
 #[test]
 fn a_replaced_page_of_ciphertext_is_there_in_a_child() {
+    let _guard = TestGuard::new();
     for_each_loss("a_replaced_page_of_ciphertext_is_there_in_a_child", |loss| {
         let vault = split();
         // Small enough for the allocator to keep the memory when it is freed.
@@ -431,6 +441,7 @@ fn paged_is_lost(loss: Loss, len: usize, strike: impl Fn(&Vault, &Secret)) {
 
 #[test]
 fn a_paged_secret_is_lost_at_rest() {
+    let _guard = TestGuard::new();
     for_each_loss("a_paged_secret_is_lost_at_rest", |loss| {
         for len in [48, 20_000] {
             paged_is_lost(loss, len, |_, paged| {
@@ -449,6 +460,7 @@ fn a_paged_secret_is_lost_at_rest() {
 
 #[test]
 fn a_paged_secret_is_lost_under_a_view() {
+    let _guard = TestGuard::new();
     for_each_loss("a_paged_secret_is_lost_under_a_view", |loss| {
         for len in [48, 20_000] {
             paged_is_lost(loss, len, |_, paged| {
@@ -471,6 +483,7 @@ fn a_paged_secret_is_lost_under_a_view() {
 
 #[test]
 fn a_paged_secret_is_lost_under_its_writer() {
+    let _guard = TestGuard::new();
     for_each_loss("a_paged_secret_is_lost_under_its_writer", |loss| {
         let vault = split();
         for len in [48, 20_000] {

@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Footprint, case};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
 use securememory::{Call, CallError, Closed, Error, Hold, Policy, Secret, Store, Vault};
 
@@ -30,6 +31,7 @@ fn assert_right(secrets: &[&Secret], expected: &[Vec<u8>]) {
 
 #[test]
 fn they_are_what_each_by_itself_would_be() {
+    let _guard = TestGuard::new();
     for hold in [Hold::Split, Hold::Guarded] {
         let vault = Vault::builder().hold(hold).sealed_max(200).build().unwrap();
         for count in [0, 1, 2, 7, 8, 9, 63, 64, 65, 200] {
@@ -54,6 +56,7 @@ fn they_are_what_each_by_itself_would_be() {
 
 #[test]
 fn secrets_of_several_vaults_and_keys_may_be_mixed() {
+    let _guard = TestGuard::new();
     let expected = sources(60);
     let vaults = [Vault::builder().build().unwrap(), Vault::builder().build().unwrap()];
     let mut secrets = Vec::new();
@@ -74,6 +77,7 @@ fn secrets_of_several_vaults_and_keys_may_be_mixed() {
 
 #[test]
 fn the_first_that_cannot_be_read_is_named() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().store(Store::Sealed).build().unwrap();
     let secrets = vault.secrets_from(&mut sources(20)).unwrap();
     secrets[12].close().unwrap();
@@ -88,6 +92,7 @@ fn the_first_that_cannot_be_read_is_named() {
 
 #[test]
 fn a_panic_in_the_closure_ends_all_views() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().store(Store::Sealed).build().unwrap();
     let secrets = vault.secrets_from(&mut sources(20)).unwrap();
     let panics = std::panic::catch_unwind(|| Secret::with_many(&all(&secrets), |at, _| assert_ne!(at, 3)));
@@ -98,6 +103,7 @@ fn a_panic_in_the_closure_ends_all_views() {
 
 #[test]
 fn with_little_room_they_are_opened_a_few_at_a_time() {
+    let _guard = TestGuard::new();
     let policy = Policy::new().lock(securememory::Level::Off);
     for views in [1, 2, 3, 5] {
         let vault =
@@ -110,6 +116,7 @@ fn with_little_room_they_are_opened_a_few_at_a_time() {
 
 #[test]
 fn a_close_of_many_waits_for_all_together() {
+    let _guard = TestGuard::new();
     let policy = Policy::new().close_wait(Duration::from_millis(100));
     let vault = Vault::builder().store(Store::Sealed).policy(policy).build().unwrap();
     let secrets = vault.secrets_from(&mut sources(20)).unwrap();

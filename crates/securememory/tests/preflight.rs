@@ -5,6 +5,7 @@ mod common;
 
 use common::case;
 use proptest::prelude::*;
+use securememory::testing::TestGuard;
 use securememory::{Error, Level, Policy, Preflight, Resource, Secret, Store, Vault};
 
 fn vault(store: Store, policy: Policy) -> Vault {
@@ -46,6 +47,7 @@ proptest! {
     fn more_secrets_never_need_less(
         paged: bool, few in 0usize..1 << 30, more in 0usize..1 << 30, size in 1usize..200_000,
     ) {
+        let _guard = TestGuard::new();
         let vault = vault(if paged { Store::Paged } else { Store::Sealed }, Policy::new());
         let (few, more) = (few.min(more), few.max(more));
         let found = [few, more].map(|count| vault.preflight(count, size).unwrap());
@@ -65,6 +67,7 @@ proptest! {
 
     #[test]
     fn sizes_that_cannot_be_are_errors(paged: bool, count in 2usize.., over in 0usize..1 << 20) {
+        let _guard = TestGuard::new();
         let vault = vault(if paged { Store::Paged } else { Store::Sealed }, Policy::new());
         let size = (usize::MAX / count).saturating_add(1).saturating_add(over);
         for (count, size) in [(count, size), (1, usize::MAX - over)] {
@@ -77,6 +80,7 @@ proptest! {
 
 #[test]
 fn the_store_is_the_one_that_the_vault_would_take() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().sealed_max(1000).build().unwrap();
     assert_eq!(vault.preflight(1, 1000).unwrap().store, Store::Sealed);
     let paged = vault.preflight(1, 1001).unwrap();

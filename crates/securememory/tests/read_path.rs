@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use securememory::testing::TestGuard;
 use securememory::{Error, Hold, Level, Secret, Store, Vault};
 
 struct Counting;
@@ -92,6 +93,7 @@ fn in_child(case: &str) -> Option<std::process::Child> {
 
 #[test]
 fn a_read_makes_no_system_call_but_pread64() {
+    let _guard = TestGuard::new();
     if let Some(mut child) = in_child("a_read_makes_no_system_call_but_pread64") {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         return;
@@ -105,6 +107,7 @@ fn a_read_makes_no_system_call_but_pread64() {
 
 #[test]
 fn a_read_with_a_protection_key_makes_no_system_call() {
+    let _guard = TestGuard::new();
     if let Err(Error::HoldRefused(cause)) = warm_secret_in(Hold::Pkey) {
         eprintln!("SKIPPED a_read_with_a_protection_key_makes_no_system_call: {cause}");
         return;
@@ -123,6 +126,7 @@ fn a_read_with_a_protection_key_makes_no_system_call() {
 /// The filter is not blind: any other call is death.
 #[test]
 fn the_filter_kills() {
+    let _guard = TestGuard::new();
     if let Some(mut child) = in_child("the_filter_kills") {
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGSYS));
         return;
@@ -135,6 +139,7 @@ fn the_filter_kills() {
 
 #[test]
 fn a_read_makes_exactly_one_system_call() {
+    let _guard = TestGuard::new();
     const NAME: &str = "a_read_makes_exactly_one_system_call";
     if std::env::var(CASE).is_ok() {
         let secret = warm_secret();
@@ -190,6 +195,7 @@ fn a_read_makes_exactly_one_system_call() {
 
 #[test]
 fn a_read_allocates_nothing() {
+    let _guard = TestGuard::new();
     if let Some(mut child) = in_child("a_read_allocates_nothing") {
         assert_eq!(child.wait().unwrap().code(), Some(0));
         return;

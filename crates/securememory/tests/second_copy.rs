@@ -25,6 +25,7 @@ use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{
     Coordinator, Options, Outcome, Priority, Registration, Signal, Uninstalled, register,
 };
+use securememory::testing::TestGuard;
 
 static OURS: AtomicU32 = AtomicU32::new(0);
 /// Cargo waits for itself, but not the cases' deadlines.
@@ -143,6 +144,7 @@ fn plain_first(flags: i32) {
 
 #[test]
 fn the_second_comes_later_and_goes_first() {
+    let _guard = TestGuard::new();
     with_second("the_second_comes_later_and_goes_first", Ending::Done, |second| {
         plain_first(libc::SA_ONSTACK);
         let (coordinator, _kept) = ours(SIGNAL);
@@ -159,6 +161,7 @@ fn the_second_comes_later_and_goes_first() {
 
 #[test]
 fn the_first_goes_first_and_stays_as_a_way_through() {
+    let _guard = TestGuard::new();
     with_second("the_first_goes_first_and_stays_as_a_way_through", Ending::Done, |second| {
         // Without SA_ONSTACK, too.
         plain_first(0);
@@ -196,6 +199,7 @@ fn overflow(second: &Second, second_is_above: bool) {
 
 #[test]
 fn a_fault_in_the_seconds_memory_is_the_seconds_when_it_is_above() {
+    let _guard = TestGuard::new();
     with_second(
         "a_fault_in_the_seconds_memory_is_the_seconds_when_it_is_above",
         Ending::Code(44),
@@ -207,6 +211,7 @@ fn a_fault_in_the_seconds_memory_is_the_seconds_when_it_is_above() {
 
 #[test]
 fn a_fault_in_the_seconds_memory_is_the_seconds_when_it_is_below() {
+    let _guard = TestGuard::new();
     with_second(
         "a_fault_in_the_seconds_memory_is_the_seconds_when_it_is_below",
         Ending::Code(44),

@@ -2,6 +2,7 @@
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
+use securememory::testing::TestGuard;
 use securememory::{
     Closed, Error, OwnedView, Policy, Secret, SecretBuilder, SecretStream, Status, StreamBuilder, Vault,
     VaultBuilder, VaultStatus, View, ViewMut, WithError,
@@ -47,6 +48,7 @@ stays!(Secret, Clone);
 
 #[test]
 fn an_error_is_small() {
+    let _guard = TestGuard::new();
     assert!(size_of::<Error>() <= 48);
     assert_eq!(size_of::<Secret>(), size_of::<usize>());
 }

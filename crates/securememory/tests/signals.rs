@@ -24,6 +24,7 @@ use securememory::signal::{
 };
 use securememory::testing::inject;
 use securememory::testing::inject::Plan;
+use securememory::testing::{Left, expect_leak};
 use securememory::{Call, CallError, Error, Vault};
 
 unsafe fn count_and_pass(signal: i32, info: *mut c_void, context: *mut c_void, word: usize) -> Outcome {
@@ -224,6 +225,7 @@ fn a_closure_may_register_and_unregister_also_itself() {
 #[test]
 fn what_is_wrong_is_an_error_and_changes_nothing() {
     case("what_is_wrong_is_an_error_and_changes_nothing").run(|| {
+        expect_leak("one cannot be given back", Left::Disposition, 1);
         let bad = |signal| Error::BadSignal { signal };
         let nobody = |signal| register(signal, Priority::Normal, |_| Outcome::Pass).err();
         assert_eq!(nobody(Signal::USR1), Some(bad(libc::SIGUSR1)));

@@ -23,6 +23,7 @@ use common::{Ending, Needle, case};
 use securememory::signal::{Before, Change, Coordinator, Options, Outcome, Signal, Uninstalled};
 use securememory::testing::inject;
 use securememory::testing::inject::Plan;
+use securememory::testing::{Left, expect_leak};
 use securememory::{Call, Error, Vault};
 
 unsafe fn terminate(_: i32, _: *mut c_void, _: *mut c_void, _: usize) -> Outcome {
@@ -306,6 +307,7 @@ fn a_handler_before_without_a_stack_of_its_own_runs_on_the_threads() {
 #[test]
 fn what_is_installed_interrupts_as_what_was_before() {
     case("what_is_installed_interrupts_as_what_was_before").run(|| {
+        expect_leak("the handlers of the test's own stay", Left::Disposition, 2);
         let function: extern "C" fn(i32) = count_plain;
         for (handler, flags, restarts) in [
             (libc::SIG_DFL, 0, true),

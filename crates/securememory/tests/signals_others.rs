@@ -24,6 +24,7 @@ use securememory::signal::{
     Change, Coordinator, IfReplaced, Options, Outcome, Priority, Registration, Signal, Uninstalled, register,
     register_direct,
 };
+use securememory::testing::{Left, expect_leak};
 
 /// Calls of our closures, of our functions, and of the handler that somebody else has installed above ours.
 static DEFERRED: AtomicU32 = AtomicU32::new(0);
@@ -106,6 +107,7 @@ const SIGNAL: Signal = Signal::USR1;
 #[test]
 fn a_handler_in_our_place_is_reported_once() {
     case("a_handler_in_our_place_is_reported_once").run(|| {
+        expect_leak("the handlers of the test's own stay", Left::Disposition, 1);
         let (options, changes) = noted(Options::new());
         let coordinator = Coordinator::install(&[SIGNAL, Signal::USR2], options).unwrap();
         let _kept = direct(SIGNAL, count_and_handle);
@@ -129,6 +131,7 @@ fn a_handler_in_our_place_is_reported_once() {
 
 /// Ours, theirs above it, ours above that; and below all, one that was there first. Each is called once.
 fn a_circle_is_none(deferring: bool) {
+    expect_leak("the handlers of the test's own stay", Left::Disposition, 1);
     plain_first(SIGNAL);
     let (options, changes) = noted(Options::new().if_replaced(IfReplaced::Reclaim));
     let coordinator = Coordinator::install(&[SIGNAL], options).unwrap();
@@ -175,6 +178,7 @@ fn taken_back_it_ends_the_process_when_theirs_has_been_called() {
 #[test]
 fn two_that_take_it_back_do_not_fight_for_ever() {
     case("two_that_take_it_back_do_not_fight_for_ever").run(|| {
+        expect_leak("the handlers of the test's own stay", Left::Disposition, 1);
         let options = Options::new().if_replaced(IfReplaced::Reclaim).watch(Duration::from_millis(10));
         let (options, changes) = noted(options);
         let coordinator = Coordinator::install(&[SIGNAL], options).unwrap();
@@ -200,6 +204,7 @@ fn two_that_take_it_back_do_not_fight_for_ever() {
 #[test]
 fn a_watch_notices_by_itself() {
     case("a_watch_notices_by_itself").run(|| {
+        expect_leak("the handlers of the test's own stay", Left::Disposition, 1);
         let (options, changes) = noted(Options::new().watch(Duration::from_millis(1)));
         let coordinator = Coordinator::install(&[SIGNAL], options).unwrap();
         std::thread::sleep(Duration::from_millis(30));
@@ -213,6 +218,7 @@ fn a_watch_notices_by_itself() {
 #[test]
 fn dormant_it_passes_everything_on_and_wakes_again() {
     case("dormant_it_passes_everything_on_and_wakes_again").run(|| {
+        expect_leak("the handlers of the test's own stay", Left::Disposition, 1);
         plain_first(SIGNAL);
         let coordinator = Coordinator::install(&[SIGNAL], Options::new()).unwrap();
         let _kept = (direct(SIGNAL, count_and_pass), deferred(SIGNAL, Outcome::Pass));
@@ -396,6 +402,10 @@ fn forks_in_the_middle_of_everything_leave_a_child_that_works() {
     case("forks_in_the_middle_of_everything_leave_a_child_that_works").run(|| {
         static DONE: AtomicBool = AtomicBool::new(false);
         // To the end: what waits for the thread when its handler goes is passed on, here to the default action.
+        let why = "what waits for the thread would be passed on";
+        expect_leak(why, Left::Coordinator, 1);
+        expect_leak(why, Left::Registration, 1);
+        expect_leak(why, Left::Disposition, 2);
         Coordinator::install(&[SIGNAL, Signal::USR2], Options::new()).unwrap().keep();
         deferred(SIGNAL, Outcome::Handled).keep();
         std::thread::scope(|scope| {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use common::{Footprint, Needle, case};
 use proptest::prelude::*;
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
 use securememory::{AtRest, Call, Error, Hold, Level, Policy, SecretStream, Store, Vault, WithError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -83,6 +84,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #[test]
     fn a_stream_is_like_a_vector(chunk in 1usize..70, steps in steps()) {
+        let _guard = TestGuard::new();
         let vault = vault();
         let mut stream = vault.stream().chunk_size(chunk).build().unwrap();
         let (mut model, mut at, mut complete): (Vec<u8>, usize, bool) = (Vec::new(), 0, false);
@@ -141,6 +143,7 @@ proptest! {
 
 #[test]
 fn sizes_of_chunks_are_checked() {
+    let _guard = TestGuard::new();
     let vault = vault();
     assert_eq!(vault.stream().chunk_size(0).build().unwrap_err(), Error::Empty);
     let huge = vault.stream().chunk_size(usize::MAX - 5).build().unwrap_err();
@@ -150,6 +153,7 @@ fn sizes_of_chunks_are_checked() {
 
 #[test]
 fn a_stream_is_sealed_whatever_the_store_and_goes_to_other_threads() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().store(Store::Paged).build().unwrap();
     let mut stream = vault.stream().chunk_size(10).build().unwrap();
     stream.write_all(&bytes(15)).unwrap();
@@ -170,6 +174,7 @@ fn a_stream_is_sealed_whatever_the_store_and_goes_to_other_threads() {
 
 #[test]
 fn a_panic_of_the_closure_leaves_the_stream_where_it_was() {
+    let _guard = TestGuard::new();
     let mut stream = written(&vault(), 25);
     stream.read_chunk(|_| ()).unwrap();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -183,6 +188,7 @@ fn a_panic_of_the_closure_leaves_the_stream_where_it_was() {
 
 #[test]
 fn the_traits_of_tokio_are_always_ready() {
+    let _guard = TestGuard::new();
     fn ready<T>(poll: Poll<io::Result<T>>) -> T {
         let Poll::Ready(result) = poll else { panic!("not ready") };
         result.unwrap()
@@ -215,6 +221,7 @@ fn the_traits_of_tokio_are_always_ready() {
 
 #[test]
 fn chunks_in_another_order_are_noticed() {
+    let _guard = TestGuard::new();
     for (one, other) in [(0, 1), (1, 2), (2, 4), (3, 4)] {
         let mut stream = written(&vault(), 45);
         stream.swap_chunks(one, other);
@@ -226,6 +233,7 @@ fn chunks_in_another_order_are_noticed() {
 
 #[test]
 fn chunks_of_another_stream_are_noticed() {
+    let _guard = TestGuard::new();
     let vault = vault();
     // Also those at the same place, with the same bytes; and of another vault.
     for other in [&vault, &self::vault()] {
@@ -241,6 +249,7 @@ fn chunks_of_another_stream_are_noticed() {
 
 #[test]
 fn chunks_of_the_same_stream_of_another_vault_are_noticed() {
+    let _guard = TestGuard::new();
     // Ids are unique in a vault: these have the same.
     let (mut stream, mut other) = (written(&vault(), 25), written(&vault(), 25));
     stream.exchange_chunk(1, &mut other, 1);
@@ -250,6 +259,7 @@ fn chunks_of_the_same_stream_of_another_vault_are_noticed() {
 
 #[test]
 fn a_missing_chunk_is_noticed() {
+    let _guard = TestGuard::new();
     for chunk in 0..4 {
         let mut stream = written(&vault(), 45);
         stream.drop_chunk(chunk);
@@ -259,6 +269,7 @@ fn a_missing_chunk_is_noticed() {
 
 #[test]
 fn a_missing_end_is_noticed() {
+    let _guard = TestGuard::new();
     for len in [41, 45, 50] {
         for chunks in 0..5u64 {
             let mut stream = written(&vault(), len);
@@ -284,6 +295,7 @@ fn a_missing_end_is_noticed() {
 
 #[test]
 fn a_stream_cannot_be_made_to_look_empty() {
+    let _guard = TestGuard::new();
     for len in [1, 10, 25] {
         let mut stream = written(&vault(), len);
         stream.set_len(0);
@@ -300,6 +312,7 @@ fn a_stream_cannot_be_made_to_look_empty() {
 
 #[test]
 fn a_mark_that_was_forged_does_not_make_a_chunk_the_last() {
+    let _guard = TestGuard::new();
     let mut stream = written(&vault(), 45);
     stream.truncate(3);
     // The mark is a bit of the record's version, which lies two words before the nonce.
@@ -326,6 +339,7 @@ fn at_rest(place: AtRest) -> Vec<u8> {
 
 #[test]
 fn a_flipped_bit_is_noticed() {
+    let _guard = TestGuard::new();
     let vault = vault();
     for chunk in 0..3 {
         let mut stream = written(&vault, 25);
@@ -653,6 +667,7 @@ fn memory_that_runs_out_is_an_error_and_loses_nothing() {
 
 #[test]
 fn a_lost_key_is_an_error_and_not_a_loss_of_what_is_not_sealed() {
+    let _guard = TestGuard::new();
     let vault = Vault::builder().hold(Hold::Split).hold_level(Level::Require).build().unwrap();
     let mut stream = vault.stream().chunk_size(10).build().unwrap();
     assert_eq!(stream.write(&bytes(10)).unwrap(), 10);
@@ -666,6 +681,7 @@ fn a_lost_key_is_an_error_and_not_a_loss_of_what_is_not_sealed() {
 
 #[test]
 fn its_debug_output_shows_numbers() {
+    let _guard = TestGuard::new();
     let mut stream = vault().stream().chunk_size(10).build().unwrap();
     stream.write_all(b"hunter2hunter2").unwrap();
     let shown = format!("{stream:?}");

@@ -1,6 +1,7 @@
 //! Key pages that could not be closed: told, tried again, closed.
 #![allow(clippy::unwrap_used)]
 
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, CallError, Error, Hold, Level, Secret, Store, Vault};
 
@@ -15,6 +16,7 @@ fn guarded() -> (Vault, Secret) {
 
 #[test]
 fn a_key_page_that_stays_open_is_told_and_closed_by_the_status() {
+    let _guard = TestGuard::new();
     let (vault, secret) = guarded();
     assert!(!vault.status().key_stuck_open);
     // The first change opens the page, the second one closes it.
@@ -30,6 +32,7 @@ fn a_key_page_that_stays_open_is_told_and_closed_by_the_status() {
 
 #[test]
 fn a_key_page_that_stays_open_is_closed_by_the_next_read() {
+    let _guard = TestGuard::new();
     let (vault, secret) = guarded();
     let plan = fail(Call::Mprotect, Plan::Nth { n: 2, errno: NO_MAPPING });
     secret.with(|_| ()).unwrap();
@@ -43,6 +46,7 @@ fn a_key_page_that_stays_open_is_closed_by_the_next_read() {
 
 #[test]
 fn a_key_page_that_cannot_be_opened_is_an_error_and_no_more() {
+    let _guard = TestGuard::new();
     let (_vault, secret) = guarded();
     let refused = Error::System(CallError { call: Call::Mprotect, errno: NO_MAPPING });
     let plan = fail(Call::Mprotect, Plan::Nth { n: 1, errno: NO_MAPPING });

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use securememory::testing::TestGuard;
 use securememory::{Closed, OnClose, Policy, Secret, Store, Vault};
 
 const STORES: [Store; 2] = [Store::Sealed, Store::Paged];
@@ -67,6 +68,7 @@ fn read(bytes: &[u8]) {
 
 #[test]
 fn a_writer_gets_in_among_steady_readers() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().wait(Duration::from_secs(5)));
         let (longest, reads) = among(4, || secret.with(read).unwrap(), || write(&secret));
@@ -78,6 +80,7 @@ fn a_writer_gets_in_among_steady_readers() {
 /// Views that overlap, so that there is never none unless newcomers wait.
 #[test]
 fn a_writer_gets_in_where_views_overlap() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().wait(Duration::from_secs(5)));
         let steady = || {
@@ -93,6 +96,7 @@ fn a_writer_gets_in_where_views_overlap() {
 
 #[test]
 fn readers_get_in_among_steady_writers() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().wait(Duration::from_secs(5)));
         let (longest, writes) = among(3, || write(&secret), || secret.with(read).unwrap());
@@ -103,6 +107,7 @@ fn readers_get_in_among_steady_writers() {
 
 #[test]
 fn a_close_gets_in_among_steady_readers_and_writers() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().close_wait(Duration::from_secs(5)));
         let stop = AtomicBool::new(false);
@@ -129,6 +134,7 @@ fn a_close_gets_in_among_steady_readers_and_writers() {
 
 #[test]
 fn no_closer_returns_before_the_view_has_ended() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().close_wait(Duration::from_secs(20)));
         let ended = AtomicBool::new(false);
@@ -161,6 +167,7 @@ fn no_closer_returns_before_the_view_has_ended() {
 
 #[test]
 fn a_close_names_the_thread_of_an_owned_view() {
+    let _guard = TestGuard::new();
     for (store, mode) in
         STORES.into_iter().flat_map(|store| [(store, OnClose::Defer), (store, OnClose::Revoke)])
     {
@@ -190,6 +197,7 @@ fn a_close_names_the_thread_of_an_owned_view() {
 
 #[test]
 fn no_writer_waits_for_an_owned_view() {
+    let _guard = TestGuard::new();
     for store in STORES {
         // A wait of zero: a writer that had to wait would be refused.
         let secret = secret(store, Policy::new().wait(Duration::ZERO));

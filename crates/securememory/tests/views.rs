@@ -4,6 +4,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use securememory::testing::{Left, TestGuard, expect_leak};
 use securememory::{
     Closed, Error, OnClose, Outstanding, OwnedView, Policy, Secret, Store, Vault, ViewKind, WithError,
 };
@@ -27,6 +28,7 @@ fn holds(view: &OwnedView, expected: &[u8]) -> bool {
 
 #[test]
 fn parts_are_bounds_checked_and_nest() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let whole = secret(store, Policy::new()).owned_view().unwrap();
         let middle = whole.part(4..=11).unwrap();
@@ -47,6 +49,7 @@ fn parts_are_bounds_checked_and_nest() {
 
 #[test]
 fn a_part_outlives_its_whole_and_its_secret_and_is_one_view_with_it() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().close_wait(MOMENT));
         let vault = secret.vault();
@@ -65,6 +68,7 @@ fn a_part_outlives_its_whole_and_its_secret_and_is_one_view_with_it() {
 
 #[test]
 fn a_revocation_wipes_for_all_parts() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().close_wait(Duration::ZERO).on_close(OnClose::Revoke));
         let whole = secret.owned_view().unwrap();
@@ -83,6 +87,7 @@ fn a_revocation_wipes_for_all_parts() {
 
 #[test]
 fn many_parts_in_many_threads() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new());
         std::thread::scope(|scope| {
@@ -100,6 +105,7 @@ fn many_parts_in_many_threads() {
 
 #[test]
 fn a_writer_waits_as_long_as_it_says_and_names_who_is_in_the_way() {
+    let _guard = TestGuard::new();
     for store in STORES {
         let secret = secret(store, Policy::new().wait(Duration::from_secs(3600)));
         let (tell, told) = mpsc::channel();
@@ -133,6 +139,8 @@ fn a_writer_waits_as_long_as_it_says_and_names_who_is_in_the_way() {
 
 #[test]
 fn open_views_are_listed_with_kind_thread_and_age() {
+    let _guard = TestGuard::new();
+    expect_leak("views are forgotten", Left::View, STORES.len());
     for store in STORES {
         let secret = secret(store, Policy::new());
         let vault = secret.vault();

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Ending, case};
+use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Hold, Level, Policy, Store, Vault};
 
@@ -58,6 +59,7 @@ fn hammer(threads: usize, enters: usize, enter: impl Fn(&dyn Fn(&[u8])) + Sync) 
 
 #[test]
 fn no_reader_faults_where_protection_changes_come_late() {
+    let _guard = TestGuard::new();
     let patient = Policy::new().wait(Duration::from_secs(10));
     let vault = Vault::builder().policy(patient.clone()).store(Store::Paged).build().unwrap();
     let secret = vault.secret().from_bytes(&mut [VALUE; 64]).unwrap();
@@ -143,6 +145,7 @@ fn a_naive_count_faults_in_the_same_test() {
 /// The same code is right where one thread uses it: so it is the threads that it fails on.
 #[test]
 fn a_naive_count_is_right_in_one_thread() {
+    let _guard = TestGuard::new();
     let naive = Naive::new();
     for _ in 0..1_000 {
         naive.with(&|bytes| assert!(bytes.iter().all(|&byte| byte == VALUE)));

@@ -65,6 +65,7 @@ pub enum Command {
     Refresh,
     /// Destroy all keys of the vault, then try every way to use the secret.
     Purge,
+    CloseVault,
     /// Show the pages that no other process can read.
     ShowPages,
     /// Open a view and keep it.

@@ -73,6 +73,7 @@ pub enum Attack {
     OldShare,
     KeyOnly,
     CiphertextOnly,
+    VaultClose,
     Tamper,
     ExchangeCiphertexts,
     CoreDump,

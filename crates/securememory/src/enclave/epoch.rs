@@ -151,11 +151,14 @@ impl Epochs {
         if in_child { self.state.thaw_in_child() } else { self.state.thaw() }
     }
 
-    /// All keys, withdrawn or not, for who has frozen them, or is alone in a child.
+    /// All keys, each with whether it can be found, for who has frozen them, or is alone in a child.
     #[allow(unsafe_code)]
-    pub(crate) fn frozen(&self) -> impl Iterator<Item = &KeyHold> {
-        // SAFETY: keys are changed by whoever has the lock, which is frozen.
-        self.cells.iter().filter_map(|cell| unsafe { (*cell.hold.get()).as_ref() })
+    pub(crate) fn frozen(&self) -> impl Iterator<Item = (bool, &KeyHold)> {
+        self.cells.iter().filter_map(|cell| {
+            // SAFETY: keys are changed by whoever has the lock, which is frozen.
+            let hold = unsafe { (*cell.hold.get()).as_ref() }?;
+            Some((!cell.number.is_withdrawn(), hold))
+        })
     }
 
     /// The holds, for the end of the vault.
@@ -232,7 +235,7 @@ impl Changing<'_> {
         }
     }
 
-    /// Destroys the keys that were withdrawn.
+    /// Destroys the keys that were withdrawn and gives back what the system gave for them.
     ///
     /// # Safety
     ///
@@ -240,10 +243,41 @@ impl Changing<'_> {
     /// to be closed.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn destroy_withdrawn(&mut self, anchor: &Anchor) {
+        // SAFETY: as the caller vouches.
+        unsafe {
+            self.erase_withdrawn(anchor);
+            self.release_withdrawn(anchor);
+        }
+    }
+
+    /// The first half of it.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn erase_withdrawn(&mut self, anchor: &Anchor) {
+        // What lies in memory first, of all of them.
+        self.wipe_withdrawn(anchor);
+        for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
+            // SAFETY: as in `key`.
+            if let Some(hold) = unsafe { (*cell.hold.get()).as_ref() } {
+                hold.erase(anchor);
+            }
+        }
+    }
+
+    /// The second half.
+    ///
+    /// # Safety
+    ///
+    /// As there; and they have been erased.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn release_withdrawn(&mut self, anchor: &Anchor) {
         for cell in self.epochs.cells.iter().filter(|cell| cell.number.is_withdrawn()) {
             // SAFETY: nobody finds it or uses it, as the caller vouches; and we have the lock.
             if let Some(mut hold) = unsafe { (*cell.hold.get()).take() } {
-                hold.destroy(anchor);
+                hold.release(anchor);
             }
         }
     }
@@ -265,9 +299,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use crate::store::{Machinery, Settings};
+    use crate::testing::TestGuard;
 
     #[test]
     fn an_empty_cell_is_no_key() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let epochs = machinery.enclave.epochs();
         assert_eq!([0, 1, 2, 4, 5].map(|epoch| epochs.has(epoch)), [false, true, false, false, false]);

@@ -25,13 +25,13 @@ impl Enclave {
 
     /// Frozen, before a fork: makes ready what a child needs of the keys. False: that cannot be had.
     pub(crate) fn bequeath(&self) -> bool {
-        // All of them, so that one file more or less tells nothing; the first that is refused ends it.
-        self.epochs.frozen().all(|hold| hold.bequeath(&self.anchor))
+        // What was wiped, and has not gone yet, is not for the child.
+        self.epochs.frozen().all(|(live, hold)| !live || hold.bequeath(&self.anchor))
     }
 
     /// In the parent: what was made for the child is the child's.
     pub(crate) fn leave_heirs(&self) {
-        self.epochs.frozen().for_each(KeyHold::leave_heir);
+        self.epochs.frozen().for_each(|(_, hold)| hold.leave_heir());
     }
 
     /// In the child: the keys are the child's from now on. Says how many of the bytes that were
@@ -44,8 +44,8 @@ impl Enclave {
         }
         let page = if was_locked && !self.anchor.is_as_locked() { self.anchor.locked_bytes() } else { 0 };
         let mut key = 0;
-        for hold in self.epochs.frozen() {
-            if !hold.adopt(&self.anchor) {
+        for (live, hold) in self.epochs.frozen() {
+            if !hold.adopt(&self.anchor) && live {
                 return Err(Forfeit);
             }
             if !hold.lock_again() {
@@ -61,7 +61,7 @@ impl Enclave {
 
     /// In the child: the vault is nobody's.
     pub(crate) fn give_up(&self) {
-        self.epochs.frozen().for_each(KeyHold::give_up_heir);
+        self.epochs.frozen().for_each(|(_, hold)| hold.give_up_heir());
         self.anchor.give_up();
     }
 }

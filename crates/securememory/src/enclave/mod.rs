@@ -12,6 +12,7 @@ mod in_hand;
 mod record;
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Protection};
 use crate::os;
@@ -55,6 +56,7 @@ pub(crate) struct Enclave {
     /// The hold of the first key, and so of all.
     used: HoldUsed,
     stepped_down: Option<Error>,
+    closed: AtomicBool,
     /// Bytes of stack to wipe after a window.
     scrub_depth: usize,
 }
@@ -79,6 +81,7 @@ impl Enclave {
                 used: hold.used(),
                 epochs: Epochs::new(hold),
                 stepped_down,
+                closed: AtomicBool::new(false),
                 scrub_depth: scrub::depth(cipher::stack(cipher)),
             }),
             Err(error) => {
@@ -215,11 +218,21 @@ impl Enclave {
         unsafe { self.epochs.key(epoch) }.ok_or_else(|| self.without_key(epoch))
     }
 
+    /// There is no key any more, and will be none: the vault is closed.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Why a record's key is not there. An epoch that never was is not what the record was made with.
     #[cold]
     fn without_key(&self, epoch: u64) -> Error {
         match self.is_alive() {
             false => why_gone(),
+            true if self.is_closed() => Error::Closed,
             true if self.epochs.had(epoch) => Error::Purged,
             true => Error::Tampered,
         }
@@ -412,14 +425,19 @@ impl Enclave {
     }
 
     /// Destroys all keys; in a child that inherited them, does nothing.
-    pub(crate) fn destroy_keys(&mut self) {
+    pub(crate) fn erase_keys(&mut self) {
         let Self { anchor, epochs, .. } = self;
-        epochs.all_mut().for_each(|hold| hold.destroy(anchor));
+        // What lies in memory first, of all of them.
+        epochs.all_mut().for_each(|hold| _ = hold.wipe(anchor, || ()));
+        epochs.all_mut().for_each(|hold| hold.erase(anchor));
     }
 
-    /// Gives the page back that everything else hung on. The last call; in the owner process only.
+    /// Gives back what the system gave for the keys, which have been erased, and then the page that everything else hung
+    /// on. The last call; in the owner process only.
     pub(crate) fn end(&mut self) {
-        self.anchor.end();
+        let Self { anchor, epochs, .. } = self;
+        epochs.all_mut().for_each(|hold| hold.release(anchor));
+        anchor.end();
     }
 }
 

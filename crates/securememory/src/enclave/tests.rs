@@ -6,6 +6,7 @@ use super::cipher::TAG;
 use super::*;
 use crate::registry;
 use crate::store::{Machinery, Settings};
+use crate::testing::TestGuard;
 
 const PAINT: usize = 160 * 1024;
 
@@ -42,6 +43,7 @@ fn other_slot(machinery: &Machinery) -> Lease {
 
 #[test]
 fn renewals_stay_above_the_depth_that_is_scrubbed_after_them() {
+    let _guard = TestGuard::new();
     let all = [Cipher::Aegis256, Cipher::XChaCha20Poly1305, Cipher::Aegis256X4, Cipher::Aes256Gcm];
     for cipher in all.into_iter().filter(|&cipher| cipher::available(cipher).is_ok()) {
         renewals_stay_above_the_depth(cipher);
@@ -75,6 +77,7 @@ fn renewals_stay_above_the_depth(cipher: Cipher) {
 
 #[test]
 fn the_cipher_path_stays_above_the_scrubbed_depth() {
+    let _guard = TestGuard::new();
     let aegis =
         [Hold::Pkey, Hold::Split, Hold::Secretmem, Hold::Guarded].map(|hold| (hold, Cipher::Aegis256));
     let others = [Hold::Pkey, Hold::Split, Hold::Secretmem].map(|hold| (hold, Cipher::XChaCha20Poly1305));

@@ -13,6 +13,8 @@ use crate::locks::{Guard, Lock, Rank};
 use crate::os;
 use crate::os::signals::{self, Action};
 use crate::registry::forks;
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::shutdown::{dying, fork};
 
 /// What ends a process by what one of its threads does.
@@ -68,6 +70,8 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     if matches!(policy, FaultPolicy::Recover) {
         return Err(Error::Unsupported("a policy of recovery for all vaults"));
     }
+    #[cfg(feature = "testing")]
+    guards::installing();
     settle_forks()?;
     let _changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
@@ -100,6 +104,12 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     }
     INSTALLED.store(os::process_id(), Ordering::Release);
     Ok(FaultGuard(()))
+}
+
+/// Is fault handling installed?
+#[cfg(feature = "testing")]
+pub(crate) fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Acquire) != 0
 }
 
 extern "C" fn at_exit() {

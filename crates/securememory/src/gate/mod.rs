@@ -269,13 +269,12 @@ impl Gate {
         wait::sleep(&self.word, left.min(Duration::from_millis(1)));
     }
 
-    /// A view of a sealed secret has ended: wakes who waits for it. Says whether the secret is closed and its end still to
-    /// come. It may miss a close that comes in the same instant: then the drop of the secret is the end.
+    /// A view of a sealed secret has ended: wakes who waits for it. Says whether the secret is closed. It may miss a close that comes in the same instant: then the drop of the secret is the end.
     #[inline]
     #[must_use]
     pub(crate) fn notify(&self) -> bool {
         let word = self.word.load(Ordering::Relaxed);
         wait::wake_after(&self.word, word);
-        word & (word::CLOSED | word::FINAL) == word::CLOSED
+        word & word::CLOSED != 0
     }
 }

@@ -11,7 +11,8 @@
 #![allow(unsafe_code)]
 
 use super::{Call, CallError, CallResult};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Tells that a binary has the injector: a release build must not have this symbol.
@@ -79,6 +80,10 @@ struct Slot {
     number: AtomicU64,
     /// The thread concerned; zero: all.
     thread: AtomicU64,
+    /// The thread that has set it.
+    author: AtomicU64,
+    /// The call's name, for who tells of plans that were left.
+    name: Mutex<&'static str>,
     /// Later plans have higher ones.
     order: AtomicU64,
     calls: AtomicU64,
@@ -93,6 +98,8 @@ impl Slot {
             errno: AtomicI32::new(0),
             number: AtomicU64::new(0),
             thread: AtomicU64::new(0),
+            author: AtomicU64::new(0),
+            name: Mutex::new(""),
             order: AtomicU64::new(0),
             calls: AtomicU64::new(0),
         }
@@ -174,6 +181,8 @@ pub fn fail(call: Call, plan: Plan) -> Injection {
     slot.number.store(number, Ordering::Release);
     slot.errno.store(errno, Ordering::Release);
     slot.thread.store(super::thread_id(), Ordering::Release);
+    slot.author.store(super::thread_id(), Ordering::Release);
+    *slot.name.lock().unwrap_or_else(PoisonError::into_inner) = call.name();
     slot.order.store(ORDER.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
     slot.calls.store(0, Ordering::Release);
     slot.word.fetch_add(LIVE - FILLING, Ordering::AcqRel);
@@ -217,6 +226,18 @@ impl Drop for Injection {
     }
 }
 
+/// What is told of every call, while there is somebody who wants to know.
+static OBSERVER: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Has `see` called before every call that the process makes from now on, whether it is to fail or not; for ever. It may run
+/// in a signal handler, and while the library holds locks.
+pub fn observe(see: fn(Call)) {
+    if OBSERVER.swap(see as *mut (), Ordering::AcqRel).is_null() {
+        // So that the plans are looked at.
+        PLANS.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// How often a call was made since the newest plan that concerns it and the calling thread was set; zero
 /// without one.
 #[must_use]
@@ -229,6 +250,23 @@ pub fn calls(call: Call) -> u64 {
         .map_or(0, |slot| slot.calls.load(Ordering::Acquire))
 }
 
+/// How many plans were ever set: for [`left_since`].
+pub(crate) fn set_so_far() -> u64 {
+    ORDER.load(Ordering::Acquire)
+}
+
+/// The calls of plans that the calling thread has set since then, and that are in force still.
+pub(crate) fn left_since(order: u64) -> Vec<&'static str> {
+    let thread = super::thread_id();
+    let left = |slot: &&Slot| {
+        slot.word.load(Ordering::Acquire) & STATE == LIVE
+            && slot.author.load(Ordering::Acquire) == thread
+            && slot.order.load(Ordering::Acquire) > order
+    };
+    let name = |slot: &Slot| *slot.name.lock().unwrap_or_else(PoisonError::into_inner);
+    TABLE.iter().filter(left).map(name).collect()
+}
+
 /// Asks whether a call is to fail. Every plan that concerns the call counts it.
 #[inline]
 pub(super) fn check(call: Call) -> CallResult<()> {
@@ -237,6 +275,11 @@ pub(super) fn check(call: Call) -> CallResult<()> {
 
 #[cold]
 fn check_plans(call: Call) -> CallResult<()> {
+    let observer = OBSERVER.load(Ordering::Acquire);
+    if !observer.is_null() {
+        // SAFETY: not null, so it is what `observe` was given.
+        unsafe { std::mem::transmute::<*mut (), fn(Call)>(observer)(call) };
+    }
     let thread = super::thread_id();
     let mut outcome = Ok(());
     for slot in &TABLE {

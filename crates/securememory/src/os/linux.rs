@@ -126,6 +126,11 @@ pub(super) fn coarse_now() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
 
+pub(super) fn boot_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
 #[inline]
 pub(super) fn process_id() -> u32 {
     rustix::process::getpid().as_raw_pid().unsigned_abs()

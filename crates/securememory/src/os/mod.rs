@@ -20,6 +20,8 @@ mod call;
 mod capability;
 #[cfg(feature = "testing")]
 pub mod inject;
+#[cfg(feature = "testing")]
+pub(crate) mod limits;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
@@ -266,6 +268,11 @@ pub(crate) fn wake_all(word: &AtomicU32) {
 #[inline]
 pub(crate) fn coarse_now() -> u64 {
     sys::coarse_now()
+}
+
+/// Nanoseconds on a clock that only rises, and goes on while the machine is suspended. clock_gettime(2), `CLOCK_BOOTTIME`.
+pub(crate) fn boot_now() -> u64 {
+    sys::boot_now()
 }
 
 /// The number of this process, asked each time: a stored one would be wrong in a forked child. getpid(2).

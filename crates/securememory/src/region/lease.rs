@@ -200,6 +200,11 @@ impl Lease {
         self.slot.role.store(registry::WRITER, Ordering::Relaxed);
     }
 
+    /// Notes that this is the chunk of a stream that is being written.
+    pub(crate) fn mark_chunk(&self) {
+        self.slot.role.store(registry::CHUNK, Ordering::Relaxed);
+    }
+
     /// Becomes the place of an owned view with one handle. Sequentially consistent: see `Object::open_owned`.
     pub(crate) fn own(&self) {
         self.slot.handles.store(1, Ordering::Relaxed);
@@ -220,7 +225,11 @@ impl Lease {
     /// Begins a use of an owned view's bytes.
     pub(crate) fn begin_use(&self) -> Result<(), Error> {
         let before = self.slot.state.fetch_add(1, Ordering::AcqRel);
-        if before & REVOKED == 0 {
+        if self.slot.is_due() {
+            // Ours as long as this use is counted.
+            let mark = |state: u32| Some(state | REVOKED);
+            let _ = self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark);
+        } else if before & REVOKED == 0 {
             return Ok(());
         }
         self.end_use();
@@ -248,8 +257,15 @@ impl Lease {
         true
     }
 
+    /// Of an owned view.
     pub(crate) fn is_revoked(&self) -> bool {
-        self.slot.state.load(Ordering::Acquire) & REVOKED != 0
+        self.slot.state.load(Ordering::Acquire) & REVOKED != 0 || self.is_due()
+    }
+
+    /// Has the time come that a close has left to this view?
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.slot.is_due()
     }
 }
 

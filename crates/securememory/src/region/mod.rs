@@ -5,6 +5,7 @@ pub(crate) mod canary;
 pub(crate) mod geometry;
 pub(crate) mod lease;
 pub(crate) mod pool;
+pub(crate) mod revocation;
 pub(crate) mod scratch;
 pub(crate) mod scrub;
 pub(crate) mod slots;

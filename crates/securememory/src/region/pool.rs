@@ -276,6 +276,13 @@ impl Pool {
         }
     }
 
+    /// Does the address lie in pages that wait to be wiped?
+    #[cfg(feature = "testing")]
+    pub(crate) fn will_wipe(&self, address: usize) -> bool {
+        let contains = |pages: &Pages| address.wrapping_sub(pages.base.addr().get()) < pages.capacity;
+        self.inner.lock().is_ok_and(|inner| inner.lost.iter().any(contains))
+    }
+
     /// What [`Self::take`] would take from the system, for so many secrets of `len` bytes beyond what is
     /// free.
     pub(crate) fn cost(&self, count: u64, len: usize, levels: Levels) -> Result<PagesCost, Error> {
@@ -307,6 +314,40 @@ impl Pool {
             // before, beside which the kernel places a new one.
             mappings: new.checked_mul(2).ok_or(too_large)?,
         })
+    }
+
+    /// Gives back what is free.
+    #[allow(unsafe_code)]
+    pub(crate) fn trim(&self) -> Result<(), Error> {
+        let mut inner = self.inner.lock()?;
+        inner.recover();
+        let whole = inner.out == 0;
+        let (mut kept, mut freed) = (0, 0);
+        while let Some(pages) = inner.free.get_mut(kept) {
+            let locked = if pages.secured.is_locked() { pages.capacity } else { 0 };
+            match pages.take_single() {
+                // SAFETY: free pages are wiped, and nobody refers to them.
+                Some(slab) => _ = unsafe { slab.release() },
+                // A part of a slab, which goes with it.
+                None if whole => {}
+                None => {
+                    kept += 1;
+                    continue;
+                }
+            }
+            let gone = inner.free.swap_remove(kept);
+            inner.free_bytes -= gone.capacity;
+            freed += locked;
+        }
+        if whole {
+            inner.fresh = 0;
+            for slab in inner.slabs.drain(..) {
+                // SAFETY: all its pages were free.
+                let _ = unsafe { slab.release() };
+            }
+        }
+        self.locked.fetch_sub(freed, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {

@@ -18,11 +18,12 @@ use crate::locks::{Lock, Rank};
 use crate::os;
 use crate::policy::{Level, Levels};
 use crate::region::geometry;
-use crate::region::lease::{Lease, end_use, wipe_slot};
+use crate::region::lease::{Lease, wipe_slot};
+use crate::region::revocation::revoke_owned;
 use crate::region::{Secured, Slab, secure, slots};
 use crate::registry::arenas::Purpose;
 use crate::registry::vaults::Seat;
-use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, Thread, WINDOW};
+use crate::registry::{self, BUSY, OWNED, Slot, Thread, WINDOW};
 use crate::shutdown::fork;
 
 /// Bytes at the start of a slot for a key in use.
@@ -49,6 +50,8 @@ pub(crate) struct Scratch {
 /// What was mapped.
 struct Grown {
     slabs: Vec<(usize, Slab)>,
+    /// Nothing is mapped any more: the vault is closed.
+    retired: bool,
 }
 
 impl Scratch {
@@ -74,7 +77,7 @@ impl Scratch {
             slots,
             made: AtomicUsize::new(0),
             levels,
-            grow: Lock::new(Rank::Scratch, Grown { slabs: Vec::new() }),
+            grow: Lock::new(Rank::Scratch, Grown { slabs: Vec::new(), retired: false }),
             locked_max,
             locked: AtomicUsize::new(locked),
         })
@@ -201,6 +204,9 @@ impl Scratch {
         let fit = geometry::capacity_for(HEAD, len, align, page)?;
         let capacity = fit.checked_next_power_of_two().filter(|_| fit < TO_MEASURE).unwrap_or(fit);
         let mut grown = self.grow.lock()?;
+        if grown.retired {
+            return Err(Error::Closed);
+        }
         let first = self.empty_slot(&mut grown).ok_or(exhausted)?;
         // Given back unless it gets its memory, or no view would ever find it, nor the slots after it.
         let vacant = Vacant(&self.slots[first]);
@@ -385,16 +391,8 @@ impl Scratch {
             if state & OWNED == 0 || slot.secret.load(Ordering::Relaxed) != secret {
                 continue;
             }
-            // Counted as a use, so that the view cannot end, nor the slot go to another, before it is wiped; and only then
-            // asked again whose it is, since it may have changed hands before.
-            let hold = |state: u32| (state & OWNED != 0).then_some(state + 1);
-            if slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold).is_ok() {
-                if slot.secret.load(Ordering::Acquire) == secret {
-                    let mark = |state: u32| Some(state | REVOKED);
-                    let _ = slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, mark);
-                }
-                end_use(slot);
-            }
+            // Asked again, since it may have changed hands.
+            revoke_owned(slot, || slot.secret.load(Ordering::Acquire) == secret);
         }
     }
 
@@ -433,6 +431,35 @@ impl Scratch {
         }
     }
 
+    /// Gives back all memory that nobody uses, and takes no more. What is in use is given back by a later call.
+    #[allow(unsafe_code)]
+    pub(crate) fn retire(&self) -> Result<(), Error> {
+        let mut grown = self.grow.lock()?;
+        grown.retired = true;
+        let mut next = 0;
+        while let Some((first, slab)) = grown.slabs.get(next) {
+            let slots = &self.slots[*first..*first + slab.count()];
+            let taken = slots.iter().take_while(|slot| slot.take(BUSY)).count();
+            if taken < slots.len() {
+                slots[..taken].iter().for_each(Slot::release);
+                next += 1;
+                continue;
+            }
+            for slot in slots {
+                if slot.locked.swap(0, Ordering::Relaxed) != 0 {
+                    self.locked.fetch_sub(slot.capacity.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                // The place stays taken.
+                slot.base.store(std::ptr::null_mut(), Ordering::Relaxed);
+                slot.capacity.store(0, Ordering::Relaxed);
+            }
+            let (_, slab) = grown.slabs.swap_remove(next);
+            // SAFETY: free slots are wiped since their release, and nobody takes these any more.
+            let _ = unsafe { slab.release() };
+        }
+        Ok(())
+    }
+
     /// Wipes and gives back everything.
     ///
     /// # Safety
@@ -441,7 +468,8 @@ impl Scratch {
     #[allow(unsafe_code)]
     pub(crate) unsafe fn end(&mut self) {
         let Ok(mut grown) = self.grow.lock() else { return };
-        for slot in self.used().iter().filter(|slot| !slot.take(BUSY)) {
+        let has_memory = |slot: &&Slot| !slot.base.load(Ordering::Relaxed).is_null();
+        for slot in self.used().iter().filter(has_memory).filter(|slot| !slot.take(BUSY)) {
             wipe_slot(slot);
         }
         for (_, slab) in grown.slabs.drain(..) {

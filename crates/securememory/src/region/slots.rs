@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Outstanding};
-use crate::registry::{HELD, Slot, Thread, WINDOW};
+use crate::registry::{ANY, HELD, Slot, Thread, WINDOW};
 
 fn layout(max: usize) -> Result<Layout, Error> {
     if max == 0 {
@@ -44,22 +44,36 @@ pub(crate) unsafe fn free(slots: &'static [Slot]) {
 
 /// Adds the views of a secret that are in these slots, and names the threads of the first.
 pub(crate) fn add_holders(slots: &[Slot], secret: u64, outstanding: &mut Outstanding) {
-    for slot in slots.iter().filter(|slot| slot.secret.load(Ordering::Relaxed) == secret) {
-        let thread = Thread::from_word(slot.thread.load(Ordering::Relaxed)).system_id();
-        if let Some(name) = outstanding.threads.get_mut(outstanding.views as usize) {
-            *name = thread;
-        }
-        outstanding.views += 1;
+    slots
+        .iter()
+        .filter(|slot| slot.secret.load(Ordering::Relaxed) == secret)
+        .for_each(|slot| name(slot, outstanding));
+}
+
+/// Adds those whose threads have a key in hand.
+pub(crate) fn add_windows(slots: &[Slot], outstanding: &mut Outstanding) {
+    slots.iter().filter(|slot| slot.may_read(ANY)).for_each(|slot| name(slot, outstanding));
+}
+
+fn name(slot: &Slot, outstanding: &mut Outstanding) {
+    let thread = Thread::from_word(slot.thread.load(Ordering::Relaxed)).system_id();
+    if let Some(name) = outstanding.threads.get_mut(outstanding.views as usize) {
+        *name = thread;
     }
+    outstanding.views += 1;
+}
+
+/// Is there a view that this thread has borrowed?
+pub(crate) fn is_borrowed_by(slot: &Slot, thread: Thread) -> bool {
+    // An owned view that is just ending, elsewhere perhaps, is BUSY, and nobody's.
+    matches!(slot.state.load(Ordering::Acquire), WINDOW | HELD)
+        && Thread::from_word(slot.thread.load(Ordering::Relaxed)) == thread
 }
 
 fn borrowed(slots: &[Slot], secret: u64, thread: Thread) -> impl Iterator<Item = &Slot> {
-    slots.iter().filter(move |slot| {
-        // An owned view that is just ending, elsewhere perhaps, is BUSY, and nobody's.
-        matches!(slot.state.load(Ordering::Acquire), WINDOW | HELD)
-            && slot.secret.load(Ordering::Relaxed) == secret
-            && Thread::from_word(slot.thread.load(Ordering::Relaxed)) == thread
-    })
+    slots
+        .iter()
+        .filter(move |slot| is_borrowed_by(slot, thread) && slot.secret.load(Ordering::Relaxed) == secret)
 }
 
 /// Has the thread a borrowed view of the secret, in one of these roles?

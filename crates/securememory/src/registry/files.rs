@@ -14,6 +14,8 @@ pub(crate) struct File {
     pub(crate) owner: AtomicU32,
     pub(crate) device: AtomicU64,
     pub(crate) inode: AtomicU64,
+    /// The vault's place in the registry.
+    pub(crate) vault: AtomicU32,
 }
 
 static FILES: Table<File> = Table::new();
@@ -23,12 +25,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static File> {
     FILES.iter()
 }
 
-/// Enters a file under its descriptor.
-pub(crate) fn enter(number: u32, (device, inode): (u64, u64), owner: u32) -> Result<(), Error> {
+/// Enters a file of a vault under its descriptor.
+pub(crate) fn enter(number: u32, (device, inode): (u64, u64), owner: u32, vault: u32) -> Result<(), Error> {
     let (_, file) = FILES.take()?;
     file.owner.store(owner, Ordering::Relaxed);
     file.device.store(device, Ordering::Relaxed);
     file.inode.store(inode, Ordering::Relaxed);
+    file.vault.store(vault, Ordering::Relaxed);
     file.number.store(number + 1, Ordering::Release);
     Ok(())
 }

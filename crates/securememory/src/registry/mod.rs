@@ -10,6 +10,8 @@ pub(crate) mod deliveries;
 pub(crate) mod dying;
 pub(crate) mod files;
 pub(crate) mod forks;
+#[cfg(feature = "testing")]
+pub(crate) mod guards;
 pub(crate) mod handlers;
 pub(crate) mod lost;
 mod table;
@@ -60,6 +62,9 @@ pub(crate) const READER: u32 = 0;
 /// The view changes the secret.
 pub(crate) const WRITER: u32 = 1;
 
+/// The chunk of a stream that is being written: nobody can look at its bytes.
+pub(crate) const CHUNK: u32 = 2;
+
 /// The place of one view. On lines of its own, so that threads with different slots do not share any.
 #[repr(align(128))]
 #[cfg_attr(all(loom, test), derive(Default))]
@@ -67,7 +72,7 @@ pub(crate) struct Slot {
     pub(crate) state: sync::AtomicU32,
     /// How often it was given back.
     pub(crate) turns: sync::AtomicU32,
-    /// [`READER`] or [`WRITER`].
+    /// [`READER`], [`WRITER`] or [`CHUNK`].
     pub(crate) role: AtomicU32,
     /// Is the memory locked? (1 or 0)
     pub(crate) locked: AtomicU32,
@@ -92,6 +97,8 @@ pub(crate) struct Slot {
     /// What its thread is decrypting from, while the window is open.
     pub(crate) record: AtomicUsize,
     pub(crate) record_len: AtomicUsize,
+    /// When the view is revoked that is here; see `region::revocation`. Zero: never.
+    pub(crate) revocation: AtomicU64,
 }
 
 impl Slot {

@@ -67,7 +67,7 @@ impl Vault {
         objects.try_reserve_exact(sources.len()).map_err(|_| no_memory)?;
         secrets.try_reserve_exact(sources.len()).map_err(|_| no_memory)?;
         views.extend(sources.iter().map(AsRef::as_ref));
-        self.clone().into_machinery().make_many(&views, &mut objects)?;
+        self.shared().make_many(&views, &mut objects)?;
         secrets.extend(objects.into_iter().map(Secret::from_object));
         sources.iter_mut().for_each(|source| source.as_mut().zeroize());
         Ok(secrets)

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 
 use zeroize::Zeroize;
 
@@ -9,7 +10,7 @@ use crate::error::{Error, FromOwnedError, Result, TryError};
 use crate::os;
 use crate::policy::{Policy, Store};
 use crate::secret::Secret;
-use crate::store::{Bytes, Object, Source, Spec};
+use crate::store::{Bytes, Machinery, Object, Source, Spec};
 use crate::vault::Vault;
 
 /// A secret to be: its label, alignment, store and policy, where they differ from the vault's.
@@ -24,7 +25,7 @@ use crate::vault::Vault;
 #[must_use = "a builder does nothing until it is given the bytes"]
 pub struct SecretBuilder {
     /// `None`: the default one, looked up when the secret is made.
-    vault: Option<Vault>,
+    vault: Option<Arc<Machinery>>,
     spec: Spec,
 }
 
@@ -55,11 +56,15 @@ impl<E, F: FnOnce(&mut [u8]) -> Result<(), TryError<E>>> Source<E> for Closure<F
 impl Vault {
     /// Begins a secret in this vault.
     pub fn secret(&self) -> SecretBuilder {
-        SecretBuilder { vault: Some(self.clone()), spec: Spec::default() }
+        SecretBuilder::in_vault(self.shared())
     }
 }
 
 impl SecretBuilder {
+    pub(super) fn in_vault(vault: &Arc<Machinery>) -> Self {
+        Self { vault: Some(Arc::clone(vault)), spec: Spec::default() }
+    }
+
     pub(super) fn in_default_vault() -> Self {
         Self { vault: None, spec: Spec::default() }
     }
@@ -92,9 +97,9 @@ impl SecretBuilder {
     fn make<E>(self, len: usize, source: impl Source<E>) -> Result<Secret, TryError<E>> {
         let vault = match self.vault {
             Some(vault) => vault,
-            None => Vault::global()?,
+            None => Vault::global_machinery()?,
         };
-        Object::make(vault.into_machinery(), self.spec, len, source).map(Secret::from_object)
+        Object::make(vault, self.spec, len, source).map(Secret::from_object)
     }
 
     /// As [`Secret::from_bytes`].

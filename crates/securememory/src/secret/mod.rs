@@ -33,7 +33,35 @@ pub use view::{OwnedView, View, ViewMut};
 /// # Ok::<(), securememory::Error>(())
 /// ```
 ///
-/// Dropping a secret closes it as [`OnClose::Defer`] does, without waiting.
+/// Dropping a secret closes it as [`OnClose::Defer`] does, without waiting. It may be dropped by any thread, also by
+/// destructors of thread-locals and while the process exits.
+///
+/// # In statics
+///
+/// A static is never dropped. So a secret in one is there to the end of the process and is not wiped by it: the kernel
+/// clears its memory before others get it, but a core dump or a debugger that comes at the end may find a paged one, or the
+/// key of a sealed one. A program that minds has two ways. With [`fault::install`](crate::fault::install) secrets are wiped
+/// when the process exits, or dies by a fault; by a signal such as SIGTERM, with a
+/// [`Coordinator`](crate::signal::Coordinator) and [`Options::ends`](crate::signal::Options::ends). Or it
+/// [closes](Secret::close) the secret itself, which takes a shared reference only:
+///
+/// ```
+/// use securememory::Secret;
+/// use std::sync::OnceLock;
+///
+/// static TOKEN: OnceLock<Secret> = OnceLock::new();
+///
+/// fn main() -> Result<(), securememory::Error> {
+///     let token = TOKEN.get_or_init(|| Secret::from_bytes(&mut *b"token".to_vec()).expect("protected memory"));
+///     token.with(|bytes| assert_eq!(bytes, b"token"))?;
+///     // Before the end, by whoever knows that it is the end.
+///     token.close()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// Neither helps where the process ends by `_exit(2)` or SIGKILL. A view that is kept in a static holds up a close like any
+/// other.
 #[must_use = "a secret that is dropped is wiped"]
 pub struct Secret(Object);
 
@@ -152,7 +180,8 @@ impl Secret {
         derive: impl FnOnce(&[u8], &mut [u8]) -> Result<(), E>,
     ) -> Result<Self, TryError<E>> {
         let view = self.view()?;
-        let made = self.vault().secret().try_init_with(len, |output| derive(&view, output))?;
+        let made =
+            SecretBuilder::in_vault(self.0.machinery()).try_init_with(len, |output| derive(&view, output))?;
         view.finish()?;
         Ok(made)
     }

@@ -14,6 +14,11 @@ type OneThread = PhantomData<*const ()>;
 /// The bytes of a secret, readable while it lives.
 ///
 /// For a sealed secret a private copy between guard pages, for a paged one the pages themselves.
+///
+/// One that is kept in a thread-local ends with its thread. One that is leaked (`std::mem::forget`) does not: its bytes stay
+/// readable, since a reference to them may have gone to another thread. It stays in [the list](crate::Vault::diagnostics)
+/// under the thread that opened it, also when that has ended; a close of its secret tells of it and leaves the rest to it, for
+/// ever. Its place is wiped when the vault ends.
 #[must_use = "a view that is dropped at once shows nothing"]
 pub struct View<'a>(Opened<'a>, OneThread);
 

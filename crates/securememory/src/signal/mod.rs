@@ -77,11 +77,20 @@ use crate::fault::outside::{self, Put};
 use crate::fault::thread;
 use crate::os::signals::{self, Action, Mask};
 use crate::registry::forks;
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use options::tell;
 use watch::{CURRENT, Current, Watched};
 
 /// The signals of the process's coordinator, those included that are left ignored.
 static INSTALLED: AtomicU64 = AtomicU64::new(0);
+
+/// The signals of the process's coordinator, if there is one.
+#[cfg(feature = "testing")]
+pub(crate) fn coordinated() -> Option<Vec<Signal>> {
+    let current = CURRENT.lock().ok()?;
+    current.as_ref().map(|current| current.signals.iter().map(|watched| watched.signal).collect())
+}
 
 fn is_installed(signal: Signal) -> bool {
     INSTALLED.load(Ordering::Acquire) & signal.bit() != 0
@@ -101,6 +110,8 @@ impl Coordinator {
     /// [`Error::LockTimeout`], [`Error::Unsupported`] for a signal that has been taken and taken back too often. Nothing is
     /// changed then.
     pub fn install(signals: &[Signal], options: Options) -> Result<Self> {
+        #[cfg(feature = "testing")]
+        guards::installing();
         let mut changes = Vec::new();
         let (hook, watch) = (options.hook.clone(), options.watch);
         forks::freeze_too(&CURRENT)?;

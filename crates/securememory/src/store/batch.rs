@@ -8,7 +8,7 @@ use crate::error::{Error, TryError};
 use crate::region::geometry;
 use crate::region::lease::{Lease, Room};
 use crate::registry::{self, NOBODY, lost};
-use crate::store::header::{Body, Header, Shape};
+use crate::store::header::{self, Body, Header, Shape};
 use crate::store::ledger::{Choice, Kind, Taken};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
@@ -48,7 +48,10 @@ impl Machinery {
     ) -> Result<(), Error> {
         let purges = self.purges();
         while let [first, rest @ ..] = sources {
-            if self.settings.kind_for(self.settings.store, first.len()) == Kind::Paged {
+            // One that expires has more to it than a batch makes.
+            let alone = self.settings.policy.expires()
+                || self.settings.kind_for(self.settings.store, first.len()) == Kind::Paged;
+            if alone {
                 made.push(self.make_one(first)?);
                 sources = rest;
                 continue;
@@ -61,7 +64,7 @@ impl Machinery {
             sources = sources.get(done..).unwrap_or_default();
         }
         // Else some of them could not be opened.
-        if self.purges() == purges { Ok(()) } else { Err(Error::Purged) }
+        if self.purges() == purges { Ok(()) } else { Err(self.purged()) }
     }
 
     fn make_one(self: &Arc<Self>, source: &[u8]) -> Result<Object, Error> {
@@ -128,15 +131,16 @@ impl Machinery {
             let Some((taken, _)) = place.take() else { continue };
             seals = taken.seals;
             let shape = Shape {
-                kind: Kind::Sealed,
                 len: source.len(),
                 align: geometry::DEFAULT_ALIGN,
-                may_linger: !policy.linger.is_zero(),
+                traits: header::traits(Kind::Sealed, policy),
                 extra: None,
             };
             let record = taken.body.as_ptr().cast();
             // SAFETY: the pieces were taken for a secret of this length, and the record is complete.
-            made.push(unsafe { Object::assemble(Arc::clone(self), &taken, shape, record) });
+            let object = unsafe { Object::assemble(Arc::clone(self), &taken, shape, record) };
+            self.check_made(object.header())?;
+            made.push(object);
         }
         drop(slot);
         self.after_seal(seals);
@@ -191,7 +195,8 @@ pub(crate) fn open_many<'a>(
     let Some(first) = objects.first() else { return 0 };
     let machinery = first.machinery();
     let is_alike = |object: &&&Object| {
-        Arc::ptr_eq(object.machinery(), machinery) && matches!(object.header().body(), Body::Sealed(_))
+        let header = object.header();
+        Arc::ptr_eq(object.machinery(), machinery) && header.is_plain()
     };
     let lengths = objects.iter().take(OPENS).take_while(is_alike).map(|object| object.len());
     let alike = within_bound(lengths);

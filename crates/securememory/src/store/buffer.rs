@@ -48,6 +48,7 @@ impl Buffer {
         let lease = machinery.scratch.take(registry::thread(), id, len, align, lock, policy.wait)?;
         lease.close_window();
         lease.write_canary(&machinery.canary);
+        lease.mark_chunk();
         lease.own();
         let purges = machinery.purges();
         Ok(Self { machinery: Arc::clone(machinery), lease, filled: 0, purges })
@@ -88,14 +89,14 @@ impl Buffer {
         let made = Object::make(Arc::clone(&self.machinery), spec, bytes.len(), Bytes(bytes));
         let made = made.map_err(TryError::into_error)?;
         // One that came while we were at it: the seal may be under the next key.
-        if self.purges == self.machinery.purges() { Ok(made) } else { Err(Error::Purged) }
+        if self.purges == self.machinery.purges() { Ok(made) } else { Err(self.machinery.purged()) }
     }
 
     /// What was written before a purge is gone with what was sealed before it.
     fn begin_use(&self) -> Result<(), Error> {
         if self.purges != self.machinery.purges() {
             self.machinery.scratch.revoke(self.lease.secret());
-            return Err(Error::Purged);
+            return Err(self.machinery.purged());
         }
         self.lease.begin_use()
     }
@@ -125,9 +126,11 @@ mod tests {
 
     use super::*;
     use crate::store::Settings;
+    use crate::testing::TestGuard;
 
     #[test]
     fn a_revoked_buffer_is_wiped_and_takes_nothing_more() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
         assert_eq!(buffer.push(b"sixteen bytes ok"), Ok(16));
@@ -143,6 +146,7 @@ mod tests {
 
     #[test]
     fn what_was_written_before_a_purge_is_not_sealed_under_the_next_key() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
         buffer.push(b"sixteen bytes ok").unwrap();
@@ -154,6 +158,7 @@ mod tests {
 
     #[test]
     fn bytes_beside_it_that_were_overwritten_are_noticed() {
+        let _guard = TestGuard::new();
         let machinery = Machinery::make(Settings::default()).unwrap();
         let mut buffer = Buffer::take(&machinery, 7, 20).unwrap();
         buffer.push(b"sixteen bytes ok").unwrap();

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::gate::{Deadline, Gate};
 use crate::policy::Policy;
+use crate::region::lease::Lease;
+use crate::store::expiry::Expiry;
 use crate::store::ledger::Kind;
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
@@ -16,20 +18,22 @@ use crate::store::sealed::{MOMENT, Sealed};
 pub(super) struct Extra {
     policy: Option<Policy>,
     pub(super) label: Option<String>,
+    pub(super) expiry: Option<Expiry>,
 }
 
 impl Extra {
     pub(super) fn make(
         policy: Option<Policy>,
         label: Option<String>,
+        expiry: Option<Expiry>,
     ) -> Result<Option<Box<[Self; 1]>>, Error> {
-        if policy.is_none() && label.is_none() {
+        if policy.is_none() && label.is_none() && expiry.is_none() {
             return Ok(None);
         }
         let no_memory = Error::OutOfMemory { bytes: std::mem::size_of::<Self>() };
         let mut extra = Vec::new();
         extra.try_reserve_exact(1).map_err(|_| no_memory)?;
-        extra.push(Self { policy, label });
+        extra.push(Self { policy, label, expiry });
         extra.into_boxed_slice().try_into().map(Some).map_err(|_| no_memory)
     }
 }
@@ -63,9 +67,17 @@ pub(super) struct Header {
 }
 
 /// The secret is paged.
-pub(super) const PAGED: u8 = 1;
+const PAGED: u8 = 1;
 /// Its policy has a linger.
-pub(super) const MAY_LINGER: u8 = 2;
+const MAY_LINGER: u8 = 2;
+/// It has an expiry.
+const EXPIRES: u8 = 4;
+
+/// What is to be remembered of a secret with this policy.
+pub(super) fn traits(kind: Kind, policy: &Policy) -> u8 {
+    let of = |is: bool, bit: u8| if is { bit } else { 0 };
+    of(kind == Kind::Paged, PAGED) | of(!policy.linger.is_zero(), MAY_LINGER) | of(policy.expires(), EXPIRES)
+}
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = std::mem::size_of::<Header>();
@@ -99,6 +111,16 @@ impl Header {
         self.traits & MAY_LINGER != 0
     }
 
+    /// Is it sealed, and its time does not matter?
+    pub(super) fn is_plain(&self) -> bool {
+        self.traits & (PAGED | EXPIRES) == 0
+    }
+
+    #[inline]
+    pub(super) fn expires(&self) -> bool {
+        self.traits & EXPIRES != 0
+    }
+
     pub(super) fn extra(&self) -> Option<&Extra> {
         self.extra.as_ref().map(|extra| {
             let [extra] = &**extra;
@@ -117,6 +139,12 @@ impl Header {
     pub(super) fn policy(&self) -> &Policy {
         let own = self.extra().and_then(|extra| extra.policy.as_ref());
         own.unwrap_or(&self.machinery.settings.policy)
+    }
+
+    /// Has a close revoked this view?
+    #[inline]
+    pub(super) fn is_revoked(&self, view: &Lease) -> bool {
+        self.gate.is_revoked() || view.is_due()
     }
 
     /// Does this secret insist on locked scratch?
@@ -160,14 +188,15 @@ impl Header {
     pub(super) fn end_left(&self) {
         fence(Ordering::SeqCst);
         let _ = self.try_end(Some(Deadline::after(MOMENT)));
+        self.machinery.after_last_view();
     }
 }
 
 /// What a header says of its secret.
 pub(super) struct Shape {
-    pub(super) kind: Kind,
     pub(super) len: usize,
     pub(super) align: usize,
-    pub(super) may_linger: bool,
+    /// As [`traits`] says.
+    pub(super) traits: u8,
     pub(super) extra: Option<Box<[Extra; 1]>>,
 }

@@ -80,6 +80,7 @@ impl Machinery {
         self.slots().for_each(|slot| slot.rename(me));
         self.lingering.forget_others();
         self.turnover.forget_others();
+        self.due.forget_others();
         // Where there was nobody else, nobody was in the middle of anything.
         if registry::is_alone() {
             return;

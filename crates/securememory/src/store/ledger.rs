@@ -42,6 +42,8 @@ struct Inner {
     paged: u64,
     /// The newest secret's id.
     last_id: u64,
+    /// The vault is closed: nothing is made any more.
+    closed: bool,
     /// The epoch of the key that seals; zero where there is none.
     epoch: u64,
     /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has
@@ -94,6 +96,7 @@ impl Ledger {
             live: 0,
             paged: 0,
             last_id: 0,
+            closed: false,
             epoch: 0,
             oldest: 1,
             records: [0; LIVE],
@@ -114,6 +117,7 @@ impl Ledger {
     /// An id that no other secret of the vault has.
     pub(crate) fn new_id(&self) -> Result<u64, Error> {
         let mut inner = self.inner.lock()?;
+        inner.check_open()?;
         inner.last_id += 1;
         Ok(inner.last_id)
     }
@@ -328,6 +332,22 @@ impl Ledger {
         }
     }
 
+    /// As [`Self::walk`], from a place that the caller keeps.
+    pub(super) fn walk_from(
+        &self,
+        place: &mut Place,
+        mut look: impl FnMut(NonNull<u8>) -> bool,
+    ) -> Result<bool, Error> {
+        let inner = self.inner.lock()?;
+        while let Some((piece, next)) = inner.roll.at(*place) {
+            *place = next;
+            if !look(piece) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The next walk begins at the start.
     pub(super) fn walk_from_start(&self) -> Result<(), Error> {
         self.inner.lock()?.walk = Place::default();
@@ -349,6 +369,12 @@ impl Ledger {
         inner.epoch = 0;
         inner.oldest = oldest;
         inner.records = [0; LIVE];
+        Ok(())
+    }
+
+    /// Nothing is made or sealed from now on.
+    pub(super) fn close(&self) -> Result<(), Error> {
+        self.inner.lock()?.closed = true;
         Ok(())
     }
 
@@ -416,6 +442,7 @@ impl Inner {
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
+        self.check_open()?;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
@@ -446,8 +473,13 @@ impl Inner {
         self.paged = self.paged.saturating_sub(u64::from(kind == Kind::Paged));
     }
 
+    fn check_open(&self) -> Result<(), Error> {
+        if self.closed { Err(Error::Closed) } else { Ok(()) }
+    }
+
     /// The epoch that a seal may be made under now.
     fn seal_under(&self) -> Result<u64, Error> {
+        self.check_open()?;
         match self.epoch {
             0 => Err(Error::Purged),
             _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),

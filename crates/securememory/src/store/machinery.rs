@@ -1,5 +1,6 @@
 //! What the secrets of one vault share, and keep alive by counted references.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -17,11 +18,14 @@ use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::arenas::Purpose;
 use crate::registry::dying::why_gone;
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::registry::vaults::Seat;
 use crate::registry::{HELD, Slot, Thread, dying, forks, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
+use crate::store::expiry::Due;
 use crate::store::heritage::Ready;
 use crate::store::ledger::{Kind, Ledger};
 use crate::store::linger::Lingering;
@@ -39,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) views_max: usize,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) janitor: bool,
+    /// Close the vault when its last handle has gone.
+    pub(crate) close_on_drop: bool,
     /// A key that has made so many seals is due to be replaced.
     pub(crate) seals_max: u64,
     /// So is one that is so old.
@@ -71,6 +77,7 @@ impl Default for Settings {
             views_max: 4096,
             cipher: None,
             janitor: false,
+            close_on_drop: false,
             seals_max: u64::MAX,
             age_max: None,
             on_fault: None,
@@ -96,10 +103,44 @@ pub(crate) struct Machinery {
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
+    pub(super) due: Due,
+    pub(crate) handles: Handles,
     /// Its place in the registry.
     pub(super) seat: Seat,
     /// For a child that is about to inherit it.
     pub(super) ready: Ready,
+    /// The test guard that it was made under.
+    #[cfg(feature = "testing")]
+    watch: Option<Arc<guards::Watch>>,
+}
+
+/// How many handles there are of a vault. Secrets are none.
+pub(crate) struct Handles(AtomicUsize);
+
+impl Handles {
+    pub(crate) fn take(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says whether it was the last.
+    #[must_use]
+    pub(crate) fn give(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+// A panic in a closure of the user's leaves nothing of ours half-done.
+impl UnwindSafe for Machinery {}
+impl RefUnwindSafe for Machinery {}
+
+impl std::fmt::Debug for Machinery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// The first threads have a ticket of their own for a view that is not nested.
@@ -119,7 +160,13 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let seat = Seat::take()?;
-        let made = Self::make_at(seat, settings).inspect_err(|_| seat.give())?;
+        let made = Self::make_at(seat, settings).inspect_err(|_| {
+            #[cfg(feature = "testing")]
+            watch_failure(seat);
+            seat.give();
+        })?;
+        #[cfg(feature = "testing")]
+        made.watch();
         if made.is_inherited() {
             let weak: Weak<Self> = Arc::downgrade(&made);
             forks::bequeath(weak)?;
@@ -141,7 +188,7 @@ impl Machinery {
         let scratch = match Scratch::new(settings.views_max, levels, settings.locked_max, locked, seat) {
             Ok(scratch) => scratch,
             Err(error) => {
-                enclave.destroy_keys();
+                enclave.erase_keys();
                 enclave.end();
                 return Err(error);
             }
@@ -152,7 +199,7 @@ impl Machinery {
         settings.seals_max = settings.seals_max.min(most_seals / 2);
         let ledger = Ledger::new(most_seals, seat);
         if let Err(error) = ledger.open_epoch(1) {
-            enclave.destroy_keys();
+            enclave.erase_keys();
             enclave.end();
             return Err(error);
         }
@@ -168,12 +215,16 @@ impl Machinery {
             pool: Pool::new(Purpose::Pages, seat),
             ledger,
             turnover: Turnover::new(),
+            due: Due::new(),
+            handles: Handles(AtomicUsize::new(0)),
             key_bytes: AtomicUsize::new(key_bytes),
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
             seat,
             ready: Ready::default(),
+            #[cfg(feature = "testing")]
+            watch: guards::current(),
         }))
     }
 
@@ -230,6 +281,20 @@ impl Machinery {
         self.scratch.add_holders(secret, &mut outstanding);
         slots::add_holders(self.tickets(), secret, &mut outstanding);
         outstanding
+    }
+
+    /// The threads that have a key in hand.
+    #[cold]
+    pub(super) fn at_work(&self) -> Outstanding {
+        let mut outstanding = Outstanding::default();
+        slots::add_windows(self.scratch.used(), &mut outstanding);
+        outstanding
+    }
+
+    /// Has the thread a borrowed view of any secret?
+    #[cold]
+    pub(super) fn holds_any(&self, thread: Thread) -> bool {
+        self.slots().any(|slot| slots::is_borrowed_by(slot, thread))
     }
 
     /// Has the thread a borrowed view of the secret, in one of these roles?
@@ -333,6 +398,21 @@ impl Machinery {
         self.enclave.wipe_newest(|| self.scratch.wipe_keys())
     }
 
+    /// Its place in the registry.
+    #[cfg(feature = "testing")]
+    pub(super) fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    /// Makes it known to the test guard that it was made under.
+    #[cfg(feature = "testing")]
+    fn watch(self: &Arc<Self>) {
+        if let Some(watch) = &self.watch {
+            let known: Arc<guards::Anything> = Arc::<Self>::clone(self);
+            watch.made(Arc::downgrade(&known));
+        }
+    }
+
     /// What is in force on the key and on the first scratch.
     pub(super) fn protections(&self) -> Protections {
         let mut protections = self.enclave.protections();
@@ -341,6 +421,14 @@ impl Machinery {
             protections.lock.evidence = Evidence::None;
         }
         protections
+    }
+}
+
+/// Tells the test guard what an attempt to make a vault has left.
+#[cfg(feature = "testing")]
+fn watch_failure(seat: Seat) {
+    if let Some(watch) = guards::current() {
+        watch.note(guards::remains_of(seat, seat.entry().id.load(Ordering::Relaxed)));
     }
 }
 
@@ -378,9 +466,12 @@ impl Drop for Machinery {
         if !self.enclave.is_alive() {
             return;
         }
+        #[cfg(feature = "testing")]
+        let mut remains = if self.watch.is_some() { self.remains() } else { Vec::new() };
         let _shield = masks::shield();
-        // The key first; then what is only worth something with it; the page that scratch may lie in last.
-        self.enclave.destroy_keys();
+        // The keys and their shares first; then what is only worth something with them; then descriptors, and last the page
+        // that scratch may lie in.
+        self.enclave.erase_keys();
         // SAFETY: all secrets and owned views hold references to the machinery, so there are none;
         // a borrowed view that was forgotten can no longer be used by anybody.
         unsafe {
@@ -390,6 +481,11 @@ impl Drop for Machinery {
             slots::free(self.tickets);
         }
         self.enclave.end();
+        #[cfg(feature = "testing")]
+        if let Some(watch) = &self.watch {
+            remains.extend(guards::remains_of(self.seat, self.id));
+            watch.note(remains);
+        }
         self.seat.give();
     }
 }

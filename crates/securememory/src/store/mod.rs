@@ -5,10 +5,15 @@
 
 mod batch;
 mod buffer;
+mod census;
+mod closing;
 mod cost;
+mod expiry;
 mod header;
 mod heritage;
 mod ledger;
+#[cfg(feature = "testing")]
+mod left;
 mod linger;
 pub(crate) mod machinery;
 mod object;

@@ -12,7 +12,8 @@ use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, MAX_LABEL, READER, WRITER};
 use crate::status::{AtRest, Status};
-use crate::store::header::{Body, Extra, Header, MAY_LINGER, PAGED, Shape};
+use crate::store::expiry::Expiry;
+use crate::store::header::{self, Body, Extra, Header, Shape};
 use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
@@ -69,7 +70,6 @@ impl Object {
         let align = spec.align.unwrap_or(geometry::DEFAULT_ALIGN);
         geometry::check_align(align, page)?;
         let policy = spec.policy.as_ref().unwrap_or(&machinery.settings.policy);
-        let may_linger = !policy.linger.is_zero();
         let levels = policy.levels();
         machinery.check_fork(levels.fork)?;
         if let Some(label) = spec.label.as_ref().filter(|label| label.len() > MAX_LABEL) {
@@ -87,7 +87,7 @@ impl Object {
         }
         // Before the body: what has been made cannot fail any more.
         // The label is taken, not copied: a copy would end the process where there is no memory.
-        let extra = Extra::make(spec.policy.clone(), spec.label.take())?;
+        let extra = Extra::make(spec.policy.clone(), spec.label.take(), Expiry::of(policy))?;
         let size = if kind == Kind::Sealed { Sealed::size(len)? } else { Paged::SIZE };
         let choice = if S::FOREIGN { Choice::Later } else { Choice::Now };
         let id = spec.position.map(|position| position.stream);
@@ -100,14 +100,19 @@ impl Object {
             Kind::Paged => Paged::make(&machinery, taken, policy, (len, align), source)?.cast(),
         };
         let taken = pieces.keep();
-        let shape = Shape { kind, len, align, may_linger, extra };
+        let shape = Shape { len, align, traits: header::traits(kind, policy), extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
         if let Body::Paged(paged) = object.header().body() {
             paged.show_label(object.header());
         }
+        let machinery = object.machinery();
+        machinery.check_made(object.header())?;
+        if object.header().expires() {
+            machinery.expect_expiry(object.header());
+        }
         if kind == Kind::Sealed {
-            object.machinery().after_seal(taken.seals);
+            machinery.after_seal(taken.seals);
         }
         Ok(object)
     }
@@ -125,14 +130,13 @@ impl Object {
         shape: Shape,
         record: *mut Record,
     ) -> Self {
-        let Shape { kind, len, align, may_linger, extra } = shape;
-        let paged = if kind == Kind::Paged { PAGED } else { 0 };
+        let Shape { len, align, traits, extra } = shape;
         let header = Header {
             gate: Gate::new(),
             references: AtomicU32::new(0),
             lingers: AtomicU8::new(linger::NEVER),
             stuck: AtomicBool::new(false),
-            traits: paged | if may_linger { MAY_LINGER } else { 0 },
+            traits,
             align_bits: align.trailing_zeros() as u8,
             id: taken.id,
             len,
@@ -243,7 +247,7 @@ impl Object {
             cipher: is_sealed.then(|| for_len(enclave.cipher(), header.len)),
             hold: is_sealed.then(|| enclave.used()),
             open_views: header.machinery.holders(header.id).views(),
-            closed: header.gate.is_closed(),
+            closed: header.gate.is_closed() || header.machinery.is_closed(),
             stuck_open,
             at_rest: at_rest
                 .filter(|_| !header.gate.is_final())
@@ -284,9 +288,13 @@ impl Object {
                 header.gate.nap(left);
                 continue;
             }
-            if mode == OnClose::Revoke {
-                header.gate.revoke();
-                machinery.scratch.revoke(header.id);
+            match (mode, header.policy().revoke_after) {
+                (OnClose::Revoke, _) => {
+                    header.gate.revoke();
+                    machinery.scratch.revoke(header.id);
+                }
+                (OnClose::Defer, Some(after)) => machinery.revoke_later(after, |id| id == header.id),
+                (OnClose::Defer, None) => {}
             }
             return Ok(Some(views));
         }

@@ -171,7 +171,7 @@ fn end_lease(header: &Header, lease: Lease) -> Result<(), Error> {
         return Err(why_gone());
     }
     let intact = header.machinery.check_canary(&lease);
-    let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+    let revoked = if header.is_revoked(&lease) { Err(Error::Revoked) } else { Ok(()) };
     lease.release();
     if header.gate.notify() {
         header.end_left();

@@ -129,6 +129,7 @@ impl Paged {
     #[allow(unsafe_code)]
     pub(super) fn open(&self, header: &Header) -> Result<(NonNull<u8>, &'static Slot), Error> {
         header.check_alive()?;
+        header.check_time()?;
         header.machinery.lingering.poll();
         let thread = registry::thread();
         let ticket = header.machinery.take_ticket(thread, header.id)?;
@@ -201,11 +202,11 @@ impl Paged {
             return Err(why_gone());
         }
         let intact = self.check(header);
-        let revoked = if header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+        let revoked = if header.gate.is_revoked() || ticket.is_due() { Err(Error::Revoked) } else { Ok(()) };
         ticket.release();
         let shut = self.leave_pages(header);
         if header.gate.is_closed() {
-            let _ = header.try_end(None);
+            header.end_left();
         }
         intact.and(revoked).and(shut.map_err(Error::StuckOpen))
     }
@@ -253,7 +254,7 @@ impl Paged {
             machinery.lingering.list(header, linger::RETRY, machinery.settings.janitor);
         }
         if header.gate.is_closed() {
-            let _ = header.try_end(None);
+            header.end_left();
         }
     }
 
@@ -278,6 +279,7 @@ impl Paged {
     #[allow(unsafe_code)]
     pub(super) fn open_mut(&self, header: &Header, wait: Duration) -> Result<(NonNull<u8>, Change), Error> {
         header.check_alive()?;
+        header.check_time()?;
         let machinery = &*header.machinery;
         machinery.lingering.poll();
         let thread = registry::thread();
@@ -339,7 +341,8 @@ impl Paged {
         }
         let Change { ticket, image } = change;
         let intact = self.check(header);
-        let revoked = if keep && header.gate.is_revoked() { Err(Error::Revoked) } else { Ok(()) };
+        let revoked =
+            if keep && (header.gate.is_revoked() || ticket.is_due()) { Err(Error::Revoked) } else { Ok(()) };
         let outcome = intact.and(revoked);
         let keep = keep && outcome.is_ok();
         let shut = self.pages().ok_or(Error::Closed).and_then(|pages| {
@@ -376,7 +379,7 @@ impl Paged {
         ticket.release();
         header.gate.end_write_paged(shut.is_err());
         if header.gate.is_closed() {
-            let _ = header.try_end(None);
+            header.end_left();
         }
         outcome.and(shut)
     }

@@ -133,6 +133,7 @@ impl Sealed {
         let machinery = &*header.machinery;
         let policy = header.policy();
         header.check_alive()?;
+        header.check_time()?;
         let thread = registry::thread();
         let lock = header.requires_lock();
         let mut slot =
@@ -195,6 +196,7 @@ impl Sealed {
     /// Becomes the writer and opens a copy to be changed.
     pub(super) fn open_mut(&self, header: &Header, wait: Duration) -> Result<Lease, Error> {
         header.check_alive()?;
+        header.check_time()?;
         let deadline = Deadline::after(wait);
         let thread = registry::thread();
         if header.machinery.holds(header.id, thread, &[WRITER]) {
@@ -231,7 +233,7 @@ impl Sealed {
         let machinery = &*header.machinery;
         let wait = header.policy().wait;
         if header.gate.is_closed() {
-            return Err(if header.gate.is_revoked() { Error::Revoked } else { Error::Closed });
+            return Err(if header.is_revoked(slot) { Error::Revoked } else { header.why_closed() });
         }
         let size = Self::size(header.len)?;
         let (piece, epoch, seals) = self.take_record(header, size, wait)?;

@@ -1,7 +1,9 @@
 //! How streams are made.
 
+use std::sync::Arc;
+
 use crate::error::Result;
-use crate::store::Buffer;
+use crate::store::{Buffer, Machinery};
 use crate::stream::{Cursor, Phase, SecretStream};
 use crate::vault::Vault;
 
@@ -21,7 +23,7 @@ const DEFAULT_CHUNK: usize = 16 * 1024 - 256;
 #[must_use = "a builder does nothing until `build`"]
 pub struct StreamBuilder {
     /// `None`: the default one, looked up when the stream is made.
-    vault: Option<Vault>,
+    vault: Option<Arc<Machinery>>,
     chunk_size: usize,
 }
 
@@ -30,7 +32,7 @@ impl Vault {
     /// Begins a stream in this vault, under the vault's policy. It is sealed, also where the vault's store is
     /// [`Store::Paged`](crate::Store::Paged).
     pub fn stream(&self) -> StreamBuilder {
-        StreamBuilder { vault: Some(self.clone()), chunk_size: DEFAULT_CHUNK }
+        StreamBuilder { vault: Some(Arc::clone(self.shared())), chunk_size: DEFAULT_CHUNK }
     }
 }
 
@@ -60,9 +62,8 @@ impl StreamBuilder {
         Buffer::check(self.chunk_size)?;
         let machinery = match self.vault {
             Some(vault) => vault,
-            None => Vault::global()?,
-        }
-        .into_machinery();
+            None => Vault::global_machinery()?,
+        };
         machinery.check_alive()?;
         Ok(SecretStream {
             id: machinery.new_id()?,

@@ -1,11 +1,13 @@
 //! Who has views open, and for how long: for finding views that were forgotten.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::os;
-use crate::registry::{BUSY, FREE, OWNED, REVOKED, Slot, Thread, WRITER};
+use crate::registry::{BUSY, CHUNK, FREE, NOBODY, OWNED, REVOKED, Slot, Thread, UNNAMED, WINDOW, WRITER};
+use crate::store::Machinery;
 use crate::vault::Vault;
 
 /// What kind of view is open.
@@ -20,6 +22,11 @@ pub enum ViewKind {
     Owned,
     /// An owned view that a close has revoked; its bytes are wiped.
     Revoked,
+    /// A view that is just being opened, or a value that is just being sealed: the thread has a key in hand. That takes a
+    /// microsecond, unless the thread does not get a processor.
+    Opening,
+    /// The chunk of a [`SecretStream`](crate::SecretStream) that is being written.
+    Chunk,
 }
 
 impl fmt::Display for ViewKind {
@@ -29,16 +36,20 @@ impl fmt::Display for ViewKind {
             Self::Writer => "writing view",
             Self::Owned => "owned view",
             Self::Revoked => "revoked owned view",
+            Self::Opening => "view in the making",
+            Self::Chunk => "chunk",
         })
     }
 }
 
 /// One open view.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenView {
-    /// The secret's id, unique in its vault.
+    /// The secret's id, unique in its vault; of a chunk, the stream's. 0 where a thread works on many secrets at once.
     pub secret_id: u64,
+    /// The secret's label, if it has one.
+    pub label: Option<String>,
     /// The system's id of the thread that opened it; an owned view may be elsewhere by now.
     pub thread: u32,
     /// How long it has been open, to the tick of the kernel's coarse clock: 1 to 10 ms.
@@ -49,8 +60,13 @@ pub struct OpenView {
 
 impl fmt::Display for OpenView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { secret_id, thread, age, kind } = self;
-        write!(f, "{kind} of secret {secret_id}, opened by thread {thread} {:.3} s ago", age.as_secs_f64())
+        let Self { secret_id, label, thread, age, kind } = self;
+        let what = if *kind == ViewKind::Chunk { "stream" } else { "secret" };
+        write!(f, "{kind} of {what} {secret_id}")?;
+        if let Some(label) = label {
+            write!(f, " {label:?}")?;
+        }
+        write!(f, ", opened by thread {thread} {:.3} s ago", age.as_secs_f64())
     }
 }
 
@@ -75,24 +91,49 @@ impl fmt::Display for Diagnostics {
 fn describe(slot: &Slot, now: u64) -> Option<OpenView> {
     let state = slot.state.load(Ordering::Acquire);
     let secret_id = slot.secret.load(Ordering::Relaxed);
-    if state == FREE || state == BUSY || secret_id == 0 {
+    let is_moving = state == WINDOW && matches!(secret_id, UNNAMED | NOBODY);
+    if matches!(state, FREE | BUSY) || matches!(secret_id, UNNAMED | NOBODY) && !is_moving {
         return None;
     }
-    let kind = if state & REVOKED != 0 {
-        ViewKind::Revoked
-    } else if state & OWNED != 0 {
-        ViewKind::Owned
-    } else if slot.role.load(Ordering::Relaxed) == WRITER {
-        ViewKind::Writer
-    } else {
-        ViewKind::Borrowed
+    let role = slot.role.load(Ordering::Relaxed);
+    let kind = match state {
+        WINDOW => ViewKind::Opening,
+        _ if role == CHUNK => ViewKind::Chunk,
+        _ if state & REVOKED != 0 => ViewKind::Revoked,
+        _ if state & OWNED != 0 => ViewKind::Owned,
+        _ if role == WRITER => ViewKind::Writer,
+        _ => ViewKind::Borrowed,
     };
     Some(OpenView {
-        secret_id,
+        secret_id: if is_moving { 0 } else { secret_id },
+        label: None,
         thread: Thread::from_word(slot.thread.load(Ordering::Relaxed)).system_id(),
         age: Duration::from_nanos(now.saturating_sub(slot.since.load(Ordering::Relaxed))),
         kind,
     })
+}
+
+/// The open views of a vault, the oldest first.
+pub(super) fn open_views(machinery: &Machinery) -> Vec<OpenView> {
+    let now = os::coarse_now();
+    let mut views: Vec<_> = machinery.slots().filter_map(|slot| describe(slot, now)).collect();
+    let of_secret = |view: &OpenView| view.secret_id != 0 && view.kind != ViewKind::Chunk;
+    let mut wanted: BTreeSet<u64> =
+        views.iter().filter(|view| of_secret(view)).map(|view| view.secret_id).collect();
+    if !wanted.is_empty() {
+        // The slots know where labels are, but not whether they are still there.
+        machinery.each_label(|id, label| {
+            if wanted.remove(&id)
+                && let Some(label) = label
+            {
+                let of_it = views.iter_mut().filter(|view| view.secret_id == id && of_secret(view));
+                of_it.for_each(|view| view.label = Some(label.to_owned()));
+            }
+            !wanted.is_empty()
+        });
+    }
+    views.sort_by_key(|view| std::cmp::Reverse(view.age));
+    views
 }
 
 impl Vault {
@@ -115,9 +156,7 @@ impl Vault {
         if !self.is_alive() {
             return Diagnostics::default();
         }
-        let now = os::coarse_now();
-        let mut views: Vec<_> = self.machinery().slots().filter_map(|slot| describe(slot, now)).collect();
-        views.sort_by_key(|view| std::cmp::Reverse(view.age));
-        Diagnostics { views, lingering: self.machinery().lingering.count() }
+        let machinery = self.machinery();
+        Diagnostics { views: open_views(machinery), lingering: machinery.lingering.count() }
     }
 }

@@ -1,4 +1,4 @@
-//! The thread that closes lingering pages, replaces keys by age and moves what older ones have sealed: only in vaults that
+//! The thread that does what is due by time, replaces keys by age and moves what older ones have sealed: only in vaults that
 //! ask for one.
 
 use std::sync::Arc;
@@ -16,7 +16,10 @@ pub(super) fn start(machinery: &Arc<Machinery>) -> Result<()> {
         loop {
             let seen = event.load(Ordering::Acquire);
             let Some(machinery) = vault.upgrade() else { return };
-            let idle = [machinery.lingering.tidy(), machinery.tend_keys()].into_iter().flatten().min();
+            let idle = [machinery.lingering.tidy(), machinery.tend_time(), machinery.tend_keys()]
+                .into_iter()
+                .flatten()
+                .min();
             drop(machinery);
             os::wait_on(&event, seen, idle);
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::error::Result;
 use crate::store::Refreshed;
-use crate::vault::{Vault, VaultBuilder};
+use crate::vault::diagnostics::open_views;
+use crate::vault::{OpenView, Vault, VaultBuilder};
 
 impl Vault {
     /// Makes a new key, which seals from now on; its shares are new, too. When this returns, the new key is in use. What
@@ -53,7 +54,7 @@ impl Vault {
     /// Destroys all keys of the vault, and so makes worthless everything that was sealed in it, however many secrets and
     /// streams that are: opening them is [`Error::Purged`] from now on. Paged secrets are closed. New secrets work.
     ///
-    /// Views that are open keep their copies until they end, and so does the chunk of a stream that is open for reading;
+    /// Views that are open keep their copies until they end, and are named by what is returned; so does the chunk of a stream that is open for reading;
     /// a change cannot be committed any more, and the chunk that a stream is being written to is wiped when the stream is
     /// next used or dropped. The ciphertext of a purged secret is overwritten when that is closed or dropped, as usual.
     ///
@@ -65,9 +66,18 @@ impl Vault {
     /// [`Error::LockTimeout`]. Errors of the new key, as for
     /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a
     /// refresh has succeeded.
-    pub fn purge(&self) -> Result<()> {
-        self.machinery().purge()
+    pub fn purge(&self) -> Result<Purged> {
+        self.machinery().purge()?;
+        Ok(Purged { outstanding: open_views(self.machinery()) })
     }
+}
+
+/// What [`Vault::purge`] has left.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// The views that were open when all else was gone, the oldest first. (One may be of a secret that was made since.)
+    pub outstanding: Vec<OpenView>,
 }
 
 impl VaultBuilder {

@@ -1,5 +1,6 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
+mod closing;
 mod diagnostics;
 mod janitor;
 mod keys;
@@ -14,15 +15,20 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::fault::FaultPolicy;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
+#[cfg(feature = "testing")]
+use crate::registry::guards;
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
+pub use closing::VaultClosed;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
+pub use keys::Purged;
 pub use preflight::{Need, Preflight, Resource, Shortage};
 
 /// An instance of the library: a key of its own, a policy, limits.
 ///
-/// A clone is the same vault. Secrets keep alive what they need of their vault; a vault may be dropped
-/// before them.
+/// A clone is another handle of the same vault. Secrets keep alive what they need of their vault, and nothing more; the
+/// handles may be dropped before them. When the last one has gone, what no secret needs is given back; with
+/// [`VaultBuilder::close_on_drop`] the vault is closed. [`Vault::close`] ends it with all its secrets.
 ///
 /// ```
 /// use securememory::{Hold, Level, Policy, Vault};
@@ -31,7 +37,6 @@ pub use preflight::{Need, Preflight, Resource, Shortage};
 /// assert_eq!(token.len(), 16);
 /// # Ok::<(), securememory::Error>(())
 /// ```
-#[derive(Clone)]
 pub struct Vault(Arc<Machinery>);
 
 /// What a vault is to be.
@@ -49,17 +54,28 @@ impl Vault {
     }
 
     /// The default vault of the process, made on first use. In a forked child it is another one than in the
-    /// parent.
+    /// parent. It is never dropped: its secrets are wiped when they are dropped or closed; for what is there still when the
+    /// process ends, see [`Secret`](crate::Secret#in-statics).
     ///
     /// # Errors
     ///
     /// As [`VaultBuilder::build`]; the next call tries again.
     pub fn global() -> Result<Self> {
-        if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
-            return Ok(Self::of(machinery));
+        Self::global_machinery().map(|machinery| Self::of(&machinery))
+    }
+
+    pub(crate) fn global_machinery() -> Result<Arc<Machinery>> {
+        #[cfg(feature = "testing")]
+        if let Some(watch) = guards::current() {
+            return Self::default_under(&watch);
         }
-        let made = Self::builder().build()?;
-        Ok(Self::of(GLOBAL.publish(made.0)))
+        if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
+            return Ok(Arc::clone(machinery));
+        }
+        let made = Machinery::make(Settings::default())?;
+        // A handle that is never dropped: the process's own.
+        made.handles.take();
+        Ok(Arc::clone(GLOBAL.publish(made)))
     }
 
     /// What is true of the vault now. Reads the kernel's listing of mappings: a diagnosis, not for every read.
@@ -86,10 +102,15 @@ impl Vault {
         self.0.scratch.warm(views, self.0.settings.policy.wait)
     }
 
-    /// Closes the pages of paged secrets whose [`Policy::linger`] is over. Returns how long it will be until the next
-    /// ones are due, `None` where nothing lingers: for programs with an event loop, that want no janitor.
+    /// Does what is due by time: closes the pages of paged secrets whose [`Policy::linger`] is over, ends secrets that have
+    /// [expired](Policy::time_to_live), and wipes owned views that are to be [revoked](Policy::revoke_after). Returns how
+    /// long it will be until there is more to do, `None` where nothing is expected: for programs with an event loop, that
+    /// want no janitor.
     pub fn tidy(&self) -> Option<Duration> {
-        if self.is_alive() { self.0.lingering.tidy() } else { None }
+        if !self.is_alive() {
+            return None;
+        }
+        [self.0.lingering.tidy(), self.0.tend_time()].into_iter().flatten().min()
     }
 
     /// Was it made by this process? In a forked child a vault of the parent is of no use.
@@ -98,16 +119,46 @@ impl Vault {
         self.0.enclave.is_alive()
     }
 
+    /// The default vault of threads under a test guard.
+    #[cfg(feature = "testing")]
+    fn default_under(watch: &guards::Watch) -> Result<Arc<Machinery>> {
+        let known = |vault: Arc<guards::Anything>| vault.downcast::<Machinery>().ok();
+        if let Some(vault) = watch.default_vault().and_then(known) {
+            return Ok(vault);
+        }
+        let made = Machinery::make(Settings::default())?;
+        // The guard's own, as of the process's.
+        made.handles.take();
+        let offered: Arc<guards::Anything> = Arc::<Machinery>::clone(&made);
+        Ok(known(watch.offer_default(offered)).unwrap_or(made))
+    }
+
     pub(crate) fn machinery(&self) -> &Machinery {
         &self.0
     }
 
-    pub(crate) fn into_machinery(self) -> Arc<Machinery> {
-        self.0
+    pub(crate) fn shared(&self) -> &Arc<Machinery> {
+        &self.0
     }
 
     pub(crate) fn of(machinery: &Arc<Machinery>) -> Self {
+        machinery.handles.take();
         Self(Arc::clone(machinery))
+    }
+}
+
+impl Clone for Vault {
+    fn clone(&self) -> Self {
+        Self::of(&self.0)
+    }
+}
+
+impl Drop for Vault {
+    fn drop(&mut self) {
+        // Where there are no secrets, all of it goes in a moment.
+        if self.0.handles.give() && Arc::strong_count(&self.0) > 1 {
+            self.0.after_last_handle();
+        }
     }
 }
 
@@ -186,12 +237,23 @@ impl VaultBuilder {
         self
     }
 
-    /// Has a thread close the pages of paged secrets when their [`Policy::linger`] is over, replace the key when it is
+    /// Has a thread do what [`Vault::tidy`] does when it is due, replace the key when it is
     /// [due by age](Self::refresh_after), and move to a new key what older ones have sealed. It exists as long as the
     /// vault and its secrets, sleeps unless there is something to do, and receives no signals. Where it is at work when
     /// all others have dropped the vault, it is the one who wipes the key, a moment later.
     pub fn janitor(mut self) -> Self {
         self.0.janitor = true;
+        self
+    }
+
+    /// Closes the vault when its last handle is dropped, as [`Vault::close`] does without waiting: secrets that are at rest
+    /// are wiped, those with open views when these end. By default secrets outlive the handles.
+    ///
+    /// Where the one that drops the handle has a view of the vault, or another thread is changing the keys in that instant,
+    /// it is closed a little later: by whoever makes or changes a secret in it next, by a [janitor](Self::janitor), or when
+    /// its last secret goes.
+    pub fn close_on_drop(mut self) -> Self {
+        self.0.close_on_drop = true;
         self
     }
 
@@ -208,6 +270,6 @@ impl VaultBuilder {
         if wants_janitor {
             janitor::start(&machinery)?;
         }
-        Ok(Vault(machinery))
+        Ok(Vault::of(&machinery))
     }
 }

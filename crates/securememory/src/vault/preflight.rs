@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::{Hint, Result};
+use crate::error::{Error, Hint, Result};
 use crate::os::room::{self, Room};
 use crate::policy::{Level, Store};
 use crate::registry::dying::why_gone;
@@ -202,6 +200,9 @@ impl Vault {
     pub fn preflight(&self, count: usize, size: usize) -> Result<Preflight> {
         if !self.is_alive() {
             return Err(why_gone());
+        }
+        if self.is_closed() {
+            return Err(Error::Closed);
         }
         let cost = self.machinery().cost(count, size)?;
         let mut memory = room::memory();

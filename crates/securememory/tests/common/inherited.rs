@@ -91,6 +91,7 @@ impl Family {
         check("refresh", &mut || vault.refresh().err());
         check("finish_refresh", &mut || vault.finish_refresh(Duration::from_secs(9)).err());
         check("purge", &mut || vault.purge().err());
+        check("close of the vault", &mut || vault.close(Duration::from_secs(9)).err());
         check("is_alive", &mut || (!vault.is_alive()).then_some(Error::Forked));
         check("tidy", &mut || vault.tidy().is_none().then_some(Error::Forked));
         check("status", &mut || (vault.status().secrets == 0).then_some(Error::Forked));

@@ -1,8 +1,5 @@
-//! Cases that run in a process of their own, and what such a process has taken from the system.
-//!
-//! A case is a test function that runs its own binary again, with its name in an environment variable; the second run
-//! carries out the body and ends with a code that nothing else ends with. So limits, damage and deaths stay in
-//! the child, and a count of its descriptors or mappings is not disturbed by other tests.
+//! What tests share: limits, threads, searches of memory, children. Cases in a process of their own are the library's
+//! ([`securememory::testing::own_process`]).
 #![allow(
     dead_code,
     unsafe_code,
@@ -18,184 +15,17 @@ pub mod shares;
 pub mod signals;
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
-use securememory::Call;
 use securememory::testing::inject::{self, Injection, Plan};
+use securememory::{Call, Error, Hold, Level, Store, Vault, VaultBuilder};
+
+#[allow(unused_imports, reason = "each test binary uses some")]
+pub use securememory::testing::{Ending, Footprint, OwnProcess as Case, own_process as case, skip};
 
 /// What a limit of getrlimit(2) is named by.
 pub type Resource = libc::__rlimit_resource_t;
-
-const VARIABLE: &str = "SECUREMEMORY_TEST_CASE";
-
-/// The exit code of a case that ran to its end.
-const DONE: i32 = 42;
-/// The exit code of a case that cannot run here.
-const SKIPPED: i32 = 77;
-/// The exit code of a case that found something wrong, as of any test process.
-const WRONG: i32 = 101;
-
-/// How the process of a case is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// With the body carried out.
-    Done,
-    /// With this exit code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-/// A case: the name must be that of the test function.
-pub struct Case {
-    name: &'static str,
-    limits: Vec<(Resource, u64)>,
-    deadline: Duration,
-    ending: Ending,
-    shown: bool,
-}
-
-/// Begins a case.
-pub fn case(name: &'static str) -> Case {
-    Case { name, limits: Vec::new(), deadline: Duration::from_secs(100), ending: Ending::Done, shown: false }
-}
-
-impl Case {
-    /// Sets a limit, soft and hard, before the process starts.
-    pub fn limit(mut self, resource: Resource, value: u64) -> Self {
-        self.limits.push((resource, value));
-        self
-    }
-
-    /// How long it may take.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// How it is to end, if not with the body carried out.
-    pub fn ending(mut self, ending: Ending) -> Self {
-        self.ending = ending;
-        self
-    }
-
-    /// Shows what it has said, also where all is well.
-    pub fn shown(mut self) -> Self {
-        self.shown = true;
-        self
-    }
-
-    /// Runs it: in the process of the test, the child and its judgement; in the child, the body.
-    pub fn run(self, body: impl FnOnce()) {
-        if std::env::var(VARIABLE).is_ok_and(|name| name == self.name) {
-            wait_for_other_threads();
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-            std::process::exit(if outcome.is_ok() { DONE } else { WRONG });
-        }
-        // SAFETY: asks for a number.
-        let root = unsafe { libc::geteuid() } == 0;
-        if let Some(&(resource, value)) =
-            self.limits.iter().find(|&&(resource, value)| !root && value > limits_of(resource).rlim_max)
-        {
-            eprintln!(
-                "SKIPPED {}: needs limit {resource} at {value}, which is above the hard limit",
-                self.name
-            );
-            return;
-        }
-        let (status, output) = self.start_and_wait();
-        let ended = match (status.code(), status.signal()) {
-            (Some(DONE), _) => Ending::Done,
-            (Some(code), _) => Ending::Code(code),
-            (_, signal) => Ending::Signal(signal.unwrap_or(0)),
-        };
-        if ended == Ending::Code(SKIPPED) {
-            eprintln!("SKIPPED {}:\n{output}", self.name);
-            return;
-        }
-        assert_eq!(ended, self.ending, "case {} said:\n{output}", self.name);
-        if self.shown {
-            eprintln!("case {} said:\n{output}", self.name);
-        }
-    }
-
-    fn start_and_wait(&self) -> (ExitStatus, String) {
-        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
-        command
-            .args(["--exact", self.name, "--nocapture", "--test-threads=1"])
-            .env(VARIABLE, self.name)
-            .env("RUST_BACKTRACE", "0")
-            // Large blocks of the C library's heap are mappings when taken and none when freed, and there is one
-            // heap for all threads: so mappings can be counted. mallopt(3)
-            .env("MALLOC_MMAP_THRESHOLD_", "131072")
-            .env("MALLOC_ARENA_MAX", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let limits = self.limits.clone();
-        // SAFETY: between fork and exec only setrlimit(2) is called, which allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(move || limits.iter().try_for_each(|&(resource, value)| limit(resource, value)));
-        }
-        let mut child = command.spawn().expect("the test binary starts");
-        // Pipes, since a limit on file sizes does not concern them; read aside, so that a full one holds nobody up.
-        let readers =
-            [drain(child.stdout.take().expect("a pipe")), drain(child.stderr.take().expect("a pipe"))];
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("a child") {
-                break Some(status);
-            }
-            if started.elapsed() > self.deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let output: String = readers.into_iter().map(|reader| reader.join().unwrap_or_default()).collect();
-        let status = status
-            .unwrap_or_else(|| panic!("case {} took longer than {:?}:\n{output}", self.name, self.deadline));
-        (status, output)
-    }
-}
-
-fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = from.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })
-}
-
-/// Ends the case as one that cannot run here; the reason is shown.
-pub fn skip(reason: &str) -> ! {
-    eprintln!("{reason}");
-    std::process::exit(SKIPPED)
-}
-
-/// Waits until the test harness's own thread has gone to sleep, waiting for this one: what it allocates on the way must
-/// not come in the middle of a case.
-fn wait_for_other_threads() {
-    // SAFETY: asks for a number.
-    let own = unsafe { libc::gettid() }.to_string();
-    let asleep = || {
-        std::fs::read_dir("/proc/self/task").expect("/proc/self/task").flatten().all(|task| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            task.file_name().to_str() == Some(&own) || stat.contains(") S ")
-        })
-    };
-    let mut seen = 0;
-    while seen < 3 {
-        seen = if asleep() { seen + 1 } else { 0 };
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
 
 /// Starts and ends two threads: the C library keeps their stacks for the next ones.
 pub fn keep_stacks() {
@@ -295,65 +125,6 @@ impl NoKeys {
         let plan = Plan::Always { errno: libc::ENOSPC };
         Self { _plans: [Call::PkeyAlloc, Call::PkeyMprotect].map(|call| inject::fail(call, plan)) }
     }
-}
-
-/// What the process has taken from the system.
-pub struct Footprint {
-    descriptors: BTreeSet<String>,
-    /// In small pieces: a large one would be a mapping of its own.
-    mappings: BTreeSet<String>,
-    locked: u64,
-}
-
-impl Footprint {
-    /// As it is now.
-    pub fn now() -> Self {
-        Self { descriptors: descriptors(), mappings: maps(), locked: locked() }
-    }
-
-    /// Mappings.
-    pub fn mappings(&self) -> usize {
-        self.mappings.len()
-    }
-
-    /// Bytes locked.
-    pub fn locked(&self) -> u64 {
-        self.locked
-    }
-
-    /// Descriptors.
-    pub fn descriptors(&self) -> usize {
-        self.descriptors.len()
-    }
-
-    /// Nothing more, and nothing less, than there was before.
-    pub fn assert_same(&self, when: impl Display) {
-        let now = Self::now();
-        assert_eq!(now.descriptors, self.descriptors, "descriptors {when}");
-        assert_eq!(now.locked, self.locked, "locked bytes {when}");
-        if now.mappings.len() != self.mappings.len() {
-            let new: Vec<_> = now.mappings.difference(&self.mappings).collect();
-            let gone: Vec<_> = self.mappings.difference(&now.mappings).collect();
-            let (before, after) = (self.mappings.len(), now.mappings.len());
-            panic!("{after} mappings instead of {before} {when}; new: {new:#?}; gone: {gone:#?}");
-        }
-    }
-}
-
-fn descriptors() -> BTreeSet<String> {
-    let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").flatten();
-    names
-        .filter_map(|entry| {
-            let target = std::fs::read_link(entry.path()).ok()?;
-            let number = entry.file_name().into_string().ok()?;
-            // The listing itself.
-            (!target.ends_with("fd")).then(|| format!("{number} -> {}", target.display()))
-        })
-        .collect()
-}
-
-fn maps() -> BTreeSet<String> {
-    maps_of("self")
 }
 
 fn maps_of(process: &str) -> BTreeSet<String> {
@@ -516,3 +287,44 @@ pub fn in_child(f: impl FnOnce() -> bool) -> i32 {
         status
     }
 }
+
+/// Builders of vaults of every kind that this host has: both stores, and of the sealed one every hold of the key.
+pub fn every_kind() -> Vec<(&'static str, VaultBuilder)> {
+    let sealed = |hold| Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require);
+    let all = [
+        ("sealed, pkey", sealed(Hold::Pkey)),
+        ("sealed, split", sealed(Hold::Split)),
+        ("sealed, secretmem", sealed(Hold::Secretmem)),
+        ("sealed, guarded", sealed(Hold::Guarded)),
+        ("paged", Vault::builder().store(Store::Paged)),
+    ];
+    let here = all.into_iter().filter(|(name, builder)| match builder.clone().build() {
+        Ok(_) => true,
+        Err(Error::HoldRefused(cause)) if ["sealed, pkey", "sealed, secretmem"].contains(name) => {
+            eprintln!("skipped: {name} is not to be had here: {cause}");
+            false
+        }
+        Err(error) => panic!("{name}: {error}"),
+    });
+    here.collect()
+}
+
+/// Runs `body` in a thread that a panic of the body's ends, without a word of it on standard error.
+pub fn killed_by_a_panic(body: impl FnOnce() + Send + 'static) {
+    const NAME: &str = "to be killed";
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |told| {
+            if std::thread::current().name() != Some(NAME) {
+                loud(told);
+            }
+        }));
+    });
+    let thread = std::thread::Builder::new().name(NAME.to_owned()).spawn(body).expect("a thread");
+    let panic = thread.join().expect_err("it was to panic");
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&KILLED), "another panic than it was to be");
+}
+
+/// What a thread that is to be killed says last.
+pub const KILLED: &str = "killed in the middle";

@@ -93,6 +93,8 @@ pub struct Anchor {
 }
 
 // SAFETY: an address; what is done with it is up to the tests.
+unsafe impl Send for Anchor {}
+// SAFETY: as above.
 unsafe impl Sync for Anchor {}
 
 impl Anchor {

@@ -1,4 +1,4 @@
-//! The key without the ciphertext, and the ciphertext without the key: `key-only`, `ciphertext-only`.
+//! The key without the ciphertext, and the ciphertext without the key: `key-only`, `ciphertext-only`, `vault-close`.
 
 use super::captive::Captive;
 use super::find_key;
@@ -53,8 +53,8 @@ pub fn key_only(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> 
     }
 }
 
-/// A copy of what was at rest, and all that is left when the keys are gone.
-pub fn ciphertext_only(order: &Order, mut victim: Captive) -> Result<Verdict, Trouble> {
+/// A copy of what was at rest, and all that is left when `end` has destroyed the keys.
+pub fn ciphertext_only(order: &Order, mut victim: Captive, end: Command) -> Result<Verdict, Trouble> {
     let sight = Sight::outside(victim.pid)?;
     let copy = victim.show(Command::CopyAtRest)?;
     if copy.iter().any(|(_, bytes)| order.needle.is(bytes)) {
@@ -66,9 +66,9 @@ pub fn ciphertext_only(order: &Order, mut victim: Captive) -> Result<Verdict, Tr
     // That it is found now is the proof that it would be found later.
     let key = find_key(order, &mut victim, &sight)?;
     let decoy = victim.facts.decoy.map(|at| Record::take(&sight, &at)).transpose()?;
-    let ways = match victim.command(Command::Purge)? {
+    let ways = match victim.command(end)? {
         Reply::Tried { worked, .. } if !worked.is_empty() => {
-            return Ok(Verdict::leaked(format!("after the purge these still worked: {}", worked.join(", "))));
+            return Ok(Verdict::leaked(format!("after that these still worked: {}", worked.join(", "))));
         }
         Reply::Tried { mut refused, .. } => {
             let tries = refused.len();
@@ -83,7 +83,7 @@ pub fn ciphertext_only(order: &Order, mut victim: Captive) -> Result<Verdict, Tr
     search.memory(&sight, &maps);
     search.saw()?;
     if let Some(finds) = search.finds(&maps) {
-        return Ok(Verdict::leaked(format!("after the purge: {}, {finds}", search.walk)));
+        return Ok(Verdict::leaked(format!("after that: {}, {finds}", search.walk)));
     }
     let Some(decoy) = decoy else {
         return Ok(Verdict::blocked(format!("the copy faulted; {ways}; {}", search.nothing())));
@@ -95,7 +95,7 @@ pub fn ciphertext_only(order: &Order, mut victim: Captive) -> Result<Verdict, Tr
     rest.look(0, files.shares.as_flattened());
     let zeros = decoy.open(&[0; KEY]).map(|_| Found { key: [0; KEY], address: 0, with: With::Nothing });
     if let Some(found) = found.or(rest.found).or(zeros) {
-        return Ok(Verdict::leaked(format!("after the purge {}", how(&found, &maps))));
+        return Ok(Verdict::leaked(format!("after that {}", how(&found, &maps))));
     }
     Ok(Verdict::blocked(format!(
         "{ways}; {}; zeros, none of {} sets of 32 bytes and no two of them open the copy",

@@ -3,7 +3,7 @@
 use super::{Attack, Row, blocked, leaked};
 
 /// All attacks, in the order in which they are carried out and shown.
-pub const TABLE: [Row; 28] = [
+pub const TABLE: [Row; 29] = [
     Row {
         attack: Attack::StrayRead,
         name: "stray-read",
@@ -116,6 +116,18 @@ pub const TABLE: [Row; 28] = [
         secretmem: blocked("the key is destroyed, and nothing else opens the copy"),
         guarded: blocked("the key is destroyed, and nothing else opens the copy"),
         paged: blocked("its pages fault when he copies, and are wiped after that"),
+    },
+    Row {
+        attack: Attack::VaultClose,
+        name: "vault-close",
+        deed: "a thief copies what a load can read where the secret rests; then its vault is closed, though the secret's \
+               handle lives, and he tries all memory and all files that are left, alone and in pairs, as the key of his copy",
+        plain: leaked("the copy is the secret"),
+        pkey: blocked("`Err(Closed)`; the key is destroyed, and nothing else opens the copy"),
+        split: blocked("`Err(Closed)`; the key's shares are destroyed, and nothing else opens the copy"),
+        secretmem: blocked("`Err(Closed)`; the key is destroyed, and nothing else opens the copy"),
+        guarded: blocked("`Err(Closed)`; the key is destroyed, and nothing else opens the copy"),
+        paged: blocked("`Err(Closed)`; its pages fault when he copies, and are wiped after that"),
     },
     Row {
         attack: Attack::Tamper,

@@ -95,6 +95,11 @@ fn serve(input: &mut impl BufRead, order: &Order) -> Result<(), Trouble> {
                 let (worked, refused) = held.try_all();
                 say(&Reply::Tried { worked, refused });
             }
+            Command::CloseVault => {
+                turnover::close(&mut held)?;
+                let (worked, refused) = held.try_all();
+                say(&Reply::Tried { worked, refused });
+            }
             Command::ShowPages => say(&inside::show_pages()?),
             Command::OpenView => {
                 let view = open(&held)?;

@@ -1,4 +1,4 @@
-//! New keys, and the end of all keys.
+//! New keys, the end of all keys, and that of the vault.
 
 use std::time::Duration;
 
@@ -23,7 +23,21 @@ pub fn refresh(held: &Held) -> Result<(), Trouble> {
 pub fn purge(held: &mut Held) -> Result<(), Trouble> {
     match held {
         Held::Plain(bytes) => *bytes = Vec::new(),
-        Held::Kept(kept) => kept.vault.purge()?,
+        Held::Kept(kept) => drop(kept.vault.purge()?),
+    }
+    Ok(())
+}
+
+/// The end of the vault, while the secret's handle lives; for a vector, of the vector.
+pub fn close(held: &mut Held) -> Result<(), Trouble> {
+    match held {
+        Held::Plain(bytes) => *bytes = Vec::new(),
+        Held::Kept(kept) => {
+            let closed = kept.vault.close(Duration::ZERO)?;
+            if !closed.is_complete() {
+                return Err(Trouble::failed(closed.to_string()));
+            }
+        }
     }
     Ok(())
 }

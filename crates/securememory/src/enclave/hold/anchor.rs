@@ -210,6 +210,11 @@ impl Staging<'_> {
         // SAFETY: inside the page.
         unsafe { self.0.at.as_ptr().add(STAGING_AT) }
     }
+
+    /// The place in the registry of the vault that it is of.
+    pub(crate) fn vault(&self) -> Seat {
+        self.0.vault
+    }
 }
 
 impl Drop for Staging<'_> {

@@ -122,18 +122,26 @@ impl Guarded {
 
     /// Wipes the key; the check half first.
     #[allow(unsafe_code)]
-    pub(crate) fn destroy(&mut self) {
-        if self.pages.take().is_none() {
+    pub(crate) fn erase(&self) {
+        if self.pages.is_none() {
             return;
         }
         let at = self.door.at();
-        // SAFETY: nobody fetches any more: the vault is being dropped. The page is writable inside.
+        // SAFETY: nobody fetches any more. The page is writable inside.
         self.door.destroy(|| unsafe {
             bytes::wipe(at.add(CHECK_AT), CHECK);
             fence(Ordering::Release);
             bytes::wipe(at, KEY);
         });
-        // SAFETY: as above.
+    }
+
+    /// Gives the page back, which has been erased.
+    #[allow(unsafe_code)]
+    pub(crate) fn release(&mut self) {
+        if self.pages.take().is_none() {
+            return;
+        }
+        // SAFETY: nobody fetches any more.
         unsafe { self.pool.end() };
     }
 }

@@ -208,16 +208,24 @@ impl InPlace {
 
     /// Wipes the key, the check half first, and gives the page back.
     #[allow(unsafe_code)]
-    pub(crate) fn destroy(&mut self) {
-        let Some(slab) = self.slab.take() else { return };
+    pub(crate) fn erase(&self) {
+        if self.slab.is_none() {
+            return;
+        }
         let at = self.door.at();
-        // SAFETY: nobody uses the key any more: the vault is being dropped. The page is writable inside.
+        // SAFETY: nobody uses the key any more. The page is writable inside.
         self.door.destroy(|| unsafe {
             bytes::wipe(at.add(CHECK_AT), CHECK);
             fence(Ordering::Release);
             bytes::wipe(at, KEY);
         });
-        // SAFETY: as above. Should it not have been wiped: the kernel clears pages before others get them.
+    }
+
+    /// Gives the page back, which has been erased.
+    #[allow(unsafe_code)]
+    pub(crate) fn release(&mut self) {
+        let Some(slab) = self.slab.take() else { return };
+        // SAFETY: nobody uses the key any more. Should it not have been wiped: the kernel clears pages before others get them.
         let _ = unsafe { slab.release() };
     }
 }

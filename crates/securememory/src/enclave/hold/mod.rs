@@ -221,14 +221,30 @@ impl KeyHold {
         }
     }
 
-    /// Destroys the key; in a child that inherited it, does nothing.
-    pub(crate) fn destroy(&mut self, anchor: &Anchor) {
+    /// Destroys the key, but keeps what the system gave for it; in a child that inherited it, does nothing.
+    pub(crate) fn erase(&self, anchor: &Anchor) {
         match self {
-            Self::Split(split) => split.destroy(anchor),
+            Self::Split(split) => split.erase(anchor),
             _ if !anchor.is_alive() => {}
-            Self::Pkey(page) | Self::Secretmem(page) => page.destroy(),
-            Self::Guarded(guarded) => guarded.destroy(),
+            Self::Pkey(page) | Self::Secretmem(page) => page.erase(),
+            Self::Guarded(guarded) => guarded.erase(),
         }
+    }
+
+    /// Gives pages and descriptors back, when the key has been erased; likewise.
+    pub(crate) fn release(&mut self, anchor: &Anchor) {
+        match self {
+            Self::Split(split) => split.release(anchor),
+            _ if !anchor.is_alive() => {}
+            Self::Pkey(page) | Self::Secretmem(page) => page.release(),
+            Self::Guarded(guarded) => guarded.release(),
+        }
+    }
+
+    /// Both.
+    pub(crate) fn destroy(&mut self, anchor: &Anchor) {
+        self.erase(anchor);
+        self.release(anchor);
     }
 }
 

@@ -167,7 +167,7 @@ impl Split {
         let written = unsafe { os::random(a, SHARE).and_then(|()| file.write(a)) }.and_then(|()| {
             let number = file.raw_fd().unsigned_abs();
             // The table of what a dying process empties cannot grow for want of memory only.
-            files::enter(number, file.identity(), os::process_id())
+            files::enter(number, file.identity(), os::process_id(), staging.vault().number())
                 .map_err(|_| CallError::new(Call::Mmap, libc::ENOMEM))
         });
         match written {
@@ -183,6 +183,10 @@ impl Split {
     /// The page of a file that is only closed is freed, but not at once overwritten.
     fn discard(file: ShareFile) {
         let _ = file.truncate();
+        Self::close(file);
+    }
+
+    fn close(file: ShareFile) {
         files::withdraw(file.raw_fd().unsigned_abs(), file.identity());
         let _ = file.close();
     }
@@ -519,9 +523,12 @@ impl Split {
     }
 
     /// Destroys the key in memory: the check halves of all shares B, then what `between` destroys, then the key
-    /// halves. No system call.
+    /// halves. No system call but getpid(2); nothing in a child, also one that shares our memory.
     #[allow(unsafe_code)]
     pub(crate) fn wipe(&self, anchor: &Anchor, between: impl FnOnce()) {
+        if !self.is_owner(anchor) {
+            return;
+        }
         // All places, also those of replicas that are just being renewed, see `renew`.
         let wipe_checks = || {
             for place in self.places() {
@@ -541,17 +548,29 @@ impl Split {
         }
     }
 
-    /// Destroys share B first, which needs no system call, then the files.
-    pub(crate) fn destroy(&mut self, anchor: &Anchor) {
+    /// Destroys share B first, which needs no system call, then what is in the files.
+    pub(crate) fn erase(&self, anchor: &Anchor) {
         if !self.is_owner(anchor) {
             return;
         }
         self.wipe(anchor, || ());
         for replica in &self.replicas {
+            if let Some(entry) = replica.last() {
+                let _ = replica.file(entry, self.owner()).truncate();
+            }
+        }
+    }
+
+    /// Closes the files, which have been emptied.
+    pub(crate) fn release(&mut self, anchor: &Anchor) {
+        if !self.is_owner(anchor) {
+            return;
+        }
+        for replica in &self.replicas {
             let Some(entry) = replica.last() else { continue };
             let file = replica.file(entry, self.owner());
             replica.clear();
-            Self::discard(file);
+            Self::close(file);
         }
     }
 }

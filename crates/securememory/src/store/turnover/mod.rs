@@ -22,19 +22,15 @@ use crate::gate::Deadline;
 use crate::os;
 use crate::registry::ANY;
 use crate::signal::masks;
+use crate::store::census::BATCH;
 use crate::store::header::Body;
 use crate::store::machinery::Machinery;
-use crate::store::object::Object;
 use crate::store::sealed::MOMENT;
 #[cfg(doc)]
 use crate::store::sealed::Sealed;
 
-/// Records that are moved with one fetch of the keys.
-const BATCH: usize = 32;
 /// Records that a creation or a commit moves.
 const SMALL_BATCH: usize = 8;
-/// Places of the roll that are looked at under the ledger's lock at most.
-const LOOKS: usize = 512;
 /// How long who finishes a refresh leaves others alone before it looks again.
 const NAP: Duration = Duration::from_micros(100);
 /// How long a janitor does nothing about a key, at the least.
@@ -83,6 +79,11 @@ impl Turnover {
         self.moving.store(false, Ordering::Release);
     }
 
+    /// Has the next who seals something look whether there is something to be done.
+    pub(super) fn call(&self) {
+        self.unfinished.store(true, Ordering::Release);
+    }
+
     /// The right to move, if nobody has it.
     fn begin(&self) -> Option<Mover<'_>> {
         // Not `then_some`, whose value would be made in any case, and give back the right when it is dropped.
@@ -101,6 +102,7 @@ impl Drop for Mover<'_> {
 impl Machinery {
     /// Makes a new key, which seals from now on.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
+        self.check_open()?;
         self.enclave.check_owner()?;
         let has_room = self.enclave.epochs().freeze()?.has_room();
         if !has_room {
@@ -117,6 +119,8 @@ impl Machinery {
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
+        // A close says so before it takes the keys away, for which it needs what we have.
+        self.check_open()?;
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
@@ -160,6 +164,7 @@ impl Machinery {
 
     /// Moves everything to the present key and destroys the others.
     pub(crate) fn finish_refresh(&self, wait: Duration) -> Result<Refreshed, Error> {
+        self.check_open()?;
         self.enclave.check_owner()?;
         let deadline = Deadline::after(wait);
         let mut done = Refreshed::default();
@@ -206,6 +211,10 @@ impl Machinery {
 
     /// Is the present key to be replaced?
     fn is_key_due(&self) -> bool {
+        !self.is_closed() && self.has_due_key()
+    }
+
+    fn has_due_key(&self) -> bool {
         self.is_key_old() || self.ledger.current().is_ok_and(|(_, seals)| seals >= self.settings.seals_max)
     }
 
@@ -220,6 +229,7 @@ impl Machinery {
     /// Says whether nothing was in its way.
     #[cold]
     fn turn_over(&self) -> bool {
+        self.close_if_left();
         let Some(_mover) = self.turnover.begin() else { return true };
         // Asked anew: another thread may have found the same key due, and replaced it.
         let due = self.is_key_due();
@@ -262,29 +272,54 @@ impl Machinery {
     /// Destroys all keys, and with them everything that was sealed; closes what is paged. Then makes a new key.
     #[allow(unsafe_code)]
     pub(crate) fn purge(&self) -> Result<(), Error> {
+        self.check_open()?;
         self.enclave.check_owner()?;
         let deadline = Deadline::after(self.settings.policy.wait);
         let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
-        self.turnover.purges.fetch_add(1, Ordering::AcqRel);
-        let newest = keys.newest();
-        epoch::up_to(newest).for_each(|epoch| keys.withdraw(epoch));
-        let forgotten = self.ledger.forget_epochs(newest + 1);
-        let quiet = self.scratch.quiesce(ANY, deadline);
+        let forgotten = self.ledger.forget_epochs(keys.newest() + 1);
+        let quiet = self.erase_keys(&mut keys, deadline);
         if quiet {
             // SAFETY: all windows that were open when they were withdrawn have been seen to be closed.
             unsafe { keys.destroy_withdrawn(self.enclave.anchor()) };
-        } else {
-            keys.wipe_withdrawn(self.enclave.anchor());
         }
         // Not before the account knows that there is none.
         let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
         let paged = self.purge_paged();
         if !quiet {
-            return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
+            return Err(Error::Timeout { waited: deadline.waited(), holders: self.at_work() });
         }
         installed.and(paged)
+    }
+
+    /// Makes all keys impossible to be found and destroys them, but keeps what the system gave for them. False: a thread was
+    /// in the middle of its work until the deadline, and may have one in hand; of the keys only what can be wiped under
+    /// their users is gone.
+    #[allow(unsafe_code)]
+    pub(super) fn erase_keys(&self, keys: &mut Changing<'_>, deadline: Deadline) -> bool {
+        self.turnover.purges.fetch_add(1, Ordering::AcqRel);
+        epoch::up_to(keys.newest()).for_each(|epoch| keys.withdraw(epoch));
+        let quiet = self.scratch.quiesce(ANY, deadline);
+        if quiet {
+            // SAFETY: all windows that were open when they were withdrawn have been seen to be closed.
+            unsafe { keys.erase_withdrawn(self.enclave.anchor()) };
+        } else {
+            keys.wipe_withdrawn(self.enclave.anchor());
+        }
+        quiet
+    }
+
+    /// An error where there are no keys any more and will be none.
+    fn check_open(&self) -> Result<(), Error> {
+        self.check_alive()?;
+        if self.enclave.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Why what was sealed before a purge cannot be opened.
+    #[cold]
+    pub(super) fn purged(&self) -> Error {
+        if self.enclave.is_closed() { Error::Closed } else { Error::Purged }
     }
 
     /// How often all keys were purged.
@@ -292,38 +327,23 @@ impl Machinery {
         self.turnover.purges.load(Ordering::Acquire)
     }
 
-    /// Closes all paged secrets; those with views are wiped when these end.
+    /// Closes all paged secrets; those with views are wiped when these end. Says why the first that could not be wiped was
+    /// not.
     fn purge_paged(&self) -> Result<(), Error> {
-        // The walk is the movers' too: who is at it begins again.
-        let deadline = Deadline::after(self.settings.policy.wait);
-        while self.ledger.paged()? > 0 {
-            if let Some(_mover) = self.turnover.begin() {
-                self.ledger.walk_from_start()?;
-                let mut outcome = Ok(());
-                while self.close_paged_batch(&mut outcome)? {}
-                return outcome;
-            }
-            if deadline.left().is_none() {
-                return Err(Error::Timeout { waited: deadline.waited(), holders: Outstanding::default() });
-            }
-            std::thread::sleep(NAP);
+        if self.ledger.paged()? == 0 {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Closes the next ones; notes the first that could not be wiped. False: those were the last.
-    fn close_paged_batch(&self, outcome: &mut Result<(), Error>) -> Result<bool, Error> {
-        let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
-        let more = self.collect(&mut objects)?;
-        for object in objects.iter().flatten() {
-            if let Body::Paged(_) = object.header().body() {
-                let header = object.header();
+        let mut outcome = Ok(());
+        self.each_secret(|object| {
+            let header = object.header();
+            if let Body::Paged(_) = header.body() {
                 header.gate.close();
                 // Where somebody is inside, the last one out wipes it.
-                *outcome = outcome.and(header.try_end(None));
+                outcome = outcome.and(header.try_end(None));
             }
-        }
-        Ok(more)
+            true
+        })?;
+        outcome
     }
 
     /// For a janitor: does what is due by age, and moves a batch. Says how soon there is more to do; `None`: not before it

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
-use super::{BATCH, LOOKS, Refreshed};
+use super::{BATCH, Refreshed};
 use crate::enclave::cipher::Forged;
 use crate::enclave::epoch;
 use crate::enclave::{Binding, InHand, Nonces};
@@ -11,11 +11,12 @@ use crate::error::Error;
 use crate::gate::Deadline;
 use crate::region::lease::{Lease, Records, Room};
 use crate::registry::{self, ANY, UNNAMED, lost};
+use crate::store::census::{Batch, collect};
 use crate::store::header::Body;
 use crate::store::ledger::{Retired, Taking};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
-use crate::store::sealed::{Draft, MOMENT, Record, Sealed, WINDOW_BYTES, is_lost, sealed_in};
+use crate::store::sealed::{Draft, MOMENT, Record, Sealed, is_lost, sealed_in};
 
 /// A record that is being moved.
 struct Item<'a> {
@@ -31,8 +32,8 @@ impl Machinery {
     /// Looks at the next secrets of the roll and moves those that need it. False: that was the end of the roll. On an error
     /// some were left as they are; the next call goes on after them. For who has the right to move.
     pub(super) fn move_batch(&self, most: usize, done: &mut Refreshed) -> Result<bool, Error> {
-        let mut objects: [Option<Object>; BATCH] = [const { None }; BATCH];
-        let more = self.collect(objects.get_mut(..most).unwrap_or_default())?;
+        let mut objects: Batch = [const { None }; BATCH];
+        let more = collect(objects.get_mut(..most).unwrap_or_default(), |look| self.ledger.walk(look))?;
         let present = self.ledger.current()?.0;
         let older =
             epoch::up_to(present).filter(|&epoch| epoch < present && self.enclave.epochs().has(epoch));
@@ -49,25 +50,6 @@ impl Machinery {
             }
         }
         outcome.map(|()| more)
-    }
-
-    /// Takes references to the next secrets of the roll. False: that was its end.
-    pub(super) fn collect(&self, objects: &mut [Option<Object>]) -> Result<bool, Error> {
-        let (mut places, mut looks, mut bytes) = (objects.iter_mut(), 0, 0_usize);
-        let mut place = places.next();
-        self.ledger.walk(|piece| {
-            // SAFETY: called under the ledger's lock, with a piece of the roll.
-            #[allow(unsafe_code)]
-            if let Some(object) = unsafe { Object::upgrade(piece) }
-                && let Some(free) = place.take()
-            {
-                bytes = bytes.saturating_add(object.len());
-                *free = Some(object);
-                place = places.next();
-            }
-            looks += 1;
-            place.is_some() && looks < LOOKS && bytes < WINDOW_BYTES
-        })
     }
 
     /// Moves those of the objects that have a record of the epoch `old`.

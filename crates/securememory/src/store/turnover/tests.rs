@@ -9,7 +9,8 @@ use super::*;
 use crate::enclave::epoch::LIVE;
 use crate::error::TryError;
 use crate::policy::{Policy, Store};
-use crate::store::{Settings, Source, Spec};
+use crate::store::{Object, Settings, Source, Spec};
+use crate::testing::TestGuard;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,6 +46,7 @@ fn is_right(object: &Object) -> bool {
 
 #[test]
 fn the_number_of_an_empty_cell_is_nobodys_epoch() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     assert!(!machinery.enclave.epochs().has(0));
     let object = make(&machinery, 32);
@@ -62,6 +64,7 @@ fn the_number_of_an_empty_cell_is_nobodys_epoch() {
 
 #[test]
 fn two_seals_that_find_the_same_key_due_replace_it_once() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings { seals_max: 10, ..Settings::default() });
     let _objects: Vec<_> = (0..10).map(|_| make(&machinery, 32)).collect();
     assert_eq!(machinery.status().epoch, 2);
@@ -71,6 +74,7 @@ fn two_seals_that_find_the_same_key_due_replace_it_once() {
 
 #[test]
 fn where_there_is_no_key_after_a_purge_seals_say_so() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     machinery.ledger.forget_epochs(2).unwrap();
     assert_eq!(make_with(&machinery, 32, || ()).err(), Some(Error::Purged));
@@ -80,6 +84,7 @@ fn where_there_is_no_key_after_a_purge_seals_say_so() {
 
 #[test]
 fn an_account_that_cannot_be_read_is_not_an_empty_one() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     let _object = make(&machinery, 32);
     machinery.refresh().unwrap();
@@ -101,6 +106,7 @@ fn an_account_that_cannot_be_read_is_not_an_empty_one() {
 
 #[test]
 fn a_change_begun_before_a_purge_does_not_bring_the_secret_back() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     let object = make(&machinery, 32);
     let change = object.open_mut(SECOND).unwrap();
@@ -111,6 +117,7 @@ fn a_change_begun_before_a_purge_does_not_bring_the_secret_back() {
 
 #[test]
 fn a_commit_that_finds_all_places_in_limbo_kept_ends_at_its_deadline() {
+    let _guard = TestGuard::new();
     let policy = Policy::new().wait(Duration::from_millis(20));
     let machinery = machinery(Settings { policy, ..Settings::default() });
     let object = make(&machinery, 32);
@@ -123,6 +130,7 @@ fn a_commit_that_finds_all_places_in_limbo_kept_ends_at_its_deadline() {
 
 #[test]
 fn a_batch_is_bounded_in_bytes() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     let objects: Vec<_> = (0..3).map(|_| make(&machinery, 1 << 20)).collect();
     machinery.refresh().unwrap();
@@ -135,6 +143,7 @@ fn a_batch_is_bounded_in_bytes() {
 
 #[test]
 fn a_closed_secret_whose_end_nobody_has_come_to_keeps_no_key() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     let object = make(&machinery, 32);
     // As a close without patience that met a mover's window.
@@ -147,6 +156,7 @@ fn a_closed_secret_whose_end_nobody_has_come_to_keeps_no_key() {
 
 #[test]
 fn a_creation_whose_source_takes_long_keeps_no_key() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     let mut moved = Err(Error::Closed);
     let object = make_with(&machinery, 32, || {
@@ -168,6 +178,7 @@ fn a_creation_whose_source_takes_long_keeps_no_key() {
 
 #[test]
 fn a_key_that_has_sealed_as_often_as_is_safe_seals_no_more() {
+    let _guard = TestGuard::new();
     let machinery = machinery(Settings::default());
     machinery.ledger.allow_seals(3);
     let object = make(&machinery, 32);

@@ -106,7 +106,7 @@ impl Split {
         }
         // Then with the one that there is.
         let number = file.raw_fd().unsigned_abs();
-        if files::enter(number, file.identity(), process).is_err() {
+        if files::enter(number, file.identity(), process, anchor.vault().number()).is_err() {
             let _ = file.truncate();
             let _ = file.close();
             return false;

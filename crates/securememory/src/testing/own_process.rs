@@ -1,0 +1,240 @@
+//! Tests that run in a process of their own.
+
+// Reason: what is wrong with a test is told by a panic.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::footprint::Footprint;
+use super::guard::TestGuard;
+use crate::os;
+
+const VARIABLE: &str = "SECUREMEMORY_TEST_CASE";
+
+/// The exit code of a process that has carried out its body.
+const DONE: i32 = 42;
+/// The exit code of one that cannot do so here.
+const SKIPPED: i32 = 77;
+/// The exit code of one that found something wrong, as of any test process.
+const WRONG: i32 = 101;
+
+/// How the process of a test is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With the body carried out.
+    Done,
+    /// With this exit code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// A test in a process of its own: see [`own_process`].
+#[derive(Debug)]
+#[must_use = "nothing is run before `run`"]
+pub struct OwnProcess {
+    name: &'static str,
+    limits: Vec<(u32, u64)>,
+    deadline: Duration,
+    ending: Ending,
+    shown: bool,
+    guarded: bool,
+}
+
+/// Begins a test whose body runs in a process of its own, so that limits, damage and deaths stay there, and a count of its
+/// descriptors or mappings is not disturbed by other tests. The name must be that of the test function, with its modules:
+/// `tests::it_works`.
+///
+/// The function runs its own binary again, with its name in an environment variable; the second run carries out the body,
+/// under a [`TestGuard`], and ends with a code that nothing else ends with.
+///
+/// ```no_run
+/// use securememory::testing::{Ending, own_process};
+///
+/// #[test]
+/// fn an_abort_ends_the_process() {
+///     own_process("an_abort_ends_the_process").ending(Ending::Signal(6)).run(|| std::process::abort());
+/// }
+/// ```
+pub fn own_process(name: &'static str) -> OwnProcess {
+    let deadline = Duration::from_secs(100);
+    OwnProcess { name, limits: Vec::new(), deadline, ending: Ending::Done, shown: false, guarded: true }
+}
+
+/// Runs a test's body in a process of its own, two times, each under a [`TestGuard`]: what the second one takes from the
+/// system has to be back at its end ([`Footprint`]). The first one makes what stays as long as the process.
+///
+/// ```no_run
+/// #[test]
+/// fn nothing_is_kept() {
+///     securememory::testing::in_own_process("nothing_is_kept", || {
+///         let secret = securememory::Secret::random(32).unwrap();
+///         assert_eq!(secret.with(|bytes| bytes.len()).unwrap(), 32);
+///     });
+/// }
+/// ```
+///
+/// # Panics
+///
+/// Where the body does, or something is left.
+#[track_caller]
+pub fn in_own_process(name: &'static str, mut body: impl FnMut()) {
+    let place = Location::caller();
+    own_process(name).without_guard("each time has its own").run(|| {
+        let mut guarded = || {
+            let guard = TestGuard::at(place);
+            body();
+            drop(guard);
+        };
+        guarded();
+        let before = Footprint::now();
+        guarded();
+        before.assert_same("after the test");
+    });
+}
+
+/// Ends a test's own process as that of one that cannot run here; the reason is shown.
+pub fn skip(reason: &str) -> ! {
+    eprintln!("{reason}");
+    std::process::exit(SKIPPED)
+}
+
+impl OwnProcess {
+    /// Sets a limit of setrlimit(2), soft and hard, before the process starts: by its number, such as
+    /// `libc::RLIMIT_NOFILE`.
+    ///
+    /// # Panics
+    ///
+    /// For what is no such number.
+    pub fn limit(mut self, resource: impl TryInto<u32>, value: u64) -> Self {
+        let resource = resource.try_into().unwrap_or_else(|_| panic!("no number of a limit"));
+        self.limits.push((resource, value));
+        self
+    }
+
+    /// How long it may take: 100 seconds, if nothing else is said.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How it is to end, if not with the body carried out.
+    pub fn ending(mut self, ending: Ending) -> Self {
+        self.ending = ending;
+        self
+    }
+
+    /// Shows what it has said, also where all is well.
+    pub fn shown(mut self) -> Self {
+        self.shown = true;
+        self
+    }
+
+    /// No guard watches the body, for this reason.
+    pub fn without_guard(mut self, _why: &str) -> Self {
+        self.guarded = false;
+        self
+    }
+
+    /// Runs it: in the process of the test, the child and its judgement; in the child, the body.
+    ///
+    /// # Panics
+    ///
+    /// Where it ends otherwise than it should.
+    #[track_caller]
+    pub fn run(self, body: impl FnOnce()) {
+        if std::env::var(VARIABLE).is_ok_and(|name| name == self.name) {
+            let place = Location::caller();
+            wait_for_other_threads();
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let _guard = self.guarded.then(|| TestGuard::at(place));
+                body();
+            }));
+            std::process::exit(if outcome.is_ok() { DONE } else { WRONG });
+        }
+        if let Some(&(resource, value)) = self.limits.iter().find(|&&limit| !os::limits::may_set(limit)) {
+            let name = self.name;
+            eprintln!("SKIPPED {name}: needs limit {resource} at {value}, which is above the hard limit");
+            return;
+        }
+        let (status, output) = self.start_and_wait();
+        let ended = match (status.code(), status.signal()) {
+            (Some(DONE), _) => Ending::Done,
+            (Some(code), _) => Ending::Code(code),
+            (_, signal) => Ending::Signal(signal.unwrap_or(0)),
+        };
+        if ended == Ending::Code(SKIPPED) {
+            eprintln!("SKIPPED {}:\n{output}", self.name);
+            return;
+        }
+        assert_eq!(ended, self.ending, "case {} said:\n{output}", self.name);
+        if self.shown {
+            eprintln!("case {} said:\n{output}", self.name);
+        }
+    }
+
+    fn start_and_wait(&self) -> (ExitStatus, String) {
+        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
+        command
+            .args(["--exact", self.name, "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, self.name)
+            .env("RUST_BACKTRACE", "0")
+            // Large blocks of the C library's heap are mappings when taken and none when freed, and there is one
+            // heap for all threads: so mappings can be counted. mallopt(3)
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
+            .env("MALLOC_ARENA_MAX", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        os::limits::set_before_exec(&mut command, self.limits.clone());
+        let mut child = command.spawn().expect("the test binary starts");
+        // Pipes, since a limit on file sizes does not concern them; read aside, so that a full one holds nobody up.
+        let readers =
+            [drain(child.stdout.take().expect("a pipe")), drain(child.stderr.take().expect("a pipe"))];
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                break Some(status);
+            }
+            if started.elapsed() > self.deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let output: String = readers.into_iter().map(|reader| reader.join().unwrap_or_default()).collect();
+        let status = status
+            .unwrap_or_else(|| panic!("case {} took longer than {:?}:\n{output}", self.name, self.deadline));
+        (status, output)
+    }
+}
+
+fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = from.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// Waits until the test harness's own thread has gone to sleep, waiting for this one: what it allocates on the way must
+/// not come in the middle of a test.
+fn wait_for_other_threads() {
+    let own = os::thread_id().to_string();
+    let asleep = || {
+        std::fs::read_dir("/proc/self/task").expect("/proc/self/task").flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            task.file_name().to_str() == Some(&own) || stat.contains(") S ")
+        })
+    };
+    let mut seen = 0;
+    while seen < 3 {
+        seen = if asleep() { seen + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
