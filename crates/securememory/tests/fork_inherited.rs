@@ -21,6 +21,9 @@ use securememory::signal::{self, Coordinator, Options, Outcome, Priority, Signal
 use securememory::testing::inject::{self, Plan};
 use securememory::{Call, Closed, Error, Hold, Level, Policy, Store, Vault, VaultBuilder};
 
+/// What another thread does with a vault, and the call that takes its time there.
+type Act<'a> = (&'static str, &'a (dyn Fn(&Vault) + Sync), Call);
+
 fn builders() -> [VaultBuilder; 3] {
     let of = |hold| Vault::builder().hold(hold).hold_level(Level::Require);
     [of(Hold::Split), of(Hold::Guarded), Vault::builder()]
@@ -63,7 +66,7 @@ fn locks_of_a_vault_that_others_hold() {
             let mut family = Family::new(builder);
             let vault = family.vault.clone();
             // The keys; the pages; the scratch; the account.
-            let acts: [(&str, &(dyn Fn(&Vault) + Sync), Call); 4] = [
+            let acts: [Act<'_>; 4] = [
                 ("keys", &|vault| vault.refresh().unwrap(), Call::Getrandom),
                 (
                     "pages",

@@ -19,6 +19,9 @@ use common::{Footprint, become_ordinary_user, case, in_child, limit, locked, sha
 use securememory::testing::inject::{self, Plan};
 use securememory::{Call, Error, Evidence, Hold, Level, Policy, Store, Vault};
 
+/// What another thread does with a vault, and the call that takes its time there.
+type Act<'a> = (&'static str, &'a (dyn Fn(&Vault) + Sync), Call);
+
 /// In a child: it has all, or nothing. What it has works.
 fn all_or_nothing(family: &mut Family) -> Result<bool, Vec<String>> {
     if family.vault.is_alive() {
@@ -193,7 +196,7 @@ fn locks_that_others_hold() {
                 let made = (0..1500).map(|_| vault.secret().random(1000).unwrap());
                 kept.lock().unwrap().extend(made);
             };
-            let acts: [(&str, &(dyn Fn(&Vault) + Sync), Call); 4] = [
+            let acts: [Act<'_>; 4] = [
                 ("keys", &|vault| vault.refresh().unwrap(), Call::Getrandom),
                 (
                     "pages",

@@ -250,6 +250,7 @@ fn a_daemon_that_forks_twice() {
         let pid = forked();
         if pid == 0 {
             let own = Vault::builder().build().unwrap().secret().from_bytes(&mut BYTES.to_vec()).unwrap();
+            let parent = std::process::id() as i32;
             // SAFETY: a session of its own.
             unsafe { libc::setsid() };
             if forked() != 0 {
@@ -259,8 +260,10 @@ fn a_daemon_that_forks_twice() {
             let refused = own.view().err() == Some(Error::Forked)
                 && families.iter_mut().all(|family| family.not_refused().is_empty());
             // Its parent has gone, and is wiped.
-            while unsafe { libc::getppid() } == std::process::id() as i32 {}
-            std::thread::sleep(Duration::from_millis(50));
+            // SAFETY: asks for a number.
+            while unsafe { libc::getppid() } == parent {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             let word: &[u8] = if refused && own_vaults_work() { b"daemon" } else { b"wrong" };
             std::fs::File::from(to).write_all(word).unwrap();
             std::process::exit(0);

@@ -59,10 +59,9 @@ impl Enclave {
         Ok((page, key))
     }
 
-    /// In the child: the vault is nobody's.
-    pub(crate) fn give_up(&self) {
+    /// In the child: what was made for it is of no use.
+    pub(crate) fn give_up_heirs(&self) {
         self.epochs.frozen().for_each(|(_, hold)| hold.give_up_heir());
-        self.anchor.give_up();
     }
 }
 

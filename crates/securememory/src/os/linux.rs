@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-pub(super) use super::proc::{locked_now, mapping_limit};
+pub(super) use super::proc::{locked_now, mapping_limit, threads};
 pub(super) use super::smaps::range_flags;
 
 /// Gives an error number of rustix the name of its call.

@@ -324,6 +324,11 @@ pub(crate) fn locked_now() -> Option<u64> {
     sys::locked_now()
 }
 
+/// Threads of this process. proc_pid_status(5), `Threads`.
+pub(crate) fn threads() -> Option<u64> {
+    sys::threads()
+}
+
 /// Descriptors that this process may have; `None`: any number. getrlimit(2), `RLIMIT_NOFILE`, soft.
 pub(crate) fn descriptor_limit() -> Option<u64> {
     sys::descriptor_limit()
@@ -465,5 +470,7 @@ mod tests {
         assert_eq!(here, thread_id());
         assert_ne!(here, std::thread::spawn(thread_id).join().unwrap());
         assert!(mapping_limit().is_some() && locked_now().is_some());
+        // This one, and the one that runs the tests.
+        assert!(threads() >= Some(2), "{:?}", threads());
     }
 }

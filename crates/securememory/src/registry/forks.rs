@@ -12,8 +12,8 @@ pub(crate) trait Heritage: Send + Sync {
     fn prepare(&self);
     /// Takes that back.
     fn after(&self);
-    /// Makes it the child's, or else gives it up.
-    fn adopt(&self);
+    /// Makes it the child's, or else gives it up. Not `whole`: the parent was dying, and has wiped some of it.
+    fn adopt(&self, whole: bool);
 }
 
 /// What is known.

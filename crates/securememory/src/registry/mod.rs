@@ -272,11 +272,6 @@ fn name_thread() -> Thread {
     Thread(word)
 }
 
-/// Has no thread but the calling one ever had to do with secrets, here or in a process that this is a child of?
-pub(crate) fn is_alone() -> bool {
-    thread().index() == 0 && NEXT_THREAD.load(Ordering::Relaxed) == 1
-}
-
 /// In a child, whose only thread has another id of the system's than the one of the parent that it was made from.
 pub(crate) fn rename_in_child() {
     let _ = THREAD.try_with(|thread| {

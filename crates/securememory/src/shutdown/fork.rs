@@ -178,12 +178,13 @@ extern "C" fn child() {
     FORKING.store(0, Ordering::SeqCst);
     // Also where our parent was about to note it.
     HOOK.store(INSTALLED, Ordering::Release);
+    let whole = !registry::dying::has_begun();
     // Another thread of our parent may have been about to wipe what is our parent's.
     registry::dying::forget_in_child();
     registry::rename_in_child();
     // Without it nothing is inherited, and nothing is to be.
     let _ = mark::renew();
-    thaw(|lock| lock.thaw_in_child(), |forks| forks.held().iter().for_each(|vault| vault.adopt()));
+    thaw(|lock| lock.thaw_in_child(), |forks| forks.held().iter().for_each(|vault| vault.adopt(whole)));
     registry::vaults::forget_in_child();
     crate::fault::chain::own_in_child();
 }

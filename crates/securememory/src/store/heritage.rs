@@ -27,9 +27,16 @@ use crate::store::sealed::MOMENT;
 /// How long a fork waits for each of a vault's locks.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Is all ready for a child?
+/// What is ready for a child.
 #[derive(Default)]
-pub(super) struct Ready(AtomicBool);
+pub(super) struct Ready {
+    /// The keys stay as they are.
+    keys: AtomicBool,
+    /// All is.
+    all: AtomicBool,
+    /// No other thread is there that could be in the middle of anything.
+    alone: AtomicBool,
+}
 
 impl Machinery {
     /// Does a child inherit it?
@@ -82,7 +89,7 @@ impl Machinery {
         self.turnover.forget_others();
         self.due.forget_others();
         // Where there was nobody else, nobody was in the middle of anything.
-        if registry::is_alone() {
+        if self.ready.alone.load(Ordering::Relaxed) {
             return;
         }
         self.ledger.recount(|piece| {
@@ -124,36 +131,44 @@ unsafe fn header_in<'a>(piece: NonNull<u8>) -> Option<&'a Header> {
     // SAFETY: in use or not, this part of the piece is an atomic number. With a count of references it is a header.
     unsafe {
         let references = (*at.as_ptr()).references.load(Ordering::Acquire);
-        (references != 0).then(|| at.as_ref())
+        if references == 0 { None } else { Some(at.as_ref()) }
     }
 }
 
 impl Heritage for Machinery {
     fn prepare(&self) {
-        self.ready.0.store(false, Ordering::Relaxed);
+        let Ready { keys, all, alone } = &self.ready;
+        [keys, all].into_iter().for_each(|ready| ready.store(false, Ordering::Relaxed));
+        alone.store(os::threads() == Some(1), Ordering::Relaxed);
         if self.enclave.check_owner().is_err() || dying::has_begun() {
             return;
         }
         self.ledger.share_seals();
-        let frozen = self.enclave.freeze(PATIENCE)
+        keys.store(self.enclave.freeze(PATIENCE), Ordering::Relaxed);
+        let frozen = keys.load(Ordering::Relaxed)
             && self.scratch.freeze(PATIENCE)
             && self.pool.freeze(PATIENCE)
             && self.ledger.freeze(PATIENCE);
-        self.ready.0.store(frozen && self.enclave.bequeath(), Ordering::Relaxed);
+        all.store(frozen && self.enclave.bequeath(), Ordering::Relaxed);
     }
 
     fn after(&self) {
-        self.enclave.leave_heirs();
+        if self.ready.keys.load(Ordering::Relaxed) {
+            self.enclave.leave_heirs();
+        }
         self.thaw(false);
     }
 
-    fn adopt(&self) {
+    fn adopt(&self, whole: bool) {
         let parent = self.enclave.anchor().owner();
         self.thaw(true);
-        if self.ready.0.load(Ordering::Relaxed) && self.make_the_childs(parent) {
+        if whole && self.ready.all.load(Ordering::Relaxed) && self.make_the_childs(parent) {
             self.forget_others();
-        } else {
-            self.enclave.give_up();
+            return;
         }
+        if self.ready.keys.load(Ordering::Relaxed) {
+            self.enclave.give_up_heirs();
+        }
+        self.enclave.anchor().give_up();
     }
 }
