@@ -2,7 +2,8 @@
 
 A round runs all test binaries in random order. The tests of a binary are cut into random groups, each of which runs in
 a process of its own, with a random number of threads: so each test meets others, and others before it, than in the round
-before. No round begins after MINUTES (90). The seed is printed; SECUREMEMORY_REPEAT_SEED sets it. One failure ends it.
+before. No round begins after MINUTES (90). The seed is printed; SECUREMEMORY_REPEAT_SEED sets it. A
+failure does not end it: all are told at the end.
 """
 
 import json
@@ -57,10 +58,11 @@ for binary, directory in binaries():
     all_tests.append((copy, directory, names(copy, directory)))
 total = sum(len(tests) for _, _, tests in all_tests)
 print(f"{total} tests in {len(all_tests)} binaries, built in {time.monotonic() - begin:.0f} s", flush=True)
-begin = time.monotonic()
+begin, failures = time.monotonic(), []
 for done in range(rounds):
     if time.monotonic() - begin > minutes * 60:
-        sys.exit(f"{minutes} minutes are over after {done} of {rounds} rounds")
+        failures.append(f"{minutes} minutes were over after {done} of {rounds} rounds")
+        break
     started = time.monotonic()
     for binary, directory, tests in chance.sample(all_tests, len(all_tests)):
         for group in groups(tests):
@@ -74,6 +76,8 @@ for done in range(rounds):
             except subprocess.TimeoutExpired as late:
                 code, said = "none in time", (late.stdout or b"").decode(errors="replace")
             if code != 0:
-                print(said)
-                sys.exit(f"round {done + 1}, seed {seed}: code {code} from {' '.join(command)}")
+                failures.append(f"round {done + 1}: code {code} from {' '.join(command)}")
+                print(said, failures[-1], sep="\n", flush=True)
     print(f"round {done + 1} of {rounds}: {time.monotonic() - started:.0f} s", flush=True)
+if failures:
+    sys.exit("\n".join([f"seed {seed}", *failures]))

@@ -71,6 +71,7 @@ RAN = (r"test result: ok\. [1-9]",)
 TEST = ("--nocapture", "--test-threads=2")
 # In this machine every key hold is to be had.
 HELD = (r"skipped: (Pkey|Secretmem|no protection keys)",)
+KINDS = (r"skipped: sealed",)
 # Attacks on secretmem that a protection key makes different from what any host of today can try by itself.
 BESIDE_KEYS = "stray-read,read-instant,swap,fork-child,residue,crash"
 
@@ -118,13 +119,15 @@ RECIPES = {
         ),
     ),
     "x86_64-pkeys-turnover": Recipe(
-        about="refusals while keys turn over, and streams, with memory protection keys",
+        about="refusals while keys turn over, streams, and the ends of threads, with memory protection keys",
         machine=X86_64,
         part="long",
         command_line="secretmem.enable=1",
         jobs=(
             Job("epoch_faults", "epoch_faults", TEST, says=RAN, never=HELD, seconds=400),
             Job("stream", "stream", TEST, says=RAN, seconds=300),
+            Job("threads", "threads", TEST, says=RAN, never=KINDS, seconds=400),
+            Job("thread_ends", "thread_ends", TEST, says=RAN, never=KINDS, seconds=400),
         ),
     ),
     "x86_64-pkeys-long": Recipe(

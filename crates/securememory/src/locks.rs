@@ -1,43 +1,91 @@
 //! The library's own locks: few, ranked, and with bounded waits.
 //!
-//! A thread takes locks only in rising rank. Debug builds check that; release builds rely on the waits
+//! A thread waits for locks only in rising rank. Debug builds check that; release builds rely on the waits
 //! being bounded: whatever goes wrong, a call ends with [`Error::LockTimeout`] and not in a hang. No lock is
-//! held while code of the user runs.
+//! held while code of the user runs, which includes whoever receives an event of `tracing`: whoever calls such code says
+//! so by [`user_code`]. A drop waits for no lock: it tries ([`Lock::try_lock`]), and where it fails it leaves its work to
+//! whoever takes the lock next.
 
+#[cfg(debug_assertions)]
+mod order;
+#[cfg(not(debug_assertions))]
+#[path = "locks/unchecked.rs"]
+mod order;
+
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+#[cfg(not(tracing_mutex))]
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::counters::{self, Count};
+// A second opinion on the order: see `.ci/run`.
+#[cfg(tracing_mutex)]
+use tracing_mutex::stdsync::tracing::{Mutex, MutexGuard};
 
 use crate::error::Error;
 use crate::os;
 
-/// The order in which locks may be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
+pub(crate) use order::user_code;
+
+/// The locks that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rank {
     /// What a fork has to see to.
-    Forks = 0,
+    Forks,
     /// Changing a vault's keys.
-    Keys = 1,
+    Keys,
     /// Growing a vault's scratch.
-    Scratch = 2,
+    Scratch,
     /// A vault's pool of pages.
-    Pages = 3,
+    Pages,
     /// A vault's account of its secrets and their ciphertext.
-    Ledger = 4,
+    Ledger,
     /// The process's table of vaults.
-    Registry = 5,
+    Registry,
     /// Installing and uninstalling the coordinator of signals.
-    Coordinator = 6,
+    Coordinator,
     /// Changing which signals are ours.
-    Signals = 7,
+    Signals,
     /// Growing the tables of [`crate::registry`].
-    Tables = 8,
+    Tables,
+}
+
+impl Rank {
+    /// The order in which locks may be taken; of each level a thread has one at most.
+    #[cfg(debug_assertions)]
+    const fn level(self) -> u8 {
+        match self {
+            Self::Forks => 0,
+            Self::Keys | Self::Coordinator => 1,
+            Self::Scratch | Self::Pages | Self::Ledger | Self::Registry | Self::Signals => 2,
+            Self::Tables => 3,
+        }
+    }
 }
 
 /// The longest that any call of the library waits for an internal lock.
 const LONGEST: Duration = Duration::from_secs(1);
+
+thread_local! {
+    // Without a destructor: usable at any time.
+    static HASTY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something in which the thread waits for no lock: what is not free at once is [`Error::LockTimeout`]. For drops.
+pub(crate) fn without_waiting<R>(act: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            let _ = HASTY.try_with(|hasty| hasty.set(self.0));
+        }
+    }
+    // Where it cannot be noted any more, because the thread is ending, waits are bounded all the same.
+    let _before = Before(HASTY.try_with(|hasty| hasty.replace(true)).unwrap_or_default());
+    act()
+}
 
 /// How long a sleeper sleeps before it looks again: a wake can be missed, since the one who unlocks looks
 /// for sleepers without a full fence.
@@ -54,6 +102,7 @@ const FROZEN: u32 = 2;
 /// standard lock inside, by which the value is got at without unsafe code: so that is free whenever it is tried, also in a
 /// child that was forked while the word was frozen.
 pub(crate) struct Lock<T> {
+    #[cfg_attr(not(debug_assertions), allow(dead_code, reason = "only checks ask for it"))]
     rank: Rank,
     word: AtomicU32,
     sleepers: AtomicU32,
@@ -100,26 +149,41 @@ impl<T> Lock<T> {
 
     /// Takes the lock, waiting a second at most.
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn lock(&self) -> Result<Guard<'_, T>, Error> {
-        order::check(self.rank);
-        match self.attempt() {
+        let site = order::here();
+        order::check(self.address(), self.rank, site);
+        match self.attempt(site) {
             Some(guard) => Ok(guard),
-            None => self.lock_slowly(),
+            None => self.lock_slowly(site),
         }
     }
 
-    /// Takes the lock if it is free, and waits for nobody. For whoever must not wait: a drop, which then leaves its work to
-    /// others.
-    #[allow(dead_code, reason = "not in use yet")]
+    /// Takes the lock if it is free, and waits for nobody: so in any order. For whoever must not wait: a drop, which else
+    /// leaves its work to others.
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        order::check(self.rank);
-        self.attempt()
+        self.attempt(order::here())
+    }
+
+    /// The value, of whoever has the lock for himself.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        match self.value.get_mut() {
+            Ok(value) => value,
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
+    /// Names it, in debug builds.
+    #[inline]
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Takes the lock if it is free.
     #[inline]
-    fn attempt(&self) -> Option<Guard<'_, T>> {
+    fn attempt(&self, site: order::Site) -> Option<Guard<'_, T>> {
         if !self.turn(FREE, TAKEN) {
             return None;
         }
@@ -128,9 +192,12 @@ impl<T> Lock<T> {
             // Nothing under our locks is left half-done by a panic: no code that can panic runs there.
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // Nobody else touches it.
-            Err(TryLockError::WouldBlock) => return None,
+            Err(TryLockError::WouldBlock) => {
+                self.word.store(FREE, Ordering::Release);
+                return None;
+            }
         };
-        order::taken(self.rank);
+        order::taken(self.address(), self.rank, site);
         Some(Guard { lock: self, value: Some(value) })
     }
 
@@ -140,8 +207,14 @@ impl<T> Lock<T> {
     }
 
     #[cold]
-    fn lock_slowly(&self) -> Result<Guard<'_, T>, Error> {
-        self.wait_for(LONGEST, || self.attempt()).ok_or(Error::LockTimeout(LONGEST))
+    fn lock_slowly(&self, site: order::Site) -> Result<Guard<'_, T>, Error> {
+        if HASTY.try_with(Cell::get).unwrap_or_default() {
+            return Err(Error::LockTimeout(Duration::ZERO));
+        }
+        self.wait_for(LONGEST, || self.attempt(site)).ok_or_else(|| {
+            counters::add(Count::LockTimeouts);
+            Error::LockTimeout(LONGEST)
+        })
     }
 
     fn wait_for<R>(&self, patience: Duration, attempt: impl Fn() -> Option<R>) -> Option<R> {
@@ -182,6 +255,16 @@ impl<T> Lock<T> {
         self.thaw();
     }
 
+    /// Has the lock be somebody else's for a while.
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        if frozen {
+            return self.freeze(LONGEST);
+        }
+        self.thaw();
+        true
+    }
+
     #[inline]
     fn wake(&self) {
         if self.sleepers.load(Ordering::Relaxed) != 0 {
@@ -216,74 +299,13 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        order::released(self.lock.rank);
+        let released = order::released(self.lock.address());
         self.value = None;
         self.lock.word.store(FREE, Ordering::Release);
         self.lock.wake();
+        order::judge(released);
     }
-}
-
-/// Which ranks the thread holds, in debug builds.
-#[cfg(debug_assertions)]
-mod order {
-    use super::Rank;
-    use std::cell::Cell;
-
-    thread_local!(static HELD: Cell<u16> = const { Cell::new(0) });
-
-    pub(super) fn check(rank: Rank) {
-        let held = HELD.try_with(Cell::get).unwrap_or(0);
-        debug_assert!(held >> (rank as u8) == 0, "lock order: {rank:?} wanted while holding {held:#b}");
-    }
-
-    pub(super) fn taken(rank: Rank) {
-        let _ = HELD.try_with(|held| held.set(held.get() | 1 << (rank as u8)));
-    }
-
-    pub(super) fn released(rank: Rank) {
-        let _ = HELD.try_with(|held| held.set(held.get() & !(1 << (rank as u8))));
-    }
-}
-
-#[cfg(not(debug_assertions))]
-mod order {
-    use super::Rank;
-
-    #[inline]
-    pub(super) const fn check(_: Rank) {}
-    #[inline]
-    pub(super) const fn taken(_: Rank) {}
-    #[inline]
-    pub(super) const fn released(_: Rank) {}
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_frozen_lock_is_had_by_nobody_until_it_is_thawed() {
-        let lock = Lock::new(Rank::Ledger, 7);
-        // What is not frozen does not thaw.
-        let guard = lock.lock().unwrap();
-        lock.thaw();
-        assert!(!lock.freeze(Duration::from_millis(5)), "taken");
-        drop(guard);
-        assert!(lock.freeze(Duration::ZERO));
-        assert!(lock.try_lock().is_none() && !lock.freeze(Duration::ZERO));
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| lock.lock().map(|guard| *guard));
-            std::thread::sleep(Duration::from_millis(20));
-            lock.thaw();
-            assert_eq!(waits.join().unwrap(), Ok(7));
-        });
-        assert!(lock.freeze(Duration::ZERO));
-        let started = Instant::now();
-        assert_eq!(lock.lock().err(), Some(Error::LockTimeout(LONGEST)));
-        assert!(started.elapsed() >= LONGEST);
-        lock.thaw_in_child();
-        assert_eq!(lock.try_lock().map(|guard| *guard), Some(7));
-    }
-}
+mod tests;

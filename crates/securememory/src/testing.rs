@@ -26,6 +26,24 @@ pub fn wipe_key(vault: &Vault) -> bool {
     vault.machinery().wipe_key()
 }
 
+/// Takes the locks of a vault, and keeps them as if a thread had them that does not run; or gives them back. False: not all
+/// were to be had.
+#[doc(hidden)]
+#[must_use]
+pub fn freeze_vault(vault: &Vault, frozen: bool) -> bool {
+    vault.machinery().set_frozen(frozen)
+}
+
+/// The same with the locks of the process: those of its vaults, of the coordinator of signals, and of who installs
+/// handlers.
+#[doc(hidden)]
+#[must_use]
+pub fn freeze_process(frozen: bool) -> bool {
+    let signals = crate::signal::set_frozen(frozen);
+    let handlers = crate::fault::outside::set_frozen(frozen);
+    crate::registry::set_frozen(frozen) && handlers && signals
+}
+
 /// Switches off the checks of a key before its use (its check value and its confirmation), and the second look after
 /// encrypting, in the whole process: so that tests which show that these hold can be seen to fail without them.
 #[doc(hidden)]

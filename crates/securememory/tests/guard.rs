@@ -18,7 +18,7 @@ use common::{Ending, case};
 use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{self, Coordinator, Options, Outcome, Priority, Signal};
 use securememory::testing::inject::{self, Plan};
-use securememory::testing::{Left, TestGuard, expect_leak};
+use securememory::testing::{Left, TestGuard, expect_leak, in_own_process};
 use securememory::{Call, Error, Hold, Level, Policy, Secret, Store, Vault};
 
 /// What the guard's end says of a test with this body; empty: nothing.
@@ -123,6 +123,20 @@ fn what_is_forgotten_is_named_though_its_vault_has_ended() {
     }
     let text = said(|_| std::mem::forget(Secret::random(8).unwrap().view_mut().unwrap()));
     assert_names(&text, &["writing view of secret 1"]);
+    // The old value lies in pages of its own meanwhile.
+    let text = said(|_| {
+        let secret = Secret::builder().store(Store::Paged).random(8).unwrap();
+        std::mem::forget(secret.view_mut().unwrap());
+    });
+    assert_names(&text, &["writing view of secret 1", "pages: pages last of secret"]);
+    let text = said(|_| {
+        let policy = Policy::new().linger(Duration::from_secs(3600));
+        let vault = Vault::builder().store(Store::Paged).policy(policy).build().unwrap();
+        let secret = vault.secret().random(8).unwrap();
+        secret.with(|_| ()).unwrap();
+        std::mem::forget(secret);
+    });
+    assert_names(&text, &["lingering secret: ", "secret: secret 1"]);
 }
 
 #[test]
@@ -279,4 +293,69 @@ fn a_child_is_under_no_guard() {
         let leaks = || said(|_| std::mem::forget(Secret::random(8).unwrap()));
         assert_eq!(common::in_child(|| leaks().contains("secret: secret 1")), 0);
     });
+}
+
+// ---- tests in a process of their own ----
+
+#[test]
+fn a_test_that_gives_everything_back_may_run_in_its_own_process() {
+    in_own_process("a_test_that_gives_everything_back_may_run_in_its_own_process", || {
+        let secret = Secret::random(8).unwrap();
+        let owned = secret.owned_view().unwrap();
+        let thread = std::thread::spawn(move || owned.with(<[u8]>::len).unwrap());
+        assert_eq!(thread.join().unwrap(), 8);
+        drop(fault::install(FaultPolicy::Abort).unwrap());
+    });
+}
+
+/// What is said of a test that runs in its own process with this body; it has to be wrong.
+fn said_of(name: &'static str, body: impl FnMut()) -> String {
+    let judged = catch_unwind(AssertUnwindSafe(|| in_own_process(name, body)));
+    judged.expect_err("something is left").downcast_ref::<String>().expect("a text").clone()
+}
+
+#[test]
+fn a_descriptor_that_is_left_is_named() {
+    let _guard = TestGuard::new();
+    let keep = || std::mem::forget(std::fs::File::open("/dev/null").unwrap());
+    let text = said_of("a_descriptor_that_is_left_is_named", keep);
+    assert!(text.contains("descriptors after the test") && text.contains("/dev/null"), "{text}");
+}
+
+#[test]
+fn a_thread_that_is_left_is_noticed() {
+    let _guard = TestGuard::new();
+    let text = said_of("a_thread_that_is_left_is_noticed", || {
+        std::thread::spawn(|| std::thread::sleep(Duration::from_secs(100)));
+    });
+    // Its stack is a mapping.
+    assert!(text.contains("after the test"), "{text}");
+}
+
+#[test]
+fn a_handler_that_is_left_is_noticed() {
+    let _guard = TestGuard::new();
+    let mut times = 0;
+    let text = said_of("a_handler_that_is_left_is_noticed", || {
+        times += 1;
+        common::signals::install(Signal::USR1, if times == 1 { libc::SIG_DFL } else { libc::SIG_IGN }, 0);
+    });
+    assert!(text.contains("signals after the test"), "{text}");
+}
+
+#[test]
+fn what_a_test_leaves_in_its_own_process_is_named() {
+    let _guard = TestGuard::new();
+    let leak = || std::mem::forget(Secret::builder().label("left there").random(8).unwrap());
+    let text = said_of("what_a_test_leaves_in_its_own_process_is_named", leak);
+    assert!(text.contains("secret: secret 1 \"left there\"") && text.contains("tests/guard.rs"), "{text}");
+}
+
+#[test]
+fn a_process_that_ends_otherwise_than_it_should_is_a_failure() {
+    let _guard = TestGuard::new();
+    let name = "a_process_that_ends_otherwise_than_it_should_is_a_failure";
+    let abort = || case(name).run(|| std::process::abort());
+    assert!(catch_unwind(AssertUnwindSafe(abort)).is_err());
+    case(name).ending(Ending::Signal(libc::SIGABRT)).run(|| std::process::abort());
 }

@@ -20,7 +20,6 @@ use std::thread::LocalKey;
 use std::time::Duration;
 
 use common::{Ending, Needle, case, every_kind};
-use securememory::fault::{self, FaultPolicy};
 use securememory::{Closed, Error, Secret, Store, Vault};
 
 const LEN: usize = 64;
@@ -362,88 +361,5 @@ fn threads_at_work_do_not_hold_up_an_exit() {
             });
         }
         common::signals::until("all are at work", || begun.load(Ordering::SeqCst) >= 8);
-    });
-}
-
-// ---- a secret in a static, which nobody drops ----
-
-static KEPT: OnceLock<[Secret; 2]> = OnceLock::new();
-/// Where the paged one lies.
-static AT: Mutex<(usize, usize)> = Mutex::new((0, 0));
-
-fn needle() -> Needle {
-    Needle::new(77, LEN)
-}
-
-fn keep_in_a_static() {
-    let in_store = |store| {
-        let made = Secret::builder().store(store).init_with(LEN, |room| needle().write(room, 0));
-        made.unwrap()
-    };
-    let kept = KEPT.get_or_init(|| [in_store(Store::Sealed), in_store(Store::Paged)]);
-    let place = kept[1].status().at_rest.unwrap();
-    *AT.lock().unwrap() = (place.address, place.len);
-}
-
-/// Does the paged secret lie there still, whoever may read it?
-fn paged_is_there() -> bool {
-    use std::os::unix::fs::FileExt;
-    let (address, len) = *AT.lock().unwrap();
-    let mut bytes = vec![0; len];
-    let memory = std::fs::File::open("/proc/self/mem").unwrap();
-    memory.read_exact_at(&mut bytes, address as u64).unwrap();
-    let there = needle().is(&bytes);
-    bytes.fill(0);
-    there
-}
-
-/// At the very end, after all that others have registered.
-fn exit_if(right: bool) -> ! {
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(if right { RIGHT } else { 1 }) }
-}
-
-extern "C" fn both_are_wiped() {
-    let gone = |secret: &Secret| secret.view().err() == Some(Error::Dying);
-    exit_if(!paged_is_there() && KEPT.get().unwrap().iter().all(gone));
-}
-
-extern "C" fn both_are_there() {
-    let there = |secret: &Secret| secret.with(|bytes| needle().is(bytes)) == Ok(true);
-    exit_if(paged_is_there() && KEPT.get().unwrap().iter().all(there));
-}
-
-extern "C" fn both_are_closed() {
-    let gone = |secret: &Secret| secret.view().err() == Some(Error::Closed);
-    exit_if(!paged_is_there() && KEPT.get().unwrap().iter().all(gone));
-}
-
-#[test]
-fn a_secret_in_a_static_is_wiped_at_exit_where_faults_are_handled() {
-    let this = "a_secret_in_a_static_is_wiped_at_exit_where_faults_are_handled";
-    case(this).without_guard("it is never dropped").ending(Ending::Code(RIGHT)).run(|| {
-        at_exit(both_are_wiped);
-        fault::install(FaultPolicy::Abort).unwrap().keep();
-        keep_in_a_static();
-    });
-}
-
-#[test]
-fn a_secret_in_a_static_is_left_at_exit_where_they_are_not() {
-    let this = "a_secret_in_a_static_is_left_at_exit_where_they_are_not";
-    case(this).without_guard("it is never dropped").ending(Ending::Code(RIGHT)).run(|| {
-        at_exit(both_are_there);
-        keep_in_a_static();
-    });
-}
-
-/// What a program can do by itself, without handling faults.
-#[test]
-fn a_secret_in_a_static_can_be_closed() {
-    let this = "a_secret_in_a_static_can_be_closed";
-    case(this).without_guard("it is never dropped").ending(Ending::Code(RIGHT)).run(|| {
-        at_exit(both_are_closed);
-        keep_in_a_static();
-        KEPT.get().unwrap().iter().for_each(|secret| assert_eq!(secret.close().unwrap(), Closed::Closed));
     });
 }

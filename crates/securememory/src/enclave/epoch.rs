@@ -137,6 +137,7 @@ impl Epochs {
     }
 
     /// Keeps others from changing keys, and lets all keys be looked at.
+    #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn freeze(&self) -> Result<Changing<'_>, Error> {
         Ok(Changing { epochs: self, state: self.state.lock()? })
     }

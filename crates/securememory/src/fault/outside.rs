@@ -1,7 +1,7 @@
 //! Installs our handler and takes it out again: what runs on ordinary threads.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::FaultPolicy;
 use super::chain::{self, ASIDE, ENDS, FAULT, LEVELS, Station, WIPES};
@@ -9,7 +9,7 @@ use super::inside::{self, record};
 use super::report::FaultReport;
 use super::thread;
 use crate::error::{Error, Result};
-use crate::locks::{Guard, Lock, Rank};
+use crate::locks::{self, Guard, Lock, Rank};
 use crate::os;
 use crate::os::signals::{self, Action};
 use crate::registry::forks;
@@ -35,9 +35,46 @@ pub(crate) fn settle_forks() -> Result<()> {
     forks::freeze_too(&CHANGES)
 }
 
+/// Fault handling is to be ended by whoever changes something next: its guard was dropped when others were at it.
+static LEFT: AtomicU32 = AtomicU32::new(0);
+
 /// The right to change what is installed.
-pub(crate) fn changing() -> Result<Guard<'static, ()>> {
-    CHANGES.lock()
+pub(crate) struct Changing(Option<Guard<'static, ()>>);
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0 = None;
+        // Who drops a guard says so first and tries then: either he gets the lock, or we see it.
+        fence(Ordering::SeqCst);
+        finish_left();
+    }
+}
+
+/// Takes the right to change what is installed.
+#[cfg_attr(debug_assertions, track_caller)]
+pub(crate) fn changing() -> Result<Changing> {
+    let changing = CHANGES.lock()?;
+    if LEFT.swap(0, Ordering::SeqCst) != 0 {
+        let _ = end_here();
+    }
+    Ok(Changing(Some(changing)))
+}
+
+/// Ends what was left, if nobody else is at it. Waits for nobody.
+fn finish_left() {
+    while LEFT.load(Ordering::SeqCst) != 0 {
+        let Some(changing) = CHANGES.try_lock() else { return };
+        if LEFT.swap(0, Ordering::SeqCst) != 0 {
+            let _ = end_here();
+        }
+        drop(changing);
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(feature = "testing")]
+pub(crate) fn set_frozen(frozen: bool) -> bool {
+    CHANGES.set_frozen(frozen)
 }
 
 /// Is fault handling installed?
@@ -73,7 +110,7 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     #[cfg(feature = "testing")]
     guards::installing();
     settle_forks()?;
-    let _changing = changing()?;
+    let changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
         return Err(Error::AlreadyInstalled);
     }
@@ -99,10 +136,13 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
         }
     }
     // Without it our handler stays away until it is asked to look (`FaultGuard::check`).
-    if makes_place && let Err(error) = thread::ensure() {
+    let without = if makes_place { thread::ensure().err() } else { None };
+    INSTALLED.store(os::process_id(), Ordering::Release);
+    drop(changing);
+    if let Some(error) = without {
+        locks::user_code();
         tracing::warn!(%error, "nobody puts our handler back when it has made place for another");
     }
-    INSTALLED.store(os::process_id(), Ordering::Release);
     Ok(FaultGuard(()))
 }
 
@@ -160,24 +200,39 @@ impl FaultGuard {
 
     fn end(&self) -> Result<Uninstalled> {
         let _changing = changing()?;
-        INSTALLED.store(0, Ordering::Release);
-        // All of them, also where one is refused.
-        let mut outcome = Ok(Uninstalled::Restored);
-        for &signal in &FAULTS {
-            match take(signal, FAULT | WIPES | ENDS) {
-                Ok(Uninstalled::Restored) => {}
-                Ok(Uninstalled::Dormant) => outcome = outcome.map(|_| Uninstalled::Dormant),
-                Err(error) => outcome = outcome.and(Err(error)),
-            }
-        }
-        outcome
+        end_here()
     }
 }
 
+/// Ends fault handling. Under [`changing`].
+fn end_here() -> Result<Uninstalled> {
+    INSTALLED.store(0, Ordering::Release);
+    // All of them, also where one is refused.
+    let mut outcome = Ok(Uninstalled::Restored);
+    for &signal in &FAULTS {
+        match take(signal, FAULT | WIPES | ENDS) {
+            Ok(Uninstalled::Restored) => {}
+            Ok(Uninstalled::Dormant) => outcome = outcome.map(|_| Uninstalled::Dormant),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    outcome
+}
+
+/// Waits for nobody. Where others change something at this moment, they end fault handling when they are done.
 impl Drop for FaultGuard {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            tracing::warn!(%error, "fault handling could not be uninstalled");
+        match locks::without_waiting(|| self.end()) {
+            Ok(_) => {}
+            Err(Error::LockTimeout(_)) => {
+                LEFT.store(1, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+                finish_left();
+            }
+            Err(error) => {
+                locks::user_code();
+                tracing::warn!(%error, "fault handling could not be uninstalled");
+            }
         }
     }
 }

@@ -5,14 +5,14 @@
 //! signal is delivered to it but those that it sends to itself, to send a delivery on. A forked child has no such thread,
 //! until something in it needs one.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::chain::{self, ASIDE, ENDING, PASSING, Station, WORK};
 use super::inside;
 use super::outside::{self, Holder};
 use crate::error::{Error, Result};
+use crate::locks;
 use crate::os::signals::{self, MAX_SIGNAL, WORDS};
 use crate::os::{self, Call, CallError};
 use crate::registry::deliveries;
@@ -25,8 +25,18 @@ const STARTING: u32 = 1 << 31;
 /// Its id.
 static ID: AtomicU32 = AtomicU32::new(0);
 
-/// What else there is to do; it says how soon it wants to be asked again without being woken.
-static ON_WORK: OnceLock<fn() -> Option<Duration>> = OnceLock::new();
+/// What else there is to do, a [`Work`]; null: nothing. (No `OnceLock`, in which a thread may have to wait for another.)
+static ON_WORK: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// It says how soon it wants to be asked again without being woken.
+type Work = fn() -> Option<Duration>;
+
+#[allow(unsafe_code)]
+fn other_work() -> Option<Work> {
+    let work = ON_WORK.load(Ordering::Acquire);
+    // SAFETY: put there by `on_work`, unless it is null.
+    (!work.is_null()).then(|| unsafe { std::mem::transmute::<*mut (), Work>(work) })
+}
 
 /// Signals whose handler has been put back and whom that was not told, as bits.
 pub(crate) static BACK: AtomicU64 = AtomicU64::new(0);
@@ -58,8 +68,8 @@ pub(crate) fn wake() {
 }
 
 /// Has the thread do something else, each time that it is woken.
-pub(crate) fn on_work(work: fn() -> Option<Duration>) {
-    let _ = ON_WORK.set(work);
+pub(crate) fn on_work(work: Work) {
+    ON_WORK.store(work as *mut (), Ordering::Release);
 }
 
 /// Sees to it that there is a thread.
@@ -120,7 +130,7 @@ fn run(process: u32) {
         // Before it looks: what comes while it looks keeps it from going to sleep.
         let seen = WORK.load(Ordering::Acquire);
         let refused = !come_back(&mut place);
-        let again = ON_WORK.get().and_then(|&work| with_faults(work));
+        let again = other_work().and_then(with_faults);
         // Somebody's handler has forked: this is the child, whose only thread this is, and it has come to its end.
         if os::process_id() != process {
             return;
@@ -161,18 +171,21 @@ fn come_back(place: &mut Making) -> bool {
         return true;
     }
     place.wait();
-    let Ok(_changing) = outside::changing() else { return false };
-    aside().fold(true, |done, (signal, _)| match outside::come_back(signal) {
-        Ok(Holder::Back) => {
-            BACK.fetch_or(1 << (signal - 1), Ordering::AcqRel);
-            done
+    let Ok(changing) = outside::changing() else { return false };
+    let mut failed = None;
+    for (signal, _) in aside() {
+        match outside::come_back(signal) {
+            Ok(Holder::Back) => _ = BACK.fetch_or(1 << (signal - 1), Ordering::AcqRel),
+            Ok(_) => {}
+            Err(error) => failed = Some((signal, error)),
         }
-        Ok(_) => done,
-        Err(error) => {
-            tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
-            false
-        }
-    })
+    }
+    drop(changing);
+    if let Some((signal, error)) = failed {
+        locks::user_code();
+        tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
+    }
+    failed.is_none()
 }
 
 /// What becomes of a delivery that has been handed to the thread.

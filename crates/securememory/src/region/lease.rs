@@ -9,13 +9,8 @@ use crate::region::bytes;
 use crate::region::canary::Canary;
 use crate::region::geometry::{self, Place};
 use crate::region::scratch::HEAD;
-use crate::registry::{self, BUSY, OWNED, REVOKED, Slot, WINDOW, lost};
+use crate::registry::{self, BUSY, LEFT, OWNED, REVOKED, Slot, WINDOW, lost};
 use crate::shutdown::fork;
-
-/// Looks at a revocation that is wiping, and then naps beside it, before nobody waits any more: a second.
-const LOOKS: u32 = 1000;
-const NAPS: u32 = 1000;
-const NAP: Duration = Duration::from_millis(1);
 
 /// A slot in use. Whoever has one keeps the vault's machinery alive, which the slot belongs to.
 pub(crate) struct Lease {
@@ -181,10 +176,7 @@ impl Lease {
 
     /// Gives a wiped slot back, for owners that are dropped by reference: the last thing they may do with it.
     pub(crate) fn vacate(&self) {
-        if lost::any() {
-            renew(self.slot);
-        }
-        self.slot.release();
+        vacate(self.slot);
     }
 
     /// Gives back a slot into which nothing was written.
@@ -241,20 +233,12 @@ impl Lease {
         end_use(self.slot);
     }
 
-    /// Ends an owned view, whose uses have ended but for a revocation that may be wiping it right now. False: that is not
-    /// coming to its end, as in a child whose parent's thread was at it; then the slot is not to be used again.
-    #[must_use]
+    /// Ends an owned view, whose uses have ended but for a revocation that may be wiping it right now. True: the slot is the
+    /// caller's to give back. False: the revocation, which is not waited for, wipes it and gives it back.
     pub(crate) fn disown(&self) -> bool {
-        let idle = |state: u32| (state & (OWNED - 1) == 0).then_some(BUSY);
-        let mut looks = 0_u32;
-        while self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle).is_err() {
-            looks = looks.saturating_add(1);
-            if looks > LOOKS + NAPS {
-                return false;
-            }
-            if looks > LOOKS { std::thread::sleep(NAP) } else { std::thread::yield_now() }
-        }
-        true
+        let next = |state: u32| Some(if uses(state) == 0 { BUSY } else { state | LEFT });
+        let before = self.slot.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.is_ok_and(|before| uses(before) == 0)
     }
 
     /// Of an owned view.
@@ -282,18 +266,36 @@ impl Records {
     }
 }
 
-/// Ends a use of an owned view. The last one after a revocation wipes, and only then gives up its count.
+/// How many use the bytes of an owned view at the moment.
+fn uses(state: u32) -> u32 {
+    state & (LEFT - 1)
+}
+
+/// Ends a use of an owned view. The last one after a revocation, or after the view's end, wipes, and only then gives up its
+/// count.
 pub(super) fn end_use(slot: &Slot) {
     let mut state = slot.state.load(Ordering::Acquire);
     loop {
-        if state & REVOKED != 0 && state & (OWNED - 1) == 1 {
+        let is_last = uses(state) == 1;
+        if is_last && state & (REVOKED | LEFT) != 0 {
             wipe_slot(slot);
         }
-        match slot.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Acquire) {
+        let ends = is_last && state & LEFT != 0;
+        let next = if ends { BUSY } else { state - 1 };
+        match slot.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) if ends => return vacate(slot),
             Ok(_) => return,
             Err(seen) => state = seen,
         }
     }
+}
+
+/// Gives a wiped slot back.
+fn vacate(slot: &Slot) {
+    if lost::any() {
+        renew(slot);
+    }
+    slot.release();
 }
 
 /// Makes memory of a slot that was lost as good as new: wipes it, as a whole, since what it was replaced by lies also where

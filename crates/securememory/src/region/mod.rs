@@ -4,6 +4,7 @@ pub(crate) mod bytes;
 pub(crate) mod canary;
 pub(crate) mod geometry;
 pub(crate) mod lease;
+mod near;
 pub(crate) mod pool;
 pub(crate) mod revocation;
 pub(crate) mod scratch;
@@ -12,7 +13,9 @@ pub(crate) mod slots;
 
 use std::ptr::NonNull;
 
+use crate::counters::{self, Count};
 use crate::error::{Error, Protection};
+use crate::events::{self, Note};
 use crate::os::{self, Access, Advice, CallError};
 use crate::policy::{Level, Levels};
 use crate::registry::arenas::{self, Entered, Extent, Purpose, Region};
@@ -203,21 +206,11 @@ pub(crate) fn settle(
         Err(cause) if asked == Level::Require => Err(Error::Refused { protection, cause }),
         Err(cause) => {
             if asked == Level::Prefer {
-                degraded(protection, cause);
+                counters::add(Count::Degraded);
+                events::note(Note::refused(protection), events::cause(Some(cause)), 0);
             }
             Ok(Achieved { asked, got: false, evidence: Evidence::None, refused: Some(cause) })
         }
-    }
-}
-
-/// Tells once per process and protection; `status()` tells it always.
-#[cold]
-fn degraded(protection: Protection, cause: CallError) {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static TOLD: AtomicU32 = AtomicU32::new(0);
-    let bit = 1 << protection as u32;
-    if TOLD.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-        tracing::warn!(%protection, %cause, "a preferred protection was refused; work goes on without it");
     }
 }
 
@@ -260,7 +253,13 @@ pub(crate) unsafe fn secure(
         os::protect(at, len, Access::ReadWrite)?;
         let lock = match levels.lock {
             Level::Off => Achieved { asked: Level::Off, got: false, evidence: Evidence::None, refused: None },
-            asked if lock => settle(Protection::Lock, asked, os::lock(at, len))?,
+            asked if lock => {
+                let locked = os::lock(at, len);
+                if locked.is_ok() {
+                    near::locked_more(len);
+                }
+                settle(Protection::Lock, asked, locked)?
+            }
             asked => Achieved { asked, got: false, evidence: Evidence::None, refused: None },
         };
         let guard_pages = Achieved::by_construction(levels.guard);

@@ -1,12 +1,14 @@
 //! Pages for paged secrets, pooled: a free one is wiped, protected as asked and accessible, so that creating
 //! a secret costs one protection change, and ending it another.
 
+mod left;
+
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::locks::{Lock, Rank};
+use crate::locks::{Guard, Lock, Rank};
 use crate::os;
 use crate::policy::{Level, Levels};
 use crate::region::bytes;
@@ -16,6 +18,10 @@ use crate::registry::arenas::{Arena, Entered, LOCKED, NOT, Purpose, REQUIRED, Re
 use crate::registry::vaults::Seat;
 use crate::registry::{dying, lost};
 use crate::status::{Achieved, Evidence, Protections};
+use left::Left;
+
+/// Bytes of memory of the owner's that [`Pool::lose`] needs.
+pub(crate) const ROOM: usize = left::SIZE;
 
 /// Regions of one page mapped at a time.
 const SLAB_REGIONS: usize = 16;
@@ -180,6 +186,10 @@ pub(crate) struct PagesCost {
 /// The pages of one vault.
 pub(crate) struct Pool {
     inner: Lock<Inner>,
+    /// Pages to be taken back by whoever takes the lock next: in their own memory.
+    given: Left,
+    /// The same with what could not be opened: in memory that their owners had.
+    lost: Left,
     locked: AtomicUsize,
     purpose: Purpose,
     vault: Seat,
@@ -199,16 +209,49 @@ struct Inner {
 
 impl Pool {
     pub(crate) fn new(purpose: Purpose, vault: Seat) -> Self {
-        let inner =
-            Inner { free: Vec::new(), free_bytes: 0, slabs: Vec::new(), fresh: 0, out: 0, lost: Vec::new() };
-        Self { inner: Lock::new(Rank::Pages, inner), locked: AtomicUsize::new(0), purpose, vault }
+        let (inner, locked) = (Lock::new(Rank::Pages, Inner::new()), AtomicUsize::new(0));
+        Self { inner, given: Left::new(), lost: Left::new(), locked, purpose, vault }
+    }
+
+    /// Takes the lock, and takes back what was left to whoever does.
+    #[cfg_attr(debug_assertions, track_caller)]
+    fn lock(&self) -> Result<Guard<'_, Inner>, Error> {
+        let mut inner = self.inner.lock()?;
+        self.settle(&mut inner);
+        Ok(inner)
+    }
+
+    fn settle(&self, inner: &mut Inner) {
+        self.given.take_all(|pages| {
+            if let Some(pages) = inner.take_back(pages) {
+                let _ = self.release(pages);
+            }
+        });
+        self.lost.take_all(|pages| inner.lose(pages));
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        self.inner.set_frozen(frozen)
+    }
+
+    /// Gives pages that were mapped for themselves back to the system.
+    #[allow(unsafe_code)]
+    fn release(&self, mut pages: Pages) -> Result<(), Error> {
+        if pages.is_locked() {
+            self.locked.fetch_sub(pages.capacity, Ordering::Relaxed);
+        }
+        pages.take_single().map_or(Ok(()), |slab| {
+            // SAFETY: the owner has given the pages back, wiped.
+            unsafe { slab.release() }.map_err(Error::from)
+        })
     }
 
     /// Accessible, zeroed pages that hold `len` bytes.
     pub(crate) fn take(&self, len: usize, align: usize, levels: Levels) -> Result<Pages, Error> {
         let page = os::page_size();
         let capacity = geometry::capacity_for(0, len, align, page)?;
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         inner.recover();
         // In a child some may be locked no more.
         let suits = |pages: &Pages| levels.lock != Level::Require || pages.is_locked();
@@ -241,7 +284,7 @@ impl Pool {
         Ok(pages)
     }
 
-    /// Takes back pages that are wiped and accessible. On an error they stay mapped, unused.
+    /// Takes back pages that are wiped and accessible. On an error they stay mapped, unused. Waits for nobody.
     #[allow(unsafe_code)]
     pub(crate) fn give(&self, mut pages: Pages) -> Result<(), Error> {
         let was_poisoned = pages.is_poisoned();
@@ -250,29 +293,36 @@ impl Pool {
             // Of the new memory less may be in force.
             pages.check();
         }
-        let mut inner = self.inner.lock()?;
-        inner.out -= 1;
-        if pages.single.is_some() && inner.free_bytes.saturating_add(pages.capacity) > KEEP {
-            drop(inner);
-            if pages.is_locked() {
-                self.locked.fetch_sub(pages.capacity, Ordering::Relaxed);
-            }
-            return pages.take_single().map_or(Ok(()), |slab| {
-                // SAFETY: the owner has given the pages back, wiped.
-                unsafe { slab.release() }.map_err(Error::from)
-            });
-        }
-        inner.keep(pages);
-        Ok(())
+        let Some(mut inner) = self.inner.try_lock() else {
+            let room = pages.base.cast();
+            // SAFETY: accessible pages, larger than what is left there, that nobody uses.
+            unsafe { self.given.leave(room, pages) };
+            return Ok(());
+        };
+        let surplus = inner.take_back(pages);
+        drop(inner);
+        surplus.map_or(Ok(()), |pages| self.release(pages))
     }
 
     /// Takes back pages that could not be opened to be wiped. That is tried again by whoever takes pages next, and
-    /// when the pool ends.
-    pub(crate) fn lose(&self, pages: Pages) {
-        // Without the lock or without memory they stay as they are, out of use.
-        let Ok(mut inner) = self.inner.lock() else { return };
-        if inner.lost.try_reserve(1).is_ok() {
-            inner.lost.push(pages);
+    /// when the pool ends. Waits for nobody; where the lock is not to be had, `room` is in use from then on, and true is
+    /// returned.
+    ///
+    /// # Safety
+    ///
+    /// [`ROOM`] bytes, aligned to 16, that live as long as the pool, and nobody uses.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn lose(&self, pages: Pages, room: NonNull<u8>) -> bool {
+        match self.inner.try_lock() {
+            Some(mut inner) => {
+                inner.lose(pages);
+                false
+            }
+            None => {
+                // SAFETY: as the caller vouches.
+                unsafe { self.lost.leave(room, pages) };
+                true
+            }
         }
     }
 
@@ -280,7 +330,7 @@ impl Pool {
     #[cfg(feature = "testing")]
     pub(crate) fn will_wipe(&self, address: usize) -> bool {
         let contains = |pages: &Pages| address.wrapping_sub(pages.base.addr().get()) < pages.capacity;
-        self.inner.lock().is_ok_and(|inner| inner.lost.iter().any(contains))
+        self.lock().is_ok_and(|inner| inner.lost.iter().any(contains))
     }
 
     /// What [`Self::take`] would take from the system, for so many secrets of `len` bytes beyond what is
@@ -290,7 +340,7 @@ impl Pool {
         let capacity = geometry::capacity_for(0, len, geometry::DEFAULT_ALIGN, page)?;
         let too_large = Error::TooLarge { len, limit: isize::MAX as usize };
         let (free, fresh) = {
-            let inner = self.inner.lock()?;
+            let inner = self.lock()?;
             let fits = |pages: &&Pages| pages.capacity == capacity && pages.levels == levels;
             (inner.free.iter().filter(fits).count() as u64, inner.fresh as u64)
         };
@@ -319,7 +369,7 @@ impl Pool {
     /// Gives back what is free.
     #[allow(unsafe_code)]
     pub(crate) fn trim(&self) -> Result<(), Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         inner.recover();
         let whole = inner.out == 0;
         let (mut kept, mut freed) = (0, 0);
@@ -394,7 +444,8 @@ impl Pool {
     /// No pages are in use.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn end(&mut self) {
-        let Ok(mut inner) = self.inner.lock() else { return };
+        let mut inner = std::mem::replace(self.inner.get_mut(), Inner::new());
+        self.settle(&mut inner);
         inner.recover();
         // What still cannot be wiped is at least given back: the kernel clears pages before others get them.
         let lost = std::mem::take(&mut inner.lost);
@@ -412,6 +463,27 @@ impl Pool {
 }
 
 impl Inner {
+    const fn new() -> Self {
+        Self { free: Vec::new(), free_bytes: 0, slabs: Vec::new(), fresh: 0, out: 0, lost: Vec::new() }
+    }
+
+    /// Takes back wiped pages; those that are too many to be kept it gives to the caller.
+    fn take_back(&mut self, pages: Pages) -> Option<Pages> {
+        self.out -= 1;
+        if pages.single.is_some() && self.free_bytes.saturating_add(pages.capacity) > KEEP {
+            return Some(pages);
+        }
+        self.keep(pages);
+        None
+    }
+
+    /// Without memory they stay as they are, out of use.
+    fn lose(&mut self, pages: Pages) {
+        if self.lost.try_reserve(1).is_ok() {
+            self.lost.push(pages);
+        }
+    }
+
     /// Keeps wiped pages for later use; room for them was made when they were taken.
     fn keep(&mut self, pages: Pages) {
         self.free_bytes += pages.capacity;

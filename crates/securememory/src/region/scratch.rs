@@ -66,7 +66,7 @@ impl Scratch {
         vault: Seat,
     ) -> Result<Self, Error> {
         let slots = slots::make(max)?;
-        if let Err(error) = registry::enlist(slots) {
+        if let Err(error) = registry::enlist(slots, free_withdrawn) {
             // SAFETY: not listed, and nobody has a slot of it.
             unsafe { slots::free(slots) };
             return Err(error);
@@ -81,6 +81,11 @@ impl Scratch {
             locked_max,
             locked: AtomicUsize::new(locked),
         })
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn set_frozen(&self, frozen: bool) -> bool {
+        self.grow.set_frozen(frozen)
     }
 
     /// Adds memory that lies elsewhere as the first slot: the rest of the page that holds the key share.
@@ -467,23 +472,27 @@ impl Scratch {
     /// Nobody uses or takes a slot any more: what is still taken are views that were forgotten.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn end(&mut self) {
-        let Ok(mut grown) = self.grow.lock() else { return };
         let has_memory = |slot: &&Slot| !slot.base.load(Ordering::Relaxed).is_null();
         for slot in self.used().iter().filter(has_memory).filter(|slot| !slot.take(BUSY)) {
             wipe_slot(slot);
         }
-        for (_, slab) in grown.slabs.drain(..) {
+        for (_, slab) in self.grow.get_mut().slabs.drain(..) {
             // SAFETY: the free slots are wiped since their release, the others since just now; the caller vouches that
             // none is in use.
             let _ = unsafe { slab.release() };
         }
-        // Where the table cannot be withdrawn, a fork may still look at it: then it stays for ever.
-        // So it does where the process is dying.
-        if self.vault.hide_slots() && registry::withdraw(self.slots).is_ok() {
-            // SAFETY: withdrawn, and the caller vouches that no lease is in use.
-            unsafe { slots::free(self.slots) };
+        // Where the process is dying the table stays for ever.
+        if self.vault.hide_slots() {
+            registry::withdraw(self.slots, free_withdrawn);
         }
     }
+}
+
+/// Frees a table that was withdrawn by [`Scratch::end`].
+#[allow(unsafe_code)]
+fn free_withdrawn(slots: &'static [Slot]) {
+    // SAFETY: made by `Scratch::new`, of a vault that is no more, and nobody finds it: whoever calls has seen to that.
+    unsafe { slots::free(slots) };
 }
 
 /// A slot in the state BUSY that has no memory yet.

@@ -236,7 +236,7 @@ static TURN: Mutex<Turn> = Mutex::new(Turn { holder: None, place: None });
 static TURN_OVER: Condvar = Condvar::new();
 
 /// As long as a test waits for another one.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(60) };
 
 fn actions() -> Vec<Option<Action>> {
     (1..=MAX_SIGNAL as i32).map(signals::look_at_action).collect()
@@ -286,5 +286,49 @@ impl Watch {
             *turn = Turn { holder: None, place: None };
             TURN_OVER.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::registry::arenas::{Extent, Purpose};
+
+    #[test]
+    fn memory_and_files_of_a_vault_that_has_ended_are_found() {
+        let (seat, other) = (Seat::take().unwrap(), Seat::take().unwrap());
+        let kinds = |seat| remains_of(seat, 7).into_iter().map(|(what, _)| what).collect::<Vec<_>>();
+        assert_eq!(kinds(seat), []);
+        // Of an address and a number that nobody has.
+        let page = os::page_size();
+        let extent = Extent { base: page, size: 3 * page, capacity: page };
+        let arena = arenas::enter(extent, Purpose::Key, seat.number(), std::ptr::null_mut()).unwrap();
+        files::enter(1 << 30, (1, 2), os::process_id(), seat.number()).unwrap();
+        assert_eq!((kinds(seat), kinds(other)), (vec![Left::Arena, Left::File], vec![]));
+        assert!(arena.withdraw());
+        files::withdraw(1 << 30, (1, 2));
+        assert_eq!(kinds(seat), []);
+        [seat, other].into_iter().for_each(Seat::give);
+    }
+
+    #[test]
+    fn who_waits_too_long_for_another_test_is_told_for_which() {
+        let watch = || Watch::new(std::panic::Location::caller());
+        let (first, second) = (watch(), watch());
+        let install = |watch: &Arc<Watch>| {
+            watch.enter();
+            let outcome = std::panic::catch_unwind(installing);
+            watch.leave();
+            outcome.map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
+        };
+        assert_eq!((install(&first), install(&first)), (Ok(()), Ok(())), "it has its turn");
+        let said = install(&second).unwrap_err();
+        assert_eq!(said.matches("registry/guards.rs").count(), 2, "{said}");
+        assert!(second.changed_signals().is_none() && first.changed_signals() == Some(Vec::new()));
+        first.end_turn();
+        assert_eq!(install(&second), Ok(()));
+        second.end_turn();
     }
 }

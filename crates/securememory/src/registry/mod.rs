@@ -49,6 +49,8 @@ pub(crate) const WINDOW: u32 = 1;
 pub(crate) const HELD: u32 = 2;
 /// An owned view; the calls that use its bytes at the moment are counted in the lower bits.
 pub(crate) const OWNED: u32 = 1 << 30;
+/// An owned view that has ended, while a revocation was at it: whoever is at it last gives the slot back.
+pub(crate) const LEFT: u32 = 1 << 29;
 /// An owned view that a close has revoked.
 pub(crate) const REVOKED: u32 = 1 << 31;
 /// The slot's memory is being made or given back.
@@ -288,9 +290,20 @@ struct Table {
 
 static TABLES: Lock<Vec<Table>> = Lock::new(Rank::Registry, Vec::new());
 
-/// Enters a vault's slots. They must be withdrawn before they are freed.
-pub(crate) fn enlist(slots: &'static [Slot]) -> Result<(), Error> {
+/// The first slots of tables that are to be withdrawn and freed by whoever changes the list next: each leads to another by
+/// its address of memory, of which it has none any more.
+static WITHDRAWN: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+
+#[cfg(feature = "testing")]
+pub(crate) fn set_frozen(frozen: bool) -> bool {
+    TABLES.set_frozen(frozen)
+}
+
+/// Enters a vault's slots. They must be withdrawn before they are freed. `free` is called with those that have been withdrawn
+/// when the list was not to be had.
+pub(crate) fn enlist(slots: &'static [Slot], free: impl FnMut(&'static [Slot])) -> Result<(), Error> {
     let mut tables = TABLES.lock()?;
+    remove_withdrawn(&mut tables, free);
     if tables.len() >= MAX_VAULTS {
         return Err(Error::TooManyVaults { limit: MAX_VAULTS });
     }
@@ -299,10 +312,33 @@ pub(crate) fn enlist(slots: &'static [Slot]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Withdraws a vault's slots. An error leaves them listed: then they must not be freed.
-pub(crate) fn withdraw(slots: &'static [Slot]) -> Result<(), Error> {
-    TABLES.lock()?.retain(|table| !std::ptr::eq(table.slots, slots));
-    Ok(())
+/// Withdraws a vault's slots, which have no memory any more; `free` is called with all that nobody can find any more. Where
+/// others have the list, which may be a fork that looks at them, somebody else is going to free them. Waits for nobody.
+pub(crate) fn withdraw(slots: &'static [Slot], free: impl FnMut(&'static [Slot])) {
+    let Some(first) = slots.first() else { return };
+    let mut next = WITHDRAWN.load(Ordering::Relaxed);
+    loop {
+        first.base.store(next.cast(), Ordering::Relaxed);
+        let this = std::ptr::from_ref(first).cast_mut();
+        match WITHDRAWN.compare_exchange_weak(next, this, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => break,
+            Err(seen) => next = seen,
+        }
+    }
+    if let Some(mut tables) = TABLES.try_lock() {
+        remove_withdrawn(&mut tables, free);
+    }
+}
+
+fn remove_withdrawn(tables: &mut Vec<Table>, mut free: impl FnMut(&'static [Slot])) {
+    let mut at = WITHDRAWN.swap(std::ptr::null_mut(), Ordering::Acquire).cast_const();
+    while !at.is_null() {
+        let index = tables.iter().position(|table| std::ptr::eq(table.slots.as_ptr(), at));
+        // It is there: it was entered, and is withdrawn once.
+        let Some(Table { slots }) = index.map(|index| tables.swap_remove(index)) else { return };
+        at = slots.first().map_or(std::ptr::null(), |first| first.base.load(Ordering::Relaxed).cast());
+        free(slots);
+    }
 }
 
 /// Keeps vaults from coming and going, and shows all their slots.

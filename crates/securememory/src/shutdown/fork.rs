@@ -182,6 +182,7 @@ extern "C" fn child() {
     // Another thread of our parent may have been about to wipe what is our parent's.
     registry::dying::forget_in_child();
     registry::rename_in_child();
+    crate::events::begin_in_child();
     // Without it nothing is inherited, and nothing is to be.
     let _ = mark::renew();
     thaw(|lock| lock.thaw_in_child(), |forks| forks.held().iter().for_each(|vault| vault.adopt(whole)));

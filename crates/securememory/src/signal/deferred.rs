@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Outcome, Signal, watch};
 use crate::fault::chain::Station;
 use crate::fault::thread::{self, Onward};
+use crate::locks;
 use crate::os::signals::Origin;
 use crate::os::{self};
 use crate::registry::deliveries;
@@ -83,6 +84,7 @@ pub(super) fn clear(index: usize, handler: &Handler) {
     let closure = at(index).and_then(|mut place| place.take());
     handler.free();
     // What it has captured may do as it likes now.
+    locks::user_code();
     if catch_unwind(AssertUnwindSafe(|| drop(closure))).is_err() {
         tracing::error!("what a signal handler had captured has panicked when it was dropped");
     }
@@ -143,6 +145,7 @@ fn ask(handler: &Handler, order: u64, delivered: &Delivered) -> Outcome {
 fn call(index: usize, delivered: &Delivered) -> Outcome {
     let Some(mut place) = at(index) else { return Outcome::Pass };
     let Some(closure) = place.as_mut() else { return Outcome::Pass };
+    locks::user_code();
     catch_unwind(AssertUnwindSafe(|| closure(delivered))).unwrap_or_else(|_| {
         tracing::error!(signal = %delivered.signal, "a signal handler has panicked; the signal is passed on");
         Outcome::Pass

@@ -75,12 +75,13 @@ use crate::error::{Error, Result};
 use crate::fault::chain::{self, COORDINATED, ENDS, WIPES};
 use crate::fault::outside::{self, Put};
 use crate::fault::thread;
+use crate::locks;
 use crate::os::signals::{self, Action, Mask};
 use crate::registry::forks;
 #[cfg(feature = "testing")]
 use crate::registry::guards;
-use options::tell;
-use watch::{CURRENT, Current, Watched};
+use options::{Hook, tell};
+use watch::{Current, Watched};
 
 /// The signals of the process's coordinator, those included that are left ignored.
 static INSTALLED: AtomicU64 = AtomicU64::new(0);
@@ -88,8 +89,8 @@ static INSTALLED: AtomicU64 = AtomicU64::new(0);
 /// The signals of the process's coordinator, if there is one.
 #[cfg(feature = "testing")]
 pub(crate) fn coordinated() -> Option<Vec<Signal>> {
-    let current = CURRENT.lock().ok()?;
-    current.as_ref().map(|current| current.signals.iter().map(|watched| watched.signal).collect())
+    let mut turn = watch::turn().ok()?;
+    turn.current()?.as_ref().map(|current| current.signals.iter().map(|watched| watched.signal).collect())
 }
 
 fn is_installed(signal: Signal) -> bool {
@@ -114,13 +115,12 @@ impl Coordinator {
         guards::installing();
         let mut changes = Vec::new();
         let (hook, watch) = (options.hook.clone(), options.watch);
-        forks::freeze_too(&CURRENT)?;
+        forks::freeze_too(&watch::CURRENT)?;
         outside::settle_forks()?;
         {
-            let mut current = CURRENT.lock()?;
-            if current.is_some() {
-                return Err(Error::AlreadyInstalled);
-            }
+            let mut turn = watch::turn()?;
+            let current =
+                turn.current().filter(|current| current.is_none()).ok_or(Error::AlreadyInstalled)?;
             thread::on_work(deferred::work);
             if watch.is_some() {
                 thread::ensure()?;
@@ -191,33 +191,55 @@ impl Coordinator {
 
     fn end(&self) -> Result<Uninstalled> {
         let mut changes = Vec::new();
-        let mut outcome = Ok(Uninstalled::Restored);
-        let mut current = CURRENT.lock()?;
-        let changing = outside::changing()?;
-        let Some(Current { options, signals }) = current.take() else { return outcome };
-        watch::begin(None);
-        INSTALLED.store(0, Ordering::Release);
-        masks::set_ending(0);
-        for Watched { signal, roles, .. } in signals {
-            match outside::take(signal.as_raw(), roles) {
-                Ok(Uninstalled::Dormant) => {
-                    changes.push(Change::Dormant { signal });
-                    outcome = outcome.and(Ok(Uninstalled::Dormant));
-                }
-                Ok(Uninstalled::Restored) => changes.push(Change::Restored { signal }),
-                Err(error) => outcome = outcome.and(Err(error)),
-            }
-        }
-        drop((changing, current));
-        tell(options.hook.as_ref(), &changes);
+        let mut turn = watch::turn()?;
+        let Some(current) = turn.current() else { return Ok(Uninstalled::Restored) };
+        let (outcome, hook) = end_here(current, &mut changes);
+        drop(turn);
+        tell(hook.as_ref(), &changes);
         outcome
     }
 }
 
+/// Gives the signals up. By who has the coordinator's turn.
+fn end_here(current: &mut Option<Current>, changes: &mut Vec<Change>) -> (Result<Uninstalled>, Option<Hook>) {
+    let mut outcome = Ok(Uninstalled::Restored);
+    let _changing = match outside::changing() {
+        Ok(changing) => changing,
+        Err(error) => return (Err(error), None),
+    };
+    let Some(Current { options, signals }) = current.take() else { return (outcome, None) };
+    watch::begin(None);
+    INSTALLED.store(0, Ordering::Release);
+    masks::set_ending(0);
+    for Watched { signal, roles, .. } in signals {
+        match outside::take(signal.as_raw(), roles) {
+            Ok(Uninstalled::Dormant) => {
+                changes.push(Change::Dormant { signal });
+                outcome = outcome.and(Ok(Uninstalled::Dormant));
+            }
+            Ok(Uninstalled::Restored) => changes.push(Change::Restored { signal }),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
+    (outcome, options.hook)
+}
+
+#[cfg(feature = "testing")]
+pub(crate) fn set_frozen(frozen: bool) -> bool {
+    watch::set_frozen(frozen)
+}
+
+/// Waits for nobody. Where others are at the coordinator at this moment, they give the signals up when they are done, and
+/// tell nobody.
 impl Drop for Coordinator {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            tracing::warn!(%error, "the coordinator of signals could not be uninstalled");
+        match locks::without_waiting(|| self.end()) {
+            Ok(_) => {}
+            Err(Error::LockTimeout(_)) => watch::leave(),
+            Err(error) => {
+                locks::user_code();
+                tracing::warn!(%error, "the coordinator of signals could not be uninstalled");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Signal;
+use crate::locks;
 
 /// Who had a signal before.
 #[non_exhaustive]
@@ -142,6 +143,7 @@ impl fmt::Debug for Options {
 /// Tells changes. Without any lock of ours.
 pub(super) fn tell(hook: Option<&Hook>, changes: &[Change]) {
     for change in changes {
+        locks::user_code();
         match change {
             Change::Installed { .. } | Change::Restored { .. } | Change::CameBack { .. } => {
                 tracing::debug!(?change, "signals");

@@ -8,6 +8,7 @@ use super::deferred::{self, Closure, Delivered};
 use super::{Outcome, Signal, is_installed};
 use crate::error::{Error, Result};
 use crate::fault::{inside, thread};
+use crate::locks;
 use crate::os;
 use crate::registry::handlers::{self, DEFERRED, DIRECT, Handler};
 
@@ -163,6 +164,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if !self.end(PATIENCE) && !thread::is_here() {
+            locks::user_code();
             tracing::warn!("a signal handler was still running a second after it was to be unregistered");
         }
     }

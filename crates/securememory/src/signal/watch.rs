@@ -1,19 +1,89 @@
 //! Who has been installed, and whether he still is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use super::options::{Hook, tell};
 use super::{Change, IfReplaced, Options, Signal};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fault::outside::{self, Holder};
 use crate::fault::thread;
-use crate::locks::{Lock, Rank};
+use crate::locks::{self, Guard, Lock, Rank};
 use crate::os::{self, signals};
 
 /// The process's coordinator.
 pub(super) static CURRENT: Lock<Option<Current>> = Lock::new(Rank::Coordinator, None);
+
+/// It is to be ended by whoever looks at it next: it was dropped when others were at it.
+static LEFT: AtomicU32 = AtomicU32::new(0);
+
+/// The right to change the coordinator.
+pub(super) struct Turn(Option<Guard<'static, Option<Current>>>);
+
+impl Turn {
+    pub(super) fn current(&mut self) -> Option<&mut Option<Current>> {
+        self.0.as_deref_mut()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0 = None;
+        // As in `fault::outside`.
+        fence(Ordering::SeqCst);
+        finish_left();
+    }
+}
+
+/// Takes the right to change the coordinator.
+#[cfg_attr(debug_assertions, track_caller)]
+pub(super) fn turn() -> Result<Turn> {
+    let mut current = CURRENT.lock()?;
+    end_left(&mut current);
+    Ok(Turn(Some(current)))
+}
+
+/// The coordinator has been dropped, and the lock was not to be had. Waits for nobody.
+pub(super) fn leave() {
+    LEFT.store(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    finish_left();
+    // Where it is still to be done, and nobody comes, the thread does it.
+    if LEFT.load(Ordering::SeqCst) != 0 {
+        thread::wake();
+    }
+}
+
+fn finish_left() {
+    while LEFT.load(Ordering::SeqCst) != 0 {
+        let Some(mut current) = CURRENT.try_lock() else { return };
+        let done = locks::without_waiting(|| end_left(&mut current));
+        drop(current);
+        if !done {
+            return;
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Ends what was left. False: others change what is installed at this moment. Nobody is told of changes.
+fn end_left(current: &mut Option<Current>) -> bool {
+    if LEFT.swap(0, Ordering::SeqCst) == 0 {
+        return true;
+    }
+    let done = super::end_here(current, &mut Vec::new()).0;
+    let late = matches!(done, Err(Error::LockTimeout(_)));
+    if late {
+        LEFT.store(1, Ordering::SeqCst);
+    }
+    !late
+}
+
+#[cfg(feature = "testing")]
+pub(super) fn set_frozen(frozen: bool) -> bool {
+    CURRENT.set_frozen(frozen)
+}
 
 /// What is known of it.
 pub(super) struct Current {
@@ -85,8 +155,8 @@ pub(super) fn look() -> Result<Vec<Signal>> {
 /// What goes wrong with one signal does not keep the others; and what has been done is told in any case.
 fn look_at_all(changes: &mut Vec<Change>) -> Result<(Option<Hook>, Result<Vec<Signal>>)> {
     let back = thread::BACK.swap(0, Ordering::AcqRel);
-    let mut current = CURRENT.lock()?;
-    let Some(current) = current.as_mut() else { return Ok((None, Ok(Vec::new()))) };
+    let mut turn = turn()?;
+    let Some(current) = turn.current().and_then(Option::as_mut) else { return Ok((None, Ok(Vec::new()))) };
     let if_replaced = current.options.if_replaced;
     let (mut others, mut failure) = (Vec::new(), None);
     let _changing = outside::changing()?;
@@ -115,6 +185,10 @@ pub(super) fn begin(every: Option<Duration>) {
 
 /// The thread's look. Says how soon the next one is due.
 pub(super) fn look_if_due() -> Option<Duration> {
+    if LEFT.load(Ordering::Acquire) != 0 {
+        // Takes what is left with it.
+        let _ = turn();
+    }
     let every = EVERY.load(Ordering::Acquire);
     if every == 0 && thread::BACK.load(Ordering::Acquire) == 0 {
         return None;
@@ -124,6 +198,7 @@ pub(super) fn look_if_due() -> Option<Duration> {
         return Some(Duration::from_nanos(next - now));
     }
     if let Err(error) = look() {
+        locks::user_code();
         tracing::warn!(%error, "whether our signal handlers are installed could not be seen");
     }
     NEXT.store(now.saturating_add(every), Ordering::Relaxed);

@@ -110,12 +110,9 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // In a child the memory was wiped, and the slots are not its own.
-        if self.machinery.enclave.is_alive() {
-            let is_ours = self.lease.disown();
+        if self.machinery.enclave.is_alive() && self.lease.disown() {
             self.lease.wipe_data();
-            if is_ours {
-                self.lease.vacate();
-            }
+            self.lease.vacate();
         }
     }
 }

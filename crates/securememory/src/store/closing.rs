@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::gate::Deadline;
+use crate::locks;
 use crate::policy::OnClose;
 use crate::region::revocation::revoke_owned;
 use crate::registry::{self, BUSY, CHUNK, FREE, NOBODY, OWNED, REVOKED, Slot, UNNAMED, WINDOW};
@@ -72,6 +73,7 @@ impl Machinery {
         if quiet {
             failed = self.release_keys().err().or(failed);
         }
+        self.ledger.settle();
         Ok(Closing { deferred: !ended, failed })
     }
 
@@ -99,7 +101,7 @@ impl Machinery {
     /// plaintext in any case.
     fn close_secrets(&self, deadline: Deadline) -> Result<(), Error> {
         let mut outcome = Ok(());
-        let mut sealed_only = self.ledger.paged()? == 0;
+        let mut sealed_only = self.ledger.live()?.paged == 0;
         self.each_secret(|object| {
             let header = object.header();
             header.gate.close();
@@ -176,7 +178,7 @@ impl Machinery {
     pub(super) fn after_last_view(&self) {
         if self.is_closed() && !self.slots().any(is_in_use) {
             // Else whoever has what is needed for it, or a later close.
-            let _ = self.reclaim();
+            let _ = locks::without_waiting(|| self.reclaim());
         }
     }
 

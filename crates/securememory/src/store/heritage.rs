@@ -46,8 +46,8 @@ impl Machinery {
     }
 
     /// What a secret's pages are to be. A child that inherits the vault has them.
-    pub(super) fn levels_for(&self, policy: &Policy) -> Levels {
-        let levels = policy.levels();
+    pub(super) fn page_levels_for(&self, policy: &Policy) -> Levels {
+        let levels = policy.page_levels();
         if self.is_inherited() { Levels { fork: Level::Off, ..levels } } else { levels }
     }
 

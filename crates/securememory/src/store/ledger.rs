@@ -6,26 +6,39 @@
 //! seal is chosen here, together with the count: no seal can begin under a key that was counted out.
 //!
 //! Records that were replaced, but may still be read, wait in [`limbo`].
+//!
+//! Whoever ends something does not wait for the lock: see [`left`].
 
+mod left;
 mod limbo;
+mod tally;
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::enclave::epoch::{LIVE, cell_of};
 use crate::error::Error;
-use crate::locks::{Lock, Rank};
+use crate::locks::{Guard, Lock, Rank};
 use crate::registry::vaults::Seat;
 use crate::store::header::HEADER;
 use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
+use left::{Left, OfRecord, OfSecret, Settle};
 use limbo::Limbo;
+use tally::Tally;
 
 pub(super) use limbo::Retired;
+pub(super) use tally::Item;
+pub(crate) use tally::{Limits, Live};
 
 /// A vault's account.
 pub(crate) struct Ledger {
     inner: Lock<Inner>,
+    /// What is to be given back by whoever takes the lock next.
+    left: Left,
+    /// How many records were ever retired, for whoever cannot have the lock.
+    retired: AtomicU64,
 }
 
 struct Inner {
@@ -37,9 +50,7 @@ struct Inner {
     /// Where the walk through it goes on.
     walk: Place,
     /// Secrets made and not ended.
-    live: u64,
-    /// Paged ones among them.
-    paged: u64,
+    tally: Tally,
     /// The newest secret's id.
     last_id: u64,
     /// The vault is closed: nothing is made any more.
@@ -86,15 +97,14 @@ pub(super) enum Choice {
 }
 
 impl Ledger {
-    /// `most_seals`: as many as one key may make.
-    pub(super) fn new(most_seals: u64, vault: Seat) -> Self {
+    /// `most_seals`: as many as one key may make. `limits`: as many secrets as there may be.
+    pub(super) fn new(most_seals: u64, limits: Limits, vault: Seat) -> Self {
         let inner = Inner {
             pieces: Pieces::new(Some(vault)),
             paged_pieces: Pieces::new(None),
             roll: Roll::new(HEADER),
             walk: Place::default(),
-            live: 0,
-            paged: 0,
+            tally: Tally::new(limits),
             last_id: 0,
             closed: false,
             epoch: 0,
@@ -104,30 +114,65 @@ impl Ledger {
             most_seals,
             limbo: Limbo::new(),
         };
-        Self { inner: Lock::new(Rank::Ledger, inner) }
+        Self { inner: Lock::new(Rank::Ledger, inner), left: Left::new(), retired: AtomicU64::new(0) }
+    }
+
+    /// Takes the lock, and gives back what was left to whoever does.
+    #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
+    fn lock(&self) -> Result<Guard<'_, Inner>, Error> {
+        self.inner.lock().map(|inner| self.settled(inner))
+    }
+
+    /// The same if the lock is free.
+    #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
+    fn try_lock(&self) -> Option<Guard<'_, Inner>> {
+        self.inner.try_lock().map(|inner| self.settled(inner))
+    }
+
+    #[inline]
+    fn settled<'a>(&self, mut inner: Guard<'a, Inner>) -> Guard<'a, Inner> {
+        if self.left.any() {
+            self.left.settle(&mut *inner);
+        }
+        inner
+    }
+
+    /// Gives back what was left to whoever takes the lock. For the end of a call that may wait for it.
+    pub(super) fn settle(&self) {
+        if self.left.any() {
+            // Where the lock is not to be had, the next one does it.
+            let _ = self.lock();
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn set_frozen(&self, frozen: bool) -> bool {
+        self.inner.set_frozen(frozen)
     }
 
     #[cfg(test)]
     pub(super) fn allow_seals(&self, most: u64) {
-        if let Ok(mut inner) = self.inner.lock() {
+        if let Ok(mut inner) = self.lock() {
             inner.most_seals = most;
         }
     }
 
     /// An id that no other secret of the vault has.
     pub(crate) fn new_id(&self) -> Result<u64, Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         inner.check_open()?;
         inner.last_id += 1;
         Ok(inner.last_id)
     }
 
-    /// The pieces of a new secret, with any content but for the header's count of references, which is zero. `id`: the
-    /// one that it is to have, or a new one.
+    /// The pieces of a new secret, with any content but for the header's count of references, which is zero; `size` is
+    /// that of its body. `id`: the one that it is to have, or a new one.
     #[allow(unsafe_code)]
     pub(super) fn take_secret(
         &self,
-        (kind, choice): (Kind, Choice),
+        (item, choice): (Item, Choice),
         size: usize,
         id: Option<u64>,
     ) -> Result<Taken, Error> {
@@ -138,13 +183,13 @@ impl Ledger {
                 unsafe { slab::give_large(piece, size) };
             }
         };
-        let mut inner = self.inner.lock().inspect_err(|_| free_large())?;
-        inner.take_secret((kind, choice), size, id, large).inspect_err(|_| free_large())
+        let mut inner = self.lock().inspect_err(|_| free_large())?;
+        inner.take_secret((item, choice), size, id, large).inspect_err(|_| free_large())
     }
 
     /// Chooses the epoch that a new secret is sealed under, if that was left for later.
     pub(super) fn choose_epoch(&self, taken: &mut Taken) -> Result<(), Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         if taken.epoch == 0 {
             taken.epoch = inner.seal_under()?;
             taken.seals = inner.count_seal(taken.epoch);
@@ -158,20 +203,92 @@ impl Ledger {
     ///
     /// Nobody uses the pieces.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn untake(&self, kind: Kind, taken: &Taken, size: usize) {
+    pub(super) unsafe fn untake(&self, item: Item, taken: &Taken, size: usize) {
         let Taken { id: secret, body: at, epoch, .. } = *taken;
         // SAFETY: as the caller vouches.
-        unsafe { self.give_secret(taken.header, kind, Some(Retired { secret, at, size, epoch }), true) };
+        unsafe { self.give_secret(taken.header, item, Some(Retired { secret, at, size, epoch }), true) };
     }
 
-    /// A secret's bytes are gone for good; its header is still there.
-    pub(super) fn ended(&self, kind: Kind) {
-        if let Ok(mut inner) = self.inner.lock() {
-            inner.end(kind);
+    /// A secret's bytes are gone for good; its header is still there. Waits for nobody.
+    pub(super) fn ended(&self, item: Item) {
+        match self.try_lock() {
+            Some(mut inner) => inner.tally.remove(item.into()),
+            None => self.left.ended(item.into()),
+        }
+    }
+
+    /// How many records were ever retired, as [`Self::retired`]; without the lock the number comes also where nothing
+    /// waits. Waits for nobody.
+    pub(super) fn retired_so_far(&self) -> Option<u64> {
+        match self.try_lock() {
+            Some(inner) => inner.limbo.retired(),
+            None => Some(self.retired.load(Ordering::Acquire)),
+        }
+    }
+
+    /// A sealed secret's bytes are gone for good; its header is still there. Overwrites and frees the last record, and what
+    /// waits in limbo up to the one that was retired as number `retired`, if anything does. Waits for nobody.
+    ///
+    /// # Safety
+    ///
+    /// Nobody can find the last record. Since `retired` was asked, all readers of the secret that were at work then have
+    /// been seen to be done.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn end_sealed(
+        &self,
+        item: Item,
+        secret: u64,
+        retired: Option<u64>,
+        last: Option<Retired>,
+    ) {
+        let mut sweep = retired.map(|retired| (secret, retired));
+        // SAFETY: as the caller vouches.
+        unsafe {
+            if let Some(record) = last {
+                slab::overwrite(record.at, record.size);
+            }
+            // One after the other, since a large one is not to be overwritten under the lock.
+            while let Some((secret, retired)) = sweep {
+                let Some(mut inner) = self.try_lock() else { break };
+                let Some(record) = inner.limbo.take(Some(secret), retired) else {
+                    sweep = None;
+                    break;
+                };
+                drop(inner);
+                slab::overwrite(record.at, record.size);
+                self.give_record(record, None);
+            }
+            self.ended(item);
+            if let Some(record) = last {
+                self.give_record(record, sweep);
+            }
+        }
+    }
+
+    /// Takes back a record that has been overwritten; waits for nobody.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::free`]. `sweep`: of this secret all up to that number can be freed.
+    #[allow(unsafe_code)]
+    unsafe fn give_record(&self, record: Retired, sweep: Option<(u64, u64)>) {
+        let Retired { at, size, epoch, .. } = record;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match self.try_lock() {
+                Some(mut inner) => {
+                    inner.give(Kind::Sealed, at, size, epoch);
+                    if let Some((secret, last)) = sweep {
+                        inner.sweep(secret, last);
+                    }
+                }
+                None => self.left.record(record, sweep),
+            }
         }
     }
 
     /// Takes back a secret's header, and the body if that is still there. `ends`: the secret ends with it, and not before.
+    /// Waits for nobody.
     ///
     /// # Safety
     ///
@@ -180,7 +297,7 @@ impl Ledger {
     pub(super) unsafe fn give_secret(
         &self,
         header: NonNull<u8>,
-        kind: Kind,
+        item: Item,
         body: Option<Retired>,
         ends: bool,
     ) {
@@ -189,14 +306,15 @@ impl Ledger {
             if let Some(Retired { at, size, .. }) = body {
                 slab::overwrite(at, size);
             }
-            // Without the lock they stay unused until the vault ends; the body is overwritten, which is what matters.
-            let Ok(mut inner) = self.inner.lock() else { return };
+            let Some(mut inner) = self.try_lock() else {
+                return self.left.secret(header, item, body, ends);
+            };
             if ends {
-                inner.end(kind);
+                inner.tally.remove(item.into());
             }
             inner.roll.give(header);
             if let Some(Retired { at, size, epoch, .. }) = body {
-                inner.give(kind, at, size, epoch);
+                inner.give(item.kind, at, size, epoch);
             }
         }
     }
@@ -206,7 +324,7 @@ impl Ledger {
     #[allow(unsafe_code)]
     pub(super) fn take_record(&self, size: usize) -> Result<(NonNull<u8>, u64, u64), Taking> {
         let large = if slab::is_large(size) { Some(slab::take_large(size)?) } else { None };
-        let outcome = self.inner.lock().map_err(Taking::Failed).and_then(|mut inner| {
+        let outcome = self.lock().map_err(Taking::Failed).and_then(|mut inner| {
             let epoch = inner.seal_under()?;
             let record = large.map_or_else(|| inner.pieces.take(size), Ok)?;
             if !inner.limbo.keep() {
@@ -237,7 +355,10 @@ impl Ledger {
         // SAFETY: as the caller vouches.
         unsafe {
             records.iter().for_each(|record| slab::overwrite(record.at, record.size));
-            let Ok(mut inner) = self.inner.lock() else { return };
+            let Ok(mut inner) = self.lock() else {
+                self.left.kept(kept);
+                return records.iter().for_each(|record| self.left.record(*record, None));
+            };
             inner.limbo.give_back(kept);
             for record in records {
                 inner.give(Kind::Sealed, record.at, record.size, record.epoch);
@@ -245,18 +366,20 @@ impl Ledger {
         }
     }
 
-    /// Leaves records that were replaced in the places that were kept for them.
-    pub(super) fn retire(&self, records: &[Retired]) {
-        // Without the lock they stay as they are until the vault ends.
-        if let Ok(mut inner) = self.inner.lock() {
-            inner.limbo.retire(records);
-        }
+    /// Leaves a record that was replaced in the place that was kept for it. False: the lock is not to be had, and it is
+    /// the caller's still.
+    #[must_use]
+    pub(super) fn retire(&self, record: Retired) -> bool {
+        self.lock().is_ok_and(|mut inner| {
+            self.retired.store(inner.limbo.retire(record), Ordering::Release);
+            true
+        })
     }
 
     /// How many records were ever retired: to be asked before the readers are looked at, for [`Self::sweep`]. `None`:
     /// nothing waits.
     pub(super) fn retired(&self) -> Option<u64> {
-        self.inner.lock().ok()?.limbo.retired()
+        self.lock().ok()?.limbo.retired()
     }
 
     /// Overwrites and frees what waits, of one secret if it is named, up to the one that was retired as the `last`.
@@ -267,7 +390,7 @@ impl Ledger {
     #[allow(unsafe_code)]
     pub(super) unsafe fn sweep(&self, secret: Option<u64>, last: u64) {
         // One after the other, since a large one is not to be overwritten under the lock.
-        while let Ok(mut inner) = self.inner.lock() {
+        while let Ok(mut inner) = self.lock() {
             let Some(record) = inner.limbo.take(secret, last) else { return };
             drop(inner);
             // SAFETY: as the caller vouches.
@@ -278,7 +401,7 @@ impl Ledger {
     /// Walks on through the headers' pieces, free ones included, and calls `look` with each until it says that it has
     /// enough. False: that was the end of the roll.
     pub(super) fn walk(&self, mut look: impl FnMut(NonNull<u8>) -> bool) -> Result<bool, Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         while let Some((piece, next)) = inner.roll.at(inner.walk) {
             inner.walk = next;
             if !look(piece) {
@@ -291,7 +414,7 @@ impl Ledger {
     /// In a child: counts the records anew. Those that other threads were making, or were about to take back, are counted
     /// for nobody, and would keep a key alive for ever. `epoch_of`: of the record of a headers' piece, if it has one.
     pub(super) fn recount(&self, epoch_of: impl Fn(NonNull<u8>) -> Option<u64>) {
-        let Ok(mut inner) = self.inner.lock() else { return };
+        let Ok(mut inner) = self.lock() else { return };
         let inner = &mut *inner;
         inner.limbo.forget_others();
         inner.records = [0; LIVE];
@@ -310,7 +433,7 @@ impl Ledger {
 
     /// The headers' piece at a place, free or not, and the place after it. Without a place: the first.
     pub(super) fn next_piece(&self, place: Option<Place>) -> Option<(NonNull<u8>, Place)> {
-        self.inner.lock().ok()?.roll.at(place.unwrap_or_default())
+        self.lock().ok()?.roll.at(place.unwrap_or_default())
     }
 
     /// Keeps it as it is over a fork.
@@ -325,7 +448,7 @@ impl Ledger {
 
     /// Of a key that may make only so many seals, parent and child have half of what is left each.
     pub(super) fn share_seals(&self) {
-        if let Ok(mut inner) = self.inner.lock()
+        if let Ok(mut inner) = self.lock()
             && inner.most_seals != u64::MAX
         {
             inner.seals += inner.most_seals.saturating_sub(inner.seals).div_ceil(2);
@@ -338,7 +461,7 @@ impl Ledger {
         place: &mut Place,
         mut look: impl FnMut(NonNull<u8>) -> bool,
     ) -> Result<bool, Error> {
-        let inner = self.inner.lock()?;
+        let inner = self.lock()?;
         while let Some((piece, next)) = inner.roll.at(*place) {
             *place = next;
             if !look(piece) {
@@ -350,13 +473,13 @@ impl Ledger {
 
     /// The next walk begins at the start.
     pub(super) fn walk_from_start(&self) -> Result<(), Error> {
-        self.inner.lock()?.walk = Place::default();
+        self.lock()?.walk = Place::default();
         Ok(())
     }
 
     /// From now on seals are made under the key of this epoch.
     pub(super) fn open_epoch(&self, epoch: u64) -> Result<(), Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         inner.epoch = epoch;
         inner.seals = 0;
         Ok(())
@@ -365,7 +488,7 @@ impl Ledger {
     /// All keys are purged: the records of epochs before `oldest` are counted no more, and nothing is sealed until
     /// there is a new epoch.
     pub(super) fn forget_epochs(&self, oldest: u64) -> Result<(), Error> {
-        let mut inner = self.inner.lock()?;
+        let mut inner = self.lock()?;
         inner.epoch = 0;
         inner.oldest = oldest;
         inner.records = [0; LIVE];
@@ -374,29 +497,24 @@ impl Ledger {
 
     /// Nothing is made or sealed from now on.
     pub(super) fn close(&self) -> Result<(), Error> {
-        self.inner.lock()?.closed = true;
+        self.lock()?.closed = true;
         Ok(())
     }
 
     /// Records of an epoch, those in limbo and in the making included.
     pub(super) fn records_of(&self, epoch: u64) -> Result<u64, Error> {
-        let inner = self.inner.lock()?;
+        let inner = self.lock()?;
         Ok(if epoch < inner.oldest { 0 } else { inner.records[cell_of(epoch)] })
     }
 
     /// The epoch that seals now, and the seals under it.
     pub(super) fn current(&self) -> Result<(u64, u64), Error> {
-        self.inner.lock().map(|inner| (inner.epoch, inner.seals))
+        self.lock().map(|inner| (inner.epoch, inner.seals))
     }
 
     /// Secrets whose bytes are there.
-    pub(super) fn live(&self) -> u64 {
-        self.inner.lock().map_or(0, |inner| inner.live)
-    }
-
-    /// Paged secrets among them.
-    pub(super) fn paged(&self) -> Result<u64, Error> {
-        Ok(self.inner.lock()?.paged)
+    pub(super) fn live(&self) -> Result<Live, Error> {
+        Ok(self.lock()?.tally.live)
     }
 
     /// Frees all memory. Large pieces must have been given back before.
@@ -406,8 +524,8 @@ impl Ledger {
     /// Nothing of it is in use.
     #[allow(unsafe_code)]
     pub(super) unsafe fn end(&mut self) {
-        let Ok(mut inner) = self.inner.lock() else { return };
-        let inner = &mut *inner;
+        let inner = self.inner.get_mut();
+        self.left.settle(inner);
         // SAFETY: as the caller vouches.
         unsafe {
             while let Some(record) = inner.limbo.take(None, u64::MAX) {
@@ -437,12 +555,14 @@ impl From<Error> for Taking {
 impl Inner {
     fn take_secret(
         &mut self,
-        (kind, choice): (Kind, Choice),
+        (item, choice): (Item, Choice),
         size: usize,
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
         self.check_open()?;
+        self.tally.check(item)?;
+        let kind = item.kind;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
@@ -457,8 +577,7 @@ impl Inner {
                 return Err(error);
             }
         };
-        self.live += 1;
-        self.paged += u64::from(kind == Kind::Paged);
+        self.tally.add(item);
         let id = id.unwrap_or_else(|| {
             self.last_id += 1;
             self.last_id
@@ -467,10 +586,20 @@ impl Inner {
         Ok(Taken { id, header, body, epoch, seals })
     }
 
-    fn end(&mut self, kind: Kind) {
-        // In a child one may end twice: once by a thread of its parent's that was in the middle of it.
-        self.live = self.live.saturating_sub(1);
-        self.paged = self.paged.saturating_sub(u64::from(kind == Kind::Paged));
+    /// Overwrites and frees what waits of a secret, up to the one that was retired as the `last`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Ledger::sweep`].
+    #[allow(unsafe_code)]
+    unsafe fn sweep(&mut self, secret: u64, last: u64) {
+        while let Some(record) = self.limbo.take(Some(secret), last) {
+            // SAFETY: as the caller vouches.
+            unsafe {
+                slab::overwrite(record.at, record.size);
+                self.give(Kind::Sealed, record.at, record.size, record.epoch);
+            }
+        }
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -526,6 +655,41 @@ impl Inner {
             Kind::Sealed => &mut self.pieces,
             Kind::Paged => &mut self.paged_pieces,
         }
+    }
+}
+
+#[allow(unsafe_code)]
+impl Settle for Inner {
+    fn secret(&mut self, header: NonNull<u8>, of: OfSecret) {
+        let item = of.item();
+        if of.ends() {
+            self.tally.remove(item.into());
+        }
+        // SAFETY: whoever has left them has vouched for them: see `Ledger::give_secret`.
+        unsafe {
+            self.roll.give(header);
+            if let Some(body) = of.body {
+                self.give(item.kind, body, of.size, of.epoch);
+            }
+        }
+    }
+
+    fn record(&mut self, record: NonNull<u8>, of: OfRecord) {
+        // SAFETY: as above: see `Ledger::free` and `Ledger::end_sealed`.
+        unsafe {
+            self.give(Kind::Sealed, record, of.size, of.epoch);
+            if of.secret != 0 {
+                self.sweep(of.secret, of.last);
+            }
+        }
+    }
+
+    fn ended(&mut self, live: Live) {
+        self.tally.remove(live);
+    }
+
+    fn kept(&mut self, count: usize) {
+        self.limbo.give_back(count);
     }
 }
 

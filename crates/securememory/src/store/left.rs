@@ -122,3 +122,28 @@ fn describe(slot: &Slot, now: u64) -> Option<Finding> {
         format!("{kind} of secret {secret}, opened by thread {thread} {:.3} s ago,", age.as_secs_f64()),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::registry;
+    use crate::store::Settings;
+    use crate::testing::TestGuard;
+
+    #[test]
+    fn a_slot_that_nobody_has_is_named() {
+        let _guard = TestGuard::new();
+        let machinery = Machinery::make(Settings::default()).unwrap();
+        let wait = Duration::from_secs(5);
+        let slot = machinery.scratch.take(registry::thread(), NOBODY, 8, 8, false, wait).unwrap();
+        slot.close_window();
+        let found = machinery.whats_left(1);
+        assert!(matches!(&found[..], [(Left::Slot, _)]), "{found:?}");
+        slot.abandon();
+        assert_eq!(machinery.whats_left(1), []);
+        // One more than the caller's.
+        assert!(matches!(&machinery.whats_left(0)[..], [(Left::Vault, _)]));
+    }
+}

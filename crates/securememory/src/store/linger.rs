@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::os;
 use crate::store::header::{Body, Header};
+use crate::store::object;
 
 /// Secrets of one vault that linger at the same time at most. Beyond them pages are closed at once.
 const PLACES: usize = 64;
@@ -23,9 +24,6 @@ pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// About one step of the coarse clock.
 const TICK: Duration = Duration::from_millis(2);
 
-/// About as long as a protection change takes, and a thread needs to be scheduled.
-const MOMENT: Duration = Duration::from_micros(50);
-
 /// Marks of a header: the secret has never been in the list, is in it, is not in it any more.
 pub(super) const NEVER: u8 = 0;
 const LISTED: u8 = 1;
@@ -35,8 +33,10 @@ const UNLISTED: u8 = 2;
 /// that nobody takes one secret for another.
 struct Place(AtomicPtr<Header>);
 
-/// Headers are aligned to more than this.
+/// Headers are aligned to more than these.
 const AT_IT: usize = 1;
+/// With [`AT_IT`]: the last reference to the secret has gone meanwhile, and the sweeper buries it.
+const LEFT: usize = 2;
 
 impl Place {
     fn move_on(&self, from: *mut Header, to: *mut Header) -> Result<*mut Header, *mut Header> {
@@ -140,15 +140,26 @@ impl Lingering {
         (next != u64::MAX).then(|| Duration::from_nanos(next.saturating_sub(now)).max(TICK))
     }
 
-    /// Takes a secret off the list that is about to be freed; waits for a sweeper that is at its pages.
-    pub(super) fn forget(&self, header: NonNull<Header>) {
+    /// Takes a secret off the list that is about to be freed. False: a sweeper is at its pages, which is not waited for; it
+    /// buries the secret.
+    pub(super) fn forget(&self, header: NonNull<Header>) -> bool {
         let (at, busy) = (header.as_ptr(), header.as_ptr().map_addr(|address| address | AT_IT));
-        for place in &self.places {
-            let mut looks = 0u32;
-            while place.move_on(at, std::ptr::null_mut()) == Err(busy) {
-                looks += 1;
-                // A sweeper that does not run is not helped by a thread that only gives way to its equals.
-                if looks < 100 { std::thread::yield_now() } else { std::thread::sleep(MOMENT) }
+        loop {
+            // Nobody lists it any more but a sweeper that is at it, and there is one sweeper at a time. So when it was
+            // found at one place, all others are seen to be without it.
+            let is_busy = |place: &&Place| place.move_on(at, std::ptr::null_mut()) == Err(busy);
+            let mut found = self.places.iter().filter(is_busy);
+            let (first, second) = (found.next(), found.next());
+            match (first, second) {
+                (None, _) => return true,
+                (Some(place), None) => {
+                    let left = busy.map_addr(|address| address | LEFT);
+                    if place.move_on(busy, left).is_ok() {
+                        return false;
+                    }
+                }
+                // The sweeper has come from one to the other.
+                (Some(_), Some(_)) => {}
             }
         }
     }
@@ -162,12 +173,21 @@ fn sweep(place: &Place, now: u64) -> Option<u64> {
         return None;
     }
     place.move_on(at, at.map_addr(|address| address | AT_IT)).ok()?;
-    // SAFETY: a listed header lives, and is not freed before `forget` has seen its place without AT_IT.
+    // SAFETY: a listed header lives, and is not freed by others as long as its place has AT_IT.
     let header = unsafe { &*at };
     let until = close_due(header, now);
     let next = if until.is_some() { at } else { std::ptr::null_mut() };
-    place.0.store(next, Ordering::Release);
-    until
+    let busy = at.map_addr(|address| address | AT_IT);
+    if place.move_on(busy, next).is_ok() {
+        return until;
+    }
+    // Left to us: see `forget`.
+    place.0.store(std::ptr::null_mut(), Ordering::Release);
+    if let Some(header) = NonNull::new(at) {
+        // SAFETY: the last reference has gone, and the secret is in no other place. The vault lives: the caller has it.
+        unsafe { object::bury(header) };
+    }
+    None
 }
 
 /// Closes the pages, if they are due; returns until when the secret stays listed.

@@ -271,8 +271,8 @@ impl Sealed {
             if machinery.scratch.quiesce(header.id, Deadline::after(MOMENT)) {
                 // SAFETY: no reader is left that could have loaded the old pointer.
                 unsafe { machinery.ledger.free(&[old], 1) };
-            } else {
-                machinery.ledger.retire(&[old]);
+            } else if !machinery.ledger.retire(old) {
+                machinery.give_up(old);
             }
         }
         Ok(seals)
@@ -329,23 +329,16 @@ impl Sealed {
     }
 
     /// Overwrites and frees all records, if no reader is left by the deadline; `None`: there can be none. The caller
-    /// has begun the end.
+    /// has begun the end. Waits for no lock.
     #[allow(unsafe_code)]
     pub(super) fn end(&self, header: &Header, deadline: Option<Deadline>) -> Result<bool, Error> {
         let machinery = &*header.machinery;
-        let retired = machinery.ledger.retired();
+        let retired = machinery.ledger.retired_so_far();
         if deadline.is_some_and(|deadline| !machinery.scratch.quiesce(header.id, deadline)) {
             return Ok(false);
         }
-        if let Some(retired) = retired {
-            // SAFETY: the readers were seen to be done after that was asked.
-            unsafe { machinery.ledger.sweep(Some(header.id), retired) };
-        }
-        if let Some(last) = self.take(header) {
-            // SAFETY: the last record, which nobody finds any more.
-            unsafe { machinery.ledger.free(&[last], 0) };
-        }
-        machinery.ledger.ended(super::ledger::Kind::Sealed);
+        // SAFETY: the readers were seen to be done after that was asked; and nobody finds the last record any more.
+        unsafe { machinery.ledger.end_sealed(header.item(), header.id, retired, self.take(header)) };
         Ok(true)
     }
 
@@ -364,6 +357,20 @@ impl Sealed {
         // SAFETY: it was published, and has not been freed.
         let epoch = unsafe { counted_epoch(last, header.len) };
         Some(Retired { secret: header.id, at: last.cast(), size: Self::size(header.len).ok()?, epoch })
+    }
+}
+
+impl Machinery {
+    /// A record that was replaced, which no place in limbo could be had for, since the ledger's lock is not to be had.
+    #[cold]
+    #[allow(unsafe_code)]
+    pub(super) fn give_up(&self, old: Retired) {
+        // For a second others have had the lock. A reader that has not run meanwhile may do so in another. Else the record
+        // stays as it is until the vault ends.
+        if self.scratch.quiesce(old.secret, Deadline::after(Duration::from_secs(1))) {
+            // SAFETY: no reader is left that could have found it.
+            unsafe { self.ledger.free(&[old], 1) };
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Footprint {
 }
 
 /// For how long threads that have ended are waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Footprint {
     /// As it is now.

@@ -38,7 +38,7 @@ use crate::store::Machinery;
 /// ```
 ///
 /// When it is dropped, nothing of its vaults may be left: handles, secrets, views, places for views, pages, files; nor plans
-/// of the fault injector, nor threads under it. It waits two seconds for what other threads are about to end. Then it
+/// of the fault injector, nor threads under it. It waits ten seconds for what other threads are about to end. Then it
 /// panics, and the message names what is left (where the thread is panicking already, it prints it). What a test leaves on
 /// purpose it [expects](TestGuard::expect_leak).
 ///
@@ -69,8 +69,8 @@ pub struct GuardHandle(Arc<Watch>);
 #[must_use = "the thread is under the guard until this is dropped"]
 pub struct UnderGuard(Arc<Watch>, PhantomData<*const ()>);
 
-/// For how long a guard waits for what other threads are about to end.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long a guard waits for what other threads are about to end: they may not get a processor for a while.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl TestGuard {
     /// From now on.
@@ -86,7 +86,7 @@ impl TestGuard {
         Self { watch, plans: inject::set_so_far(), patience: PATIENCE, one_thread: PhantomData }
     }
 
-    /// Waits so long for what other threads are about to end: two seconds, if nothing else is said.
+    /// Waits so long for what other threads are about to end: ten seconds, if nothing else is said.
     pub fn patience(mut self, wait: Duration) -> Self {
         self.patience = wait;
         self

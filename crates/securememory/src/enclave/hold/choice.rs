@@ -33,11 +33,6 @@ impl KeyHold {
             };
             match made {
                 Ok(hold) => {
-                    if let Some(cause) = refused.filter(|cause| !is_usual(wish, levels.secretmem, cause)) {
-                        tracing::warn!(
-                            %cause, hold = ?hold.used(), "the vault's key is not held as was preferred"
-                        );
-                    }
                     return Ok((hold, refused));
                 }
                 Err(cause) => refused = Some(cause),
@@ -91,7 +86,7 @@ fn candidates(
 }
 
 /// A host without protection keys, where nobody asked for them: nothing to warn of.
-fn is_usual(wish: Hold, secretmem: Level, cause: &Error) -> bool {
+pub(crate) fn is_usual(wish: Hold, secretmem: Level, cause: &Error) -> bool {
     let none = matches!(
         cause,
         Error::System(CallError { call: Call::PkeyAlloc, errno: libc::EINVAL | libc::ENOSPC | libc::ENOSYS })

@@ -58,16 +58,16 @@ impl Limbo {
         self.places.iter().flatten().map(|(_, record)| record.epoch)
     }
 
-    /// Leaves records in the places that were kept for them.
-    pub(super) fn retire(&mut self, records: &[Retired]) {
-        self.give_back(records.len());
-        let free = self.places.iter_mut().filter(|place| place.is_none());
-        // There is a place for each.
-        for (place, record) in free.zip(records) {
-            self.retired += 1;
+    /// Leaves a record in the place that was kept for it. Gives its number.
+    pub(super) fn retire(&mut self, record: Retired) -> u64 {
+        self.give_back(1);
+        self.retired += 1;
+        // There is one.
+        if let Some(place) = self.places.iter_mut().find(|place| place.is_none()) {
             self.waiting += 1;
-            *place = Some((self.retired, *record));
+            *place = Some((self.retired, record));
         }
+        self.retired
     }
 
     /// How many ever came; `None`: nothing waits.

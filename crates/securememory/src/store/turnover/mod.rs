@@ -16,8 +16,10 @@ mod mover;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::epoch::{self, Changing};
 use crate::error::{Error, Outstanding};
+use crate::events::{self, Note};
 use crate::gate::Deadline;
 use crate::os;
 use crate::registry::ANY;
@@ -115,7 +117,9 @@ impl Machinery {
     }
 
     fn install_key(&self) -> Result<(), Error> {
-        self.install_next(&mut self.enclave.epochs().freeze()?)
+        self.install_next(&mut self.enclave.epochs().freeze()?)?;
+        counters::add(Count::Refreshes);
+        Ok(())
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
@@ -124,6 +128,7 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
+        events::note(Note::NewKey, self.id, epoch);
         self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
         self.turnover.pause.store(0, Ordering::Relaxed);
         self.turnover.unfinished.store(true, Ordering::Release);
@@ -260,13 +265,12 @@ impl Machinery {
 
     #[cold]
     fn note_refusal(&self, error: Error) {
-        if let Ok(mut keys) = self.enclave.epochs().freeze() {
-            // Told once, until it succeeds.
-            if keys.refused().is_none() {
-                tracing::warn!(%error, "a vault's key is due to be replaced, which was refused");
-            }
-            keys.note_refusal(error);
+        let Ok(mut keys) = self.enclave.epochs().freeze() else { return };
+        // Told once, until it succeeds.
+        if keys.refused().is_none() {
+            events::note(Note::RefreshRefused, self.id, events::cause(error.call()));
         }
+        keys.note_refusal(error);
     }
 
     /// Destroys all keys, and with them everything that was sealed; closes what is paged. Then makes a new key.
@@ -287,6 +291,7 @@ impl Machinery {
         let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
         let paged = self.purge_paged();
+        self.ledger.settle();
         if !quiet {
             return Err(Error::Timeout { waited: deadline.waited(), holders: self.at_work() });
         }
@@ -330,7 +335,7 @@ impl Machinery {
     /// Closes all paged secrets; those with views are wiped when these end. Says why the first that could not be wiped was
     /// not.
     fn purge_paged(&self) -> Result<(), Error> {
-        if self.ledger.paged()? == 0 {
+        if self.ledger.live()?.paged == 0 {
             return Ok(());
         }
         let mut outcome = Ok(());

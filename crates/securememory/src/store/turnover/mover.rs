@@ -129,7 +129,11 @@ impl Machinery {
         if self.scratch.quiesce(ANY, Deadline::after(MOMENT)) {
             self.free_all(&replaced);
         } else {
-            each(&replaced, |record| self.ledger.retire(&[record]));
+            each(&replaced, |record| {
+                if !self.ledger.retire(record) {
+                    self.give_up(record);
+                }
+            });
         }
         outcome.and(failure.map_or(Ok(()), Err))
     }
