@@ -33,6 +33,8 @@ pub(crate) use order::user_code;
 /// The locks that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rank {
+    /// What a fork has to see to.
+    Forks,
     /// Changing a vault's keys.
     Keys,
     /// Growing a vault's scratch.
@@ -47,6 +49,8 @@ pub(crate) enum Rank {
     Coordinator,
     /// Changing which signals are ours.
     Signals,
+    /// Growing the tables of [`crate::registry`].
+    Tables,
 }
 
 impl Rank {
@@ -54,8 +58,10 @@ impl Rank {
     #[cfg(debug_assertions)]
     const fn level(self) -> u8 {
         match self {
+            Self::Forks => 0,
             Self::Keys | Self::Coordinator => 1,
             Self::Scratch | Self::Pages | Self::Ledger | Self::Registry | Self::Signals => 2,
+            Self::Tables => 3,
         }
     }
 }
@@ -102,6 +108,30 @@ pub(crate) struct Lock<T> {
     sleepers: AtomicU32,
     event: AtomicU32,
     value: Mutex<T>,
+}
+
+/// A lock, whatever it guards, for who forks.
+pub(crate) trait Freeze: Sync {
+    /// As [`Lock::freeze`].
+    fn freeze(&self, patience: Duration) -> bool;
+    /// As [`Lock::thaw`].
+    fn thaw(&self);
+    /// As [`Lock::thaw_in_child`].
+    fn thaw_in_child(&self);
+}
+
+impl<T: Send> Freeze for Lock<T> {
+    fn freeze(&self, patience: Duration) -> bool {
+        Self::freeze(self, patience)
+    }
+
+    fn thaw(&self) {
+        Self::thaw(self);
+    }
+
+    fn thaw_in_child(&self) {
+        Self::thaw_in_child(self);
+    }
 }
 
 /// The right to the value, until dropped.
@@ -207,14 +237,12 @@ impl<T> Lock<T> {
     /// was not to be had, and is not frozen. Several are frozen one after the other in the order of vaults and ranks, by one
     /// thread of the process at a time, which is the caller's to see to; that order is not checked, nor that the thread
     /// has no lock.
-    #[allow(dead_code, reason = "for forks")]
     pub(crate) fn freeze(&self, patience: Duration) -> bool {
         let attempt = || self.turn(FREE, FROZEN).then_some(());
         attempt().or_else(|| self.wait_for(patience, attempt)).is_some()
     }
 
     /// Gives the lock back if it is frozen; else nothing happens. Waits for nobody. In the parent.
-    #[allow(dead_code, reason = "for forks")]
     pub(crate) fn thaw(&self) {
         if self.word.compare_exchange(FROZEN, FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.wake();
@@ -222,7 +250,6 @@ impl<T> Lock<T> {
     }
 
     /// The same in the child, where those who slept are not.
-    #[allow(dead_code, reason = "for forks")]
     pub(crate) fn thaw_in_child(&self) {
         self.sleepers.store(0, Ordering::Relaxed);
         self.thaw();

@@ -145,7 +145,7 @@ pub struct Levels {
     pub lock: Level,
     /// Pages are left out of core dumps.
     pub dump: Level,
-    /// A forked child finds zeros where the parent has keys or plaintext.
+    /// A forked child finds zeros where the parent has keys or plaintext. [`Level::Off`]: it inherits the vault.
     pub fork: Level,
     /// The key of sealed secrets lies in memory that the kernel itself does not keep mapped.
     pub secretmem: Level,
@@ -224,8 +224,40 @@ impl Policy {
         self
     }
 
-    /// Sets how badly it is wanted that a forked child has nothing. `Off` (the child inherits) is not
-    /// supported yet and is an error at creation.
+    /// Sets how badly it is wanted that a forked child has nothing. With `Off`, in the policy of a vault, a child that
+    /// fork(2) makes inherits the vault with all that is in it, and from then on parent and child each have their own: what
+    /// one changes, closes or purges, and its end, do nothing to the other's. Without it a child has nothing, and every call
+    /// on what it has inherited is [`Error::Forked`](crate::Error::Forked).
+    ///
+    /// A vault is inherited as a whole. A secret that [requires](Level::Require) to be gone in a child is refused in it
+    /// ([`Error::NotInForce`](crate::Error::NotInForce)), and one with `Off` in another vault
+    /// ([`Error::Unsupported`](crate::Error::Unsupported)). [`Hold::Secretmem`] cannot be inherited, since the child would
+    /// share it: that is `Unsupported` when the vault is built.
+    ///
+    /// A fork waits a moment for those who are changing the vault, makes files for the child's shares of
+    /// a split key (three calls or so for each key), and the child locks memory again that was locked, in time proportional
+    /// to it. Where one of these is refused (a limit, a lock held for more than 0.2 s), the child has nothing, as with
+    /// `Require`; where only the locking of memory is refused and not required, the child's status says so. The parent's
+    /// vault is what it was in any case.
+    ///
+    /// In the child there is only the thread that forked. Views and writers of other threads stay counted there, since they
+    /// may have been lent to that thread: a paged secret that another thread was reading can be read and not be changed,
+    /// one that another was changing can be neither, and a close leaves them to views that never end
+    /// ([`Vault::diagnostics`](crate::Vault::diagnostics) lists them). The bytes of such views, and of secrets that
+    /// others were making, stay in the child's memory as long as it lives. A [janitor](crate::VaultBuilder::janitor) is a
+    /// thread, too: in the child its work is done by [`Vault::tidy`](crate::Vault::tidy) and by those who use the vault.
+    /// Where other threads had secrets, the child's part of the fork takes time in proportion to their number.
+    ///
+    /// vfork(2), posix_spawn(3) and a raw `clone` tell nobody: what comes of these inherits nothing.
+    ///
+    /// ```
+    /// use securememory::{Level, Policy, Vault};
+    /// let vault = Vault::builder().policy(Policy::new().fork(Level::Off)).build()?;
+    /// let key = vault.secret().random(32)?;
+    /// // A child that is forked from here on can read the key, and change its own copy of it.
+    /// assert!(!key.status().protections.fork.got);
+    /// # Ok::<(), securememory::Error>(())
+    /// ```
     #[must_use]
     pub fn fork(mut self, level: Level) -> Self {
         self.levels.fork = level;

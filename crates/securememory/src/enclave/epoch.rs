@@ -19,6 +19,7 @@ use crate::error::{Error, Outstanding};
 use crate::locks::{Guard, Lock, Rank};
 use crate::sync::{self, AtomicU64};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Keys that a vault has at most.
 pub(crate) const LIVE: usize = 4;
@@ -139,6 +140,26 @@ impl Epochs {
     #[cfg_attr(debug_assertions, track_caller)]
     pub(crate) fn freeze(&self) -> Result<Changing<'_>, Error> {
         Ok(Changing { epochs: self, state: self.state.lock()? })
+    }
+
+    /// Keeps others from changing keys over a fork.
+    pub(crate) fn freeze_over_fork(&self, patience: Duration) -> bool {
+        self.state.freeze(patience)
+    }
+
+    /// Takes that back.
+    pub(crate) fn thaw(&self, in_child: bool) {
+        if in_child { self.state.thaw_in_child() } else { self.state.thaw() }
+    }
+
+    /// All keys, each with whether it can be found, for who has frozen them, or is alone in a child.
+    #[allow(unsafe_code)]
+    pub(crate) fn frozen(&self) -> impl Iterator<Item = (bool, &KeyHold)> {
+        self.cells.iter().filter_map(|cell| {
+            // SAFETY: keys are changed by whoever has the lock, which is frozen.
+            let hold = unsafe { (*cell.hold.get()).as_ref() }?;
+            Some((!cell.number.is_withdrawn(), hold))
+        })
     }
 
     /// The holds, for the end of the vault.

@@ -6,6 +6,7 @@
 
 pub(crate) mod cipher;
 pub(crate) mod epoch;
+mod heritage;
 pub(crate) mod hold;
 mod in_hand;
 mod record;
@@ -124,6 +125,10 @@ impl Enclave {
 
     /// What is in force now on all that holds keys and their shares.
     pub(crate) fn protections(&self) -> Protections {
+        // A child leaves the locks alone that it inherited.
+        if !self.is_alive() {
+            return self.anchor.protections();
+        }
         let now = self.epochs.freeze().ok().and_then(|keys| {
             let each = keys.live().filter_map(|epoch| keys.key(epoch));
             each.map(|hold| protections_of(&self.anchor, hold, true)).reduce(both)
@@ -138,11 +143,14 @@ impl Enclave {
 
     /// What is to be told of the keys.
     pub(crate) fn keys(&self) -> Keys {
+        if !self.is_alive() {
+            return Keys::default();
+        }
         let Ok(keys) = self.epochs.freeze() else { return Keys::default() };
         let replicas = keys.newest_key().map_or((0, 0), |hold| hold.replicas(&self.anchor));
         Keys {
             live: keys.live().count(),
-            stuck: self.is_alive() && keys.live().filter_map(|epoch| keys.key(epoch)).any(KeyHold::is_stuck),
+            stuck: keys.live().filter_map(|epoch| keys.key(epoch)).any(KeyHold::is_stuck),
             replicas: replicas.0,
             renewed: replicas.1,
             refused: keys.refused(),
@@ -160,14 +168,24 @@ impl Enclave {
     #[inline]
     pub(crate) fn satisfies(&self, levels: Levels) -> Result<(), Error> {
         meets(&self.at_creation, levels)?;
+        if levels.lock == Level::Require && !self.anchor.is_as_locked() {
+            return Err(Error::NotInForce(Protection::Lock));
+        }
         if levels.secretmem == Level::Require && self.used != HoldUsed::Secretmem {
             return Err(Error::NotInForce(Protection::Secretmem));
         }
         Ok(())
     }
 
+    /// An error where this is not the process that the keys belong to: in a child, also in one that shares our memory.
+    pub(crate) fn check_owner(&self) -> Result<(), Error> {
+        if self.anchor.is_owner() { Ok(()) } else { Err(why_gone()) }
+    }
+
     /// A fresh key like the ones that there are, for this epoch.
     pub(crate) fn make_key(&self, epoch: u64) -> Result<KeyHold, Error> {
+        // The files of a child that shares our memory would be its own.
+        self.check_owner()?;
         let wish = match self.used {
             HoldUsed::Pkey => Hold::Pkey,
             HoldUsed::Split => Hold::Split,
@@ -180,7 +198,8 @@ impl Enclave {
         // A vault's promise to its secrets is for all its keys.
         let promised = &self.at_creation;
         let of = |achieved: Achieved| if achieved.got { Level::Require } else { Level::Off };
-        let (lock, dump, fork) = (of(promised.lock), of(promised.dump), of(promised.fork));
+        let lock = if self.anchor.is_as_locked() { of(promised.lock) } else { self.levels.lock };
+        let (dump, fork) = (of(promised.dump), of(promised.fork));
         let got = protections_of(&self.anchor, &hold, false);
         match meets(&got, Levels { lock, dump, fork, ..levels }) {
             Ok(()) => Ok(hold),

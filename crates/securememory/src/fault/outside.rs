@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 use crate::locks::{self, Guard, Lock, Rank};
 use crate::os;
 use crate::os::signals::{self, Action};
+use crate::registry::forks;
 #[cfg(feature = "testing")]
 use crate::registry::guards;
-use crate::shutdown::dying;
+use crate::shutdown::{dying, fork};
 
 /// What ends a process by what one of its threads does.
 pub(crate) const FAULTS: [c_int; 7] =
@@ -27,6 +28,12 @@ pub(super) fn faults() -> signals::Mask {
 
 /// Who changes what is installed.
 static CHANGES: Lock<()> = Lock::new(Rank::Signals, ());
+
+/// Sees to it that a child which is forked meanwhile finds nobody at it.
+pub(crate) fn settle_forks() -> Result<()> {
+    fork::install()?;
+    forks::freeze_too(&CHANGES)
+}
 
 /// Fault handling is to be ended by whoever changes something next: its guard was dropped when others were at it.
 static LEFT: AtomicU32 = AtomicU32::new(0);
@@ -102,6 +109,7 @@ pub fn install(policy: FaultPolicy) -> Result<FaultGuard> {
     }
     #[cfg(feature = "testing")]
     guards::installing();
+    settle_forks()?;
     let changing = changing()?;
     if INSTALLED.load(Ordering::Acquire) != 0 {
         return Err(Error::AlreadyInstalled);

@@ -247,6 +247,22 @@ impl Gate {
         self.clear(word::SEALING);
     }
 
+    /// In a child, where none of the others is who was closing the pages, or waiting: says whether somebody was at the
+    /// former. Then nobody knows whether they are open.
+    pub(crate) fn forget_others(&self) -> bool {
+        let gone = word::SEALING | word::PENDING | word::QUEUE | word::WAITERS;
+        let was_closing = self.word.fetch_and(!gone, Ordering::AcqRel) & word::SEALING != 0;
+        if was_closing {
+            self.open.store(true, Ordering::Release);
+        }
+        was_closing
+    }
+
+    /// The same child does not know whether pages that it could not close are open: whoever comes next opens them.
+    pub(crate) fn distrust_open(&self) {
+        self.open.store(false, Ordering::Release);
+    }
+
     /// Sleeps until something about the secret may have changed: a millisecond at most, because the end of a sealed
     /// view looks for sleepers without a fence and may miss one.
     pub(crate) fn nap(&self, left: Duration) {

@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-pub(super) use super::proc::{locked_now, mapping_limit};
+pub(super) use super::proc::{locked_now, mapping_limit, threads};
 pub(super) use super::smaps::range_flags;
 
 /// Gives an error number of rustix the name of its call.
@@ -65,6 +65,11 @@ pub(super) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
         let _ = unsafe { mm::munlock(ptr.as_ptr().cast(), len) };
         CallError::new(Call::Mlock, errno.raw_os_error())
     })
+}
+
+pub(super) unsafe fn lock_again(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    // SAFETY: as in `lock`.
+    unsafe { mm::mlock_with(ptr.as_ptr().cast(), len, mm::MlockFlags::ONFAULT) }.map_err(failed(Call::Mlock))
 }
 
 pub(super) unsafe fn unlock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {

@@ -181,6 +181,18 @@ pub(crate) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
     unsafe { sys::lock(ptr, len) }
 }
 
+/// The same of pages that lie in memory already, and may be closed: in a child, which has its parent's pages, but not its
+/// locks. What comes to be there later is locked, too. mlock2(2), `MLOCK_ONFAULT`.
+///
+/// # Safety
+///
+/// As for [`lock`].
+pub(crate) unsafe fn lock_again(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
+    injected(Call::Mlock)?;
+    // SAFETY: the caller's promise.
+    unsafe { sys::lock_again(ptr, len) }
+}
+
 /// Lets pages be swapped again. munlock(2).
 ///
 /// # Safety
@@ -312,6 +324,11 @@ pub(crate) fn lock_limit() -> Option<u64> {
 /// Bytes that are locked now, also by others in this process. proc_pid_status(5), `VmLck`.
 pub(crate) fn locked_now() -> Option<u64> {
     sys::locked_now()
+}
+
+/// Threads of this process. proc_pid_status(5), `Threads`.
+pub(crate) fn threads() -> Option<u64> {
+    sys::threads()
 }
 
 /// Descriptors that this process may have; `None`: any number. getrlimit(2), `RLIMIT_NOFILE`, soft.
@@ -455,5 +472,7 @@ mod tests {
         assert_eq!(here, thread_id());
         assert_ne!(here, std::thread::spawn(thread_id).join().unwrap());
         assert!(mapping_limit().is_some() && locked_now().is_some());
+        // This one, and the one that runs the tests.
+        assert!(threads() >= Some(2), "{:?}", threads());
     }
 }

@@ -89,6 +89,17 @@ pub(super) fn locked_now() -> Option<u64> {
     kilobytes(field(&status()?, "VmLck")?)
 }
 
+/// Allocates nothing.
+pub(super) fn threads() -> Option<u64> {
+    let mut lines = Lines::new(own!("status")?);
+    while let Some(line) = lines.next_line() {
+        if let Some(number) = line.strip_prefix("Threads:") {
+            return number.trim().parse().ok();
+        }
+    }
+    None
+}
+
 pub(super) fn mapping_limit() -> Option<u64> {
     number("/proc/sys/vm/max_map_count")
 }

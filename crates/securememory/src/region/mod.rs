@@ -178,6 +178,8 @@ pub(crate) enum ForkGuard {
     Absent,
     /// Neither could be had.
     None,
+    /// The child has what its parent had, and is to have it.
+    Inherited,
 }
 
 /// What was achieved for a range of pages.
@@ -235,11 +237,15 @@ pub(crate) unsafe fn secure(
             Level::Off => Achieved { asked: Level::Off, got: false, evidence: Evidence::None, refused: None },
             asked => settle(Protection::Dump, asked, os::advise(at, len, Advice::DontDump))?,
         };
-        let (fork, guard) = match os::advise(at, len, Advice::WipeOnFork) {
-            Ok(()) => (settle(Protection::Fork, levels.fork, Ok(()))?, ForkGuard::Wiped),
-            Err(refused) => match os::advise(at, len, Advice::DontFork) {
-                Ok(()) => (settle(Protection::Fork, levels.fork, Ok(()))?, ForkGuard::Absent),
-                Err(_) => (settle(Protection::Fork, levels.fork, Err(refused))?, ForkGuard::None),
+        let off = Achieved { asked: Level::Off, got: false, evidence: Evidence::None, refused: None };
+        let (fork, guard) = match levels.fork {
+            Level::Off => (off, ForkGuard::Inherited),
+            asked => match os::advise(at, len, Advice::WipeOnFork) {
+                Ok(()) => (settle(Protection::Fork, asked, Ok(()))?, ForkGuard::Wiped),
+                Err(refused) => match os::advise(at, len, Advice::DontFork) {
+                    Ok(()) => (settle(Protection::Fork, asked, Ok(()))?, ForkGuard::Absent),
+                    Err(_) => (settle(Protection::Fork, asked, Err(refused))?, ForkGuard::None),
+                },
             },
         };
         // Kernels without page merging refuse the advice; then there is nothing to be kept from.

@@ -5,6 +5,7 @@ mod left;
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::locks::{Guard, Lock, Rank};
@@ -13,10 +14,10 @@ use crate::policy::{Level, Levels};
 use crate::region::bytes;
 use crate::region::geometry;
 use crate::region::{Secured, Slab, insist, secure, verify};
-use crate::registry::arenas::{Entered, Purpose, Region};
+use crate::registry::arenas::{Arena, Entered, LOCKED, NOT, Purpose, REQUIRED, Region};
 use crate::registry::vaults::Seat;
 use crate::registry::{dying, lost};
-use crate::status::Protections;
+use crate::status::{Achieved, Evidence, Protections};
 use left::Left;
 
 /// Bytes of memory of the owner's that [`Pool::lose`] needs.
@@ -63,6 +64,30 @@ impl Pages {
 
     pub(crate) fn secured(&self) -> &Secured {
         &self.secured
+    }
+
+    /// Are they locked, also after a fork?
+    pub(crate) fn is_locked(&self) -> bool {
+        self.secured.is_locked()
+            && self.region.is_none_or(|region| region.locked.load(Ordering::Relaxed) != NOT)
+    }
+
+    /// Notes for a child whether it has to lock them.
+    fn note_lock(&self) {
+        if let Some(region) = self.region {
+            let required = self.levels.lock == Level::Require;
+            let locked = if required { REQUIRED } else { LOCKED };
+            region.locked.store(if self.secured.is_locked() { locked } else { NOT }, Ordering::Relaxed);
+        }
+    }
+
+    /// What was in force when they were made, but for what a fork took.
+    fn claimed(&self) -> Protections {
+        let mut claimed = self.secured.protections;
+        if claimed.lock.got && !self.is_locked() {
+            claimed.lock = Achieved { got: false, evidence: Evidence::None, ..claimed.lock };
+        }
+        claimed
     }
 
     /// Says whose bytes lie where in them, for who explains a fault. The label is valid until the pages are given back.
@@ -126,12 +151,13 @@ impl Pages {
 
     /// What the kernel's listing says is in force.
     pub(crate) fn protections(&self) -> Protections {
-        verify(self.base, self.capacity, self.secured.protections)
+        verify(self.base, self.capacity, self.claimed())
     }
 
     /// Claims from now on what [`Self::protections`] finds.
     pub(crate) fn check(&mut self) {
         self.secured.protections = self.protections();
+        self.note_lock();
     }
 
     /// Changes who may touch the pages.
@@ -212,7 +238,7 @@ impl Pool {
     /// Gives pages that were mapped for themselves back to the system.
     #[allow(unsafe_code)]
     fn release(&self, mut pages: Pages) -> Result<(), Error> {
-        if pages.secured.is_locked() {
+        if pages.is_locked() {
             self.locked.fetch_sub(pages.capacity, Ordering::Relaxed);
         }
         pages.take_single().map_or(Ok(()), |slab| {
@@ -227,7 +253,9 @@ impl Pool {
         let capacity = geometry::capacity_for(0, len, align, page)?;
         let mut inner = self.lock()?;
         inner.recover();
-        let fits = |pages: &Pages| pages.capacity == capacity && pages.levels == levels;
+        // In a child some may be locked no more.
+        let suits = |pages: &Pages| levels.lock != Level::Require || pages.is_locked();
+        let fits = |pages: &Pages| pages.capacity == capacity && pages.levels == levels && suits(pages);
         // Most recently used first: its lines are still in the cache.
         if let Some(index) = inner.free.iter().rposition(fits) {
             inner.free_bytes -= capacity;
@@ -247,9 +275,10 @@ impl Pool {
         } else {
             map_single(capacity, levels, kind)?
         };
+        pages.note_lock();
         pages.begin()?;
         inner.out += 1;
-        if pages.secured.is_locked() {
+        if pages.is_locked() {
             self.locked.fetch_add(capacity, Ordering::Relaxed);
         }
         Ok(pages)
@@ -373,6 +402,39 @@ impl Pool {
 
     pub(crate) fn locked_bytes(&self) -> usize {
         self.locked.load(Ordering::Relaxed)
+    }
+
+    /// Keeps it as it is over a fork.
+    pub(crate) fn freeze(&self, patience: Duration) -> bool {
+        self.inner.freeze(patience)
+    }
+
+    /// Takes that back.
+    pub(crate) fn thaw(&self, in_child: bool) {
+        if in_child { self.inner.thaw_in_child() } else { self.inner.thaw() }
+    }
+
+    /// In a child, which inherits no locks of memory: locks what was locked. False: what has to be locked cannot be.
+    /// `arena`: one of this pool's, at `base`.
+    #[allow(unsafe_code)]
+    pub(crate) fn lock_again(&self, arena: &Arena, base: usize) -> bool {
+        let (page, len) = (os::page_size(), arena.capacity.load(Ordering::Relaxed));
+        let first = arena.regions.load(Ordering::Acquire);
+        let mut right = true;
+        for index in 0..if first.is_null() { 0 } else { arena.count() } {
+            // SAFETY: as many as the arena has slots; they live as long as it is entered, see `Slab::release`.
+            let region = unsafe { &*first.add(index) };
+            let locked = region.locked.load(Ordering::Relaxed);
+            let at = NonNull::new((base + page + index * (len + page)) as *mut u8);
+            let Some(at) = at.filter(|_| locked != NOT) else { continue };
+            // SAFETY: whole pages of ours.
+            if unsafe { os::lock_again(at, len) }.is_err() {
+                right &= locked != REQUIRED;
+                region.locked.store(NOT, Ordering::Relaxed);
+                self.locked.fetch_sub(len, Ordering::Relaxed);
+            }
+        }
+        right
     }
 
     /// Unmaps everything.

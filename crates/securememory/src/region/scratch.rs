@@ -8,6 +8,7 @@
 //!
 //! In each slot, from its start: [`HEAD`] bytes for a key and its check, room, canary, data.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -290,6 +291,58 @@ impl Scratch {
             }
             other => other,
         })
+    }
+
+    /// Keeps it as it is over a fork.
+    pub(crate) fn freeze(&self, patience: Duration) -> bool {
+        self.grow.freeze(patience)
+    }
+
+    /// Takes that back.
+    pub(crate) fn thaw(&self, in_child: bool) {
+        if in_child { self.grow.thaw_in_child() } else { self.grow.thaw() }
+    }
+
+    /// In a child that inherits it: what other threads were about to take, or to give back, is given back, and what was locked
+    /// is locked again. False: that is refused, and was `required`. `first`: is the page locked that the first slot may
+    /// lie in?
+    #[allow(unsafe_code)]
+    pub(crate) fn inherit(&self, required: bool, first: bool) -> bool {
+        let (me, page) = (registry::thread(), os::page_size());
+        for slot in self.used() {
+            let Some(at) = NonNull::new(slot.base.load(Ordering::Relaxed)) else { continue };
+            let its = Thread::from_word(slot.thread.load(Ordering::Relaxed));
+            if matches!(slot.state.load(Ordering::Acquire), WINDOW | BUSY) && its.index() != me.index() {
+                wipe_slot(slot);
+                slot.release();
+            }
+            if slot.locked.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let capacity = slot.capacity.load(Ordering::Relaxed);
+            let is_locked = if at.addr().get() % page == 0 {
+                // SAFETY: whole pages of ours.
+                let outcome = unsafe { os::lock_again(at, capacity) };
+                if outcome.is_err() {
+                    self.note_unlocked(capacity);
+                }
+                outcome.is_ok()
+            } else {
+                first
+            };
+            if !is_locked {
+                slot.locked.store(0, Ordering::Relaxed);
+                if required {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// So many bytes are locked no more.
+    pub(crate) fn note_unlocked(&self, bytes: usize) {
+        self.locked.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Makes ready what `n` views of the calling thread will need.

@@ -52,7 +52,16 @@ pub(crate) struct Region {
     pub(crate) len: AtomicUsize,
     /// The secret's label; null: none. Valid while the secret is the same.
     pub(crate) label: AtomicPtr<String>,
+    /// Are the pages locked? [`NOT`], [`LOCKED`], or [`REQUIRED`].
+    pub(crate) locked: AtomicU32,
 }
+
+/// They are not locked.
+pub(crate) const NOT: u32 = 0;
+/// They are.
+pub(crate) const LOCKED: u32 = 1;
+/// They are, and have to be.
+pub(crate) const REQUIRED: u32 = 2;
 
 /// Nothing of worth was ever in the pages, or it has been wiped.
 pub(crate) const UNUSED: u32 = 0;
@@ -143,6 +152,11 @@ impl Arena {
     pub(crate) fn contains(&self, address: usize) -> bool {
         let base = self.base.load(Ordering::Acquire);
         base != 0 && address.wrapping_sub(base) < self.size.load(Ordering::Relaxed)
+    }
+
+    /// From now on it is this process's: a child's, whose parent had it.
+    pub(crate) fn set_owner(&self, process: u32) {
+        self.owner.store(process, Ordering::Relaxed);
     }
 
     /// How many slots it has.

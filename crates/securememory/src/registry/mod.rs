@@ -9,6 +9,7 @@ pub(crate) mod arenas;
 pub(crate) mod deliveries;
 pub(crate) mod dying;
 pub(crate) mod files;
+pub(crate) mod forks;
 #[cfg(feature = "testing")]
 pub(crate) mod guards;
 pub(crate) mod handlers;
@@ -17,9 +18,10 @@ mod table;
 pub(crate) mod vaults;
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::error::Error;
-use crate::locks::{Guard, Lock, Rank};
+use crate::locks::{Freeze, Guard, Lock, Rank};
 use crate::os;
 use crate::sync;
 
@@ -153,6 +155,13 @@ impl Slot {
         self.state.load(Ordering::SeqCst) == WINDOW && {
             let id = self.secret.load(Ordering::Acquire);
             secret == ANY || id == secret || id == UNNAMED
+        }
+    }
+
+    /// In a child: its thread has another of the system's numbers.
+    pub(crate) fn rename(&self, thread: Thread) {
+        if Thread(self.thread.load(Ordering::Relaxed)).index() == thread.index() {
+            self.thread.store(thread.0, Ordering::Relaxed);
         }
     }
 
@@ -337,6 +346,16 @@ pub(crate) struct Frozen(#[allow(dead_code)] Guard<'static, Vec<Table>>);
 
 pub(crate) fn freeze() -> Result<Frozen, Error> {
     TABLES.lock().map(Frozen)
+}
+
+/// Keeps tables of this room from growing.
+pub(crate) fn freeze_growth(patience: Duration) -> bool {
+    table::GROWING.freeze(patience)
+}
+
+/// Lets them grow again.
+pub(crate) fn thaw_growth(thaw: fn(&dyn Freeze)) {
+    thaw(&table::GROWING);
 }
 
 impl Frozen {

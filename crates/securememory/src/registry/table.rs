@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::Error;
+use crate::locks::{Lock, Rank};
 
 /// Entries of the first chunk; each chunk has twice as many as the one before.
 const FIRST: usize = 64;
@@ -25,6 +26,9 @@ pub(crate) struct Table<T> {
     /// in the middle could take one that was taken and given back meanwhile.
     free: AtomicU64,
 }
+
+/// Growing any of them: not in the middle of a fork, whose child would wait for the one who was at it.
+pub(super) static GROWING: Lock<()> = Lock::new(Rank::Tables, ());
 
 /// How many entries the chunks before this one have. In wrapping arithmetic: a handler has no panics.
 const fn before(chunk: usize) -> usize {
@@ -81,6 +85,7 @@ impl<T: Default> Table<T> {
             let mut cells = Vec::new();
             cells.try_reserve_exact(len).map_err(|_| no_memory)?;
             cells.extend((0..len).map(|_| Cell { next: AtomicU32::new(0), value: T::default() }));
+            let _growing = GROWING.lock()?;
             // Where another thread was faster, this one's is freed.
             let _ = place.set(cells.into_boxed_slice());
         }

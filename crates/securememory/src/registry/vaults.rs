@@ -93,6 +93,11 @@ impl Seat {
         !dying::has_begun()
     }
 
+    /// The vault is a child's from now on, whose parent had it.
+    pub(crate) fn set_owner(self, process: u32) {
+        self.entry().owner.store(process, Ordering::Release);
+    }
+
     /// Gives it back, after everything that names it.
     pub(crate) fn give(self) {
         let entry = self.entry();

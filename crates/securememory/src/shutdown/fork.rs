@@ -15,8 +15,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Outstanding};
+use crate::locks::{Freeze, Guard};
 use crate::os::{self, Call, CallError};
+use crate::registry::forks::{self, Forks};
 use crate::registry::{self, Frozen};
+use crate::shutdown::mark;
 
 /// Forks in preparation or under way.
 static FORKING: AtomicU32 = AtomicU32::new(0);
@@ -31,9 +34,23 @@ const INSTALLING: Duration = Duration::from_secs(1);
 /// not scheduled.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long a fork waits for each of the process's locks.
+const LOCKS: Duration = Duration::from_secs(1);
+
+/// What a thread has in hand while it forks. Kept across the fork, so that a child does not inherit a lock that nobody
+/// will ever open.
+struct Held {
+    tables: Option<Frozen>,
+    growing: bool,
+    /// Of [`Forks::locks`], as bits.
+    locks: u64,
+    // Last, so that one thread at a time is at all of them.
+    forks: Guard<'static, Forks>,
+}
+
 thread_local! {
     // Without a destructor, so that its first use in a fork registers and allocates nothing.
-    static FROZEN: Cell<Option<ManuallyDrop<Frozen>>> = const { Cell::new(None) };
+    static HELD: Cell<Option<ManuallyDrop<Held>>> = const { Cell::new(None) };
 }
 
 /// Installs the hook, once in a process. When it returns without an error, the hook is there, whoever installed it.
@@ -100,9 +117,26 @@ pub(crate) fn wait_out(wait: Duration) -> Result<(), Error> {
 
 extern "C" fn prepare() {
     FORKING.fetch_add(1, Ordering::SeqCst);
+    // Without it another thread has been forking for a second: then nothing is held up, a limit.
+    let Ok(mut forks) = forks::begin() else { return };
+    let inherits = !forks.hold().is_empty();
+    let mut tables = settle();
+    if inherits {
+        // Whoever has a lock of a vault's may wait for the table. Windows stay closed: who would open one waits for us.
+        drop(tables.take());
+        forks.held().iter().for_each(|vault| vault.prepare());
+        tables = settle();
+    }
+    let freezes = |(bit, &lock): (usize, &&dyn Freeze)| u64::from(lock.freeze(LOCKS)) << (bit % 64);
+    let locks = forks.locks().iter().enumerate().map(freezes).fold(0, |all, one| all | one);
+    let growing = registry::freeze_growth(LOCKS);
+    let _ = HELD.try_with(|held| held.set(Some(ManuallyDrop::new(Held { tables, growing, locks, forks }))));
+}
+
+/// Waits until no other thread is in its window. Without the table we cannot know: then the fork is not held up, a limit.
+fn settle() -> Option<Frozen> {
     let started = Instant::now();
-    // Without the table we cannot know who is in a window: then the fork is not held up, a limit.
-    let Ok(frozen) = registry::freeze() else { return };
+    let frozen = registry::freeze().ok()?;
     let me = registry::thread();
     let mut looks = 0u32;
     while frozen.window_open(me) && started.elapsed() < PATIENCE {
@@ -113,35 +147,47 @@ extern "C" fn prepare() {
             std::hint::spin_loop();
         }
     }
-    // Kept across the fork, so that the child does not inherit a table lock that nobody will ever open.
-    let _ = FROZEN.try_with(|kept| kept.set(Some(ManuallyDrop::new(frozen))));
+    Some(frozen)
 }
 
-fn thaw() {
-    if let Ok(Some(frozen)) = FROZEN.try_with(Cell::take) {
-        drop(ManuallyDrop::into_inner(frozen));
+/// Gives everything back. `vaults`: what becomes of those that are inherited.
+fn thaw(thaw: fn(&dyn Freeze), vaults: impl FnOnce(&Forks)) {
+    let Ok(Some(held)) = HELD.try_with(Cell::take) else { return };
+    let Held { tables, growing, locks, mut forks } = ManuallyDrop::into_inner(held);
+    if growing {
+        registry::thaw_growth(thaw);
     }
+    for (bit, &lock) in forks.locks().iter().enumerate().filter(|(bit, _)| locks >> (bit % 64) & 1 != 0) {
+        debug_assert!(bit < 64, "more locks than bits");
+        thaw(lock);
+    }
+    drop(tables);
+    vaults(&forks);
+    forks.release();
 }
 
 extern "C" fn parent() {
-    thaw();
+    thaw(|lock| lock.thaw(), |forks| forks.held().iter().for_each(|vault| vault.after()));
     if FORKING.fetch_sub(1, Ordering::SeqCst) == 1 {
         os::wake_all(&FORKING);
     }
 }
 
 extern "C" fn child() {
-    thaw();
-    // Another thread of our parent may have been about to wipe what is our parent's.
-    registry::dying::forget_in_child();
-    registry::vaults::forget_in_child();
-    crate::fault::chain::own_in_child();
-    registry::rename_in_child();
-    crate::events::begin_in_child();
-    // Also where our parent was about to note it.
-    HOOK.store(INSTALLED, Ordering::Release);
     // Other threads that were forking at the same time are not here to take their count back.
     FORKING.store(0, Ordering::SeqCst);
+    // Also where our parent was about to note it.
+    HOOK.store(INSTALLED, Ordering::Release);
+    let whole = !registry::dying::has_begun();
+    // Another thread of our parent may have been about to wipe what is our parent's.
+    registry::dying::forget_in_child();
+    registry::rename_in_child();
+    crate::events::begin_in_child();
+    // Without it nothing is inherited, and nothing is to be.
+    let _ = mark::renew();
+    thaw(|lock| lock.thaw_in_child(), |forks| forks.held().iter().for_each(|vault| vault.adopt(whole)));
+    registry::vaults::forget_in_child();
+    crate::fault::chain::own_in_child();
 }
 
 #[cfg(test)]

@@ -2,4 +2,5 @@
 
 pub(crate) mod dying;
 pub(crate) mod fork;
+pub(crate) mod mark;
 pub(crate) mod noise;

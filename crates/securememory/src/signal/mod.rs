@@ -77,6 +77,7 @@ use crate::fault::outside::{self, Put};
 use crate::fault::thread;
 use crate::locks;
 use crate::os::signals::{self, Action, Mask};
+use crate::registry::forks;
 #[cfg(feature = "testing")]
 use crate::registry::guards;
 use options::{Hook, tell};
@@ -114,6 +115,8 @@ impl Coordinator {
         guards::installing();
         let mut changes = Vec::new();
         let (hook, watch) = (options.hook.clone(), options.watch);
+        forks::freeze_too(&watch::CURRENT)?;
+        outside::settle_forks()?;
         {
             let mut turn = watch::turn()?;
             let current =

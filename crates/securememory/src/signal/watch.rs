@@ -13,7 +13,7 @@ use crate::locks::{self, Guard, Lock, Rank};
 use crate::os::{self, signals};
 
 /// The process's coordinator.
-static CURRENT: Lock<Option<Current>> = Lock::new(Rank::Coordinator, None);
+pub(super) static CURRENT: Lock<Option<Current>> = Lock::new(Rank::Coordinator, None);
 
 /// It is to be ended by whoever looks at it next: it was dropped when others were at it.
 static LEFT: AtomicU32 = AtomicU32::new(0);

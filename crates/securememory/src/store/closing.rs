@@ -55,7 +55,7 @@ impl Machinery {
 
     /// Closes: nothing is opened or made any more, what is at rest is wiped, and views are waited for as long as `wait`.
     pub(crate) fn close(&self, wait: Duration) -> Result<Closing, Error> {
-        self.check_alive()?;
+        self.enclave.check_owner()?;
         if self.holds_any(registry::thread()) {
             return Err(Error::WouldDeadlock);
         }

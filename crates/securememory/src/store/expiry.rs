@@ -115,6 +115,12 @@ impl Due {
     pub(super) const fn new() -> Self {
         Self { expiry: AtomicU64::new(u64::MAX), revocation: AtomicU64::new(u64::MAX) }
     }
+
+    /// In a child: whoever was looking is not here, so the next one looks at all.
+    pub(super) fn forget_others(&self) {
+        self.expiry.store(0, Ordering::Release);
+        self.revocation.store(0, Ordering::Release);
+    }
 }
 
 impl Machinery {

@@ -15,6 +15,7 @@ mod tally;
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::enclave::epoch::{LIVE, cell_of};
 use crate::error::Error;
@@ -408,6 +409,50 @@ impl Ledger {
             }
         }
         Ok(false)
+    }
+
+    /// In a child: counts the records anew. Those that other threads were making, or were about to take back, are counted
+    /// for nobody, and would keep a key alive for ever. `epoch_of`: of the record of a headers' piece, if it has one.
+    pub(super) fn recount(&self, epoch_of: impl Fn(NonNull<u8>) -> Option<u64>) {
+        let Ok(mut inner) = self.lock() else { return };
+        let inner = &mut *inner;
+        inner.limbo.forget_others();
+        inner.records = [0; LIVE];
+        let mut count = |epoch| {
+            if epoch >= inner.oldest {
+                inner.records[cell_of(epoch)] += 1;
+            }
+        };
+        inner.limbo.epochs().for_each(&mut count);
+        let mut place = Place::default();
+        while let Some((piece, next)) = inner.roll.at(place) {
+            place = next;
+            epoch_of(piece).into_iter().for_each(&mut count);
+        }
+    }
+
+    /// The headers' piece at a place, free or not, and the place after it. Without a place: the first.
+    pub(super) fn next_piece(&self, place: Option<Place>) -> Option<(NonNull<u8>, Place)> {
+        self.lock().ok()?.roll.at(place.unwrap_or_default())
+    }
+
+    /// Keeps it as it is over a fork.
+    pub(super) fn freeze(&self, patience: Duration) -> bool {
+        self.inner.freeze(patience)
+    }
+
+    /// Takes that back.
+    pub(super) fn thaw(&self, in_child: bool) {
+        if in_child { self.inner.thaw_in_child() } else { self.inner.thaw() }
+    }
+
+    /// Of a key that may make only so many seals, parent and child have half of what is left each.
+    pub(super) fn share_seals(&self) {
+        if let Ok(mut inner) = self.lock()
+            && inner.most_seals != u64::MAX
+        {
+            inner.seals += inner.most_seals.saturating_sub(inner.seals).div_ceil(2);
+        }
     }
 
     /// As [`Self::walk`], from a place that the caller keeps.

@@ -75,6 +75,17 @@ impl Lingering {
         os::wake_all(&self.event);
     }
 
+    /// In a child: whoever was at it is not here.
+    pub(super) fn forget_others(&self) {
+        for place in &self.places {
+            let at = place.0.load(Ordering::SeqCst);
+            place.0.store(at.map_addr(|address| address & !AT_IT), Ordering::SeqCst);
+        }
+        self.sweeping.store(false, Ordering::Release);
+        // Whoever comes next looks at all of them.
+        self.next.store(0, Ordering::SeqCst);
+    }
+
     /// How many secrets are listed.
     pub(crate) fn count(&self) -> usize {
         self.places.iter().filter(|place| !place.0.load(Ordering::Relaxed).is_null()).count()

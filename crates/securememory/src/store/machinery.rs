@@ -1,15 +1,15 @@
 //! What the secrets of one vault share, and keep alive by counted references.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::counters::{self, Count};
 use crate::enclave::epoch::LIVE;
 use crate::enclave::hold::choice::is_usual;
 use crate::enclave::{Enclave, cipher};
-use crate::error::{Error, Outstanding};
+use crate::error::{Error, Outstanding, Protection};
 use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
 use crate::gate::{Deadline, Refusal, word};
@@ -25,11 +25,12 @@ use crate::registry::dying::why_gone;
 #[cfg(feature = "testing")]
 use crate::registry::guards;
 use crate::registry::vaults::Seat;
-use crate::registry::{HELD, Slot, Thread, dying, lost};
+use crate::registry::{HELD, Slot, Thread, dying, forks, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
 use crate::store::expiry::Due;
+use crate::store::heritage::Ready;
 use crate::store::ledger::{Kind, Ledger, Limits, Live};
 use crate::store::linger::Lingering;
 use crate::store::turnover::Turnover;
@@ -104,7 +105,7 @@ pub(crate) struct Machinery {
     pub(crate) lingering: Lingering,
     pub(crate) settings: Settings,
     /// Bytes that each key locks besides the first page.
-    key_bytes: usize,
+    key_bytes: AtomicUsize,
     pub(crate) scratch: Scratch,
     pub(crate) pool: Pool,
     pub(super) ledger: Ledger,
@@ -114,7 +115,9 @@ pub(crate) struct Machinery {
     pub(crate) next_store: NextStore,
     pub(crate) handles: Handles,
     /// Its place in the registry.
-    seat: Seat,
+    pub(super) seat: Seat,
+    /// For a child that is about to inherit it.
+    pub(super) ready: Ready,
     /// The test guard that it was made under.
     #[cfg(feature = "testing")]
     watch: Option<Arc<guards::Watch>>,
@@ -177,9 +180,6 @@ static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
 
 impl Machinery {
     pub(crate) fn make(settings: Settings) -> Result<Arc<Self>, Error> {
-        if settings.policy.levels().fork == Level::Off {
-            return Err(Error::Unsupported("a secret that a forked child inherits"));
-        }
         if settings.views_max == 0 {
             return Err(Error::ScratchExhausted { limit: 0 });
         }
@@ -198,6 +198,10 @@ impl Machinery {
         let made = made?;
         #[cfg(feature = "testing")]
         made.watch();
+        if made.is_inherited() {
+            let weak: Weak<Self> = Arc::downgrade(&made);
+            forks::bequeath(weak)?;
+        }
         // Asked again, now that who wipes can see it: it may have looked before.
         if dying::has_begun() { Err(Error::Dying) } else { Ok(made) }
     }
@@ -244,12 +248,13 @@ impl Machinery {
             turnover: Turnover::new(),
             due: Due::new(),
             handles: Handles(AtomicUsize::new(0)),
-            key_bytes,
+            key_bytes: AtomicUsize::new(key_bytes),
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
             next_store: NextStore::default(),
             seat,
+            ready: Ready::default(),
             #[cfg(feature = "testing")]
             watch: guards::current(),
         }))
@@ -351,7 +356,9 @@ impl Machinery {
     pub(crate) fn status(&self) -> VaultStatus {
         let (scratch_slots, scratch_unlocked) = self.scratch.counts();
         let keys = self.enclave.keys();
-        let (epoch, seals) = self.ledger.current().unwrap_or_default();
+        // A child leaves the locks alone that it inherited.
+        let is_alive = self.enclave.is_alive();
+        let (epoch, seals) = if is_alive { self.ledger.current().unwrap_or_default() } else { (0, 0) };
         VaultStatus {
             id: self.id,
             hold: self.enclave.used(),
@@ -367,8 +374,16 @@ impl Machinery {
             locked_bytes: self.locked_bytes(keys.live),
             scratch_slots,
             scratch_unlocked,
-            secrets: self.live().secrets,
+            secrets: if is_alive { self.live().secrets } else { 0 },
             protections: self.enclave.protections(),
+        }
+    }
+
+    /// In a child: so many bytes of the first page, and of each key, are locked no more.
+    pub(super) fn note_unlocked(&self, page: usize, key: usize) {
+        self.scratch.note_unlocked(page + LIVE * key);
+        if key > 0 {
+            self.key_bytes.store(0, Ordering::Relaxed);
         }
     }
 
@@ -396,7 +411,7 @@ impl Machinery {
     pub(crate) fn locked_bytes(&self, keys: usize) -> usize {
         // The scratch's count began with what all keys may lock.
         (self.scratch.locked_bytes() + self.pool.locked_bytes())
-            .saturating_sub(LIVE.saturating_sub(keys) * self.key_bytes)
+            .saturating_sub(LIVE.saturating_sub(keys) * self.key_bytes.load(Ordering::Relaxed))
     }
 
     /// Secrets whose bytes are there.
@@ -420,6 +435,17 @@ impl Machinery {
         lease
             .check_canary(&self.canary)
             .map_err(|error| if self.enclave.is_alive() { error } else { why_gone() })
+    }
+
+    /// A child inherits a vault as a whole, or not at all.
+    pub(super) fn check_fork(&self, asked: Level) -> Result<(), Error> {
+        match (asked, self.settings.policy.levels().fork) {
+            (Level::Require, Level::Off) => Err(Error::NotInForce(Protection::Fork)),
+            (Level::Off, vault) if vault != Level::Off => {
+                Err(Error::Unsupported("a secret that a forked child inherits, in a vault that it does not"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// An id that no other secret of the vault has.

@@ -10,6 +10,7 @@ mod closing;
 mod cost;
 mod expiry;
 mod header;
+mod heritage;
 mod ledger;
 #[cfg(feature = "testing")]
 mod left;

@@ -87,9 +87,7 @@ impl Object {
         geometry::check_align(align, page)?;
         let policy = spec.policy.as_ref().unwrap_or(&machinery.settings.policy);
         let levels = policy.levels();
-        if levels.fork == crate::policy::Level::Off {
-            return Err(Error::Unsupported("a secret that a forked child inherits").into());
-        }
+        machinery.check_fork(levels.fork)?;
         if let Some(label) = spec.label.as_ref().filter(|label| label.len() > MAX_LABEL) {
             return Err(Error::LabelTooLong { len: label.len(), limit: MAX_LABEL }.into());
         }

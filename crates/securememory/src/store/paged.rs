@@ -68,7 +68,7 @@ impl Paged {
         (len, align): (usize, usize),
     ) -> Result<Draft<'a>, Error> {
         machinery.lingering.poll();
-        let pages = machinery.pool.take(len, align, policy.page_levels())?;
+        let pages = machinery.pool.take(len, align, machinery.page_levels_for(policy))?;
         Ok(Draft { machinery, pages: Some(pages) })
     }
 
@@ -307,7 +307,7 @@ impl Paged {
         if machinery.holds(header.id, thread, &[READER, WRITER]) {
             return Err(Error::WouldDeadlock);
         }
-        let levels = header.policy().page_levels();
+        let levels = machinery.page_levels_for(header.policy());
         // Before the gate: whoever waits here holds up nobody.
         let image = machinery.pool.take(header.len, header.align(), levels)?;
         image.assign(header.id, 0, 0, std::ptr::null_mut());

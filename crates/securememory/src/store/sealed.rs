@@ -308,6 +308,7 @@ impl Sealed {
     /// Version, epoch, address and length of what is at rest.
     #[allow(unsafe_code)]
     pub(super) fn at_rest(&self, header: &Header) -> Option<(u64, u64, (usize, usize))> {
+        header.check_alive().ok()?;
         // A reader's sign-in without the reading: what it looks at is not freed meanwhile.
         let policy = header.policy();
         let thread = registry::thread();
@@ -339,6 +340,14 @@ impl Sealed {
         // SAFETY: the readers were seen to be done after that was asked; and nobody finds the last record any more.
         unsafe { machinery.ledger.end_sealed(header.item(), header.id, retired, self.take(header)) };
         Ok(true)
+    }
+
+    /// The epoch of the record that is valid now, for the account. In a child, where nobody frees it.
+    #[allow(unsafe_code)]
+    pub(super) fn epoch_in_child(&self, header: &Header) -> Option<u64> {
+        let record = NonNull::new(self.record.current())?;
+        // SAFETY: published, and not freed: see above.
+        Some(unsafe { counted_epoch(record, header.len) })
     }
 
     /// Takes the last record away. Only where no reader and no writer is left or will come.

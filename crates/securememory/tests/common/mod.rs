@@ -9,6 +9,7 @@
     reason = "helpers for tests, which end by panics; each test binary uses some; limits are set by raw calls"
 )]
 
+pub mod inherited;
 pub mod lost;
 pub mod shares;
 pub mod signals;

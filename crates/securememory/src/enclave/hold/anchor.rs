@@ -8,16 +8,17 @@
 //! ```
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::enclave::epoch::LIVE;
 use crate::error::Error;
 use crate::os;
-use crate::policy::Levels;
+use crate::policy::{Level, Levels};
 use crate::region::{ForkGuard, Secured, Slab, bytes, insist, secure, verify};
 use crate::registry::arenas::Purpose;
 use crate::registry::arenas::anchor::{self as layout, ALIVE, SHARES_AT};
 use crate::registry::vaults::Seat;
+use crate::shutdown::mark;
 use crate::status::Protections;
 
 pub(crate) use crate::registry::arenas::anchor::SHARE;
@@ -38,7 +39,11 @@ pub(crate) struct Anchor {
     at: NonNull<u8>,
     page: usize,
     secured: Secured,
-    owner: u32,
+    owner: AtomicU32,
+    /// Of a vault that children inherit: the number of the process that it belongs to, see [`mark`].
+    mark: AtomicU64,
+    /// In a child that has inherited it the page, or one of a key, could not be locked.
+    unlocked: AtomicBool,
     vault: Seat,
     /// Is the staging area in use?
     staged: AtomicBool,
@@ -56,6 +61,7 @@ impl Anchor {
     #[allow(unsafe_code)]
     pub(crate) fn make(levels: Levels, vault: Seat) -> Result<Self, Error> {
         let page = os::page_size();
+        let mark = AtomicU64::new(if levels.fork == Level::Off { mark::ensure()? } else { 0 });
         let slab = Slab::reserve(page, 1, Purpose::Anchor, vault)?;
         let at = slab.slot(0);
         // SAFETY: a whole slot that nobody else knows yet.
@@ -67,8 +73,9 @@ impl Anchor {
             Ok(secured) => {
                 // SAFETY: accessible since `secure`, and aligned as a page.
                 unsafe { at.cast::<u64>().write_volatile(ALIVE) };
-                let (owner, staged) = (os::process_id(), AtomicBool::new(false));
-                Ok(Self { slab: Some(slab), at, page, secured, owner, vault, staged })
+                let owner = AtomicU32::new(os::process_id());
+                let [unlocked, staged] = [const { AtomicBool::new(false) }; 2];
+                Ok(Self { slab: Some(slab), at, page, secured, owner, mark, unlocked, vault, staged })
             }
             Err(error) => {
                 // SAFETY: nobody has seen it.
@@ -88,8 +95,54 @@ impl Anchor {
         let is_marked = || unsafe { self.at.cast::<u64>().read_volatile() == ALIVE };
         match self.secured.fork {
             ForkGuard::Wiped => is_marked(),
-            ForkGuard::Absent | ForkGuard::None => os::process_id() == self.owner && is_marked(),
+            ForkGuard::Inherited => is_marked() && mark::now() == self.mark.load(Ordering::Relaxed),
+            ForkGuard::Absent | ForkGuard::None => self.is_of_process() && is_marked(),
         }
+    }
+
+    /// Is it, and not a child that shares its memory either? A system call.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.is_alive() && self.is_of_process()
+    }
+
+    /// The process whose it is, or was.
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    fn is_of_process(&self) -> bool {
+        os::process_id() == self.owner()
+    }
+
+    /// In a child: it is the child's from now on, if the page can be locked where it has to be. False: it is nobody's.
+    #[allow(unsafe_code)]
+    pub(crate) fn adopt(&self, required: bool) -> bool {
+        if self.secured.is_locked() {
+            // SAFETY: a whole page of ours.
+            let refused = unsafe { os::lock_again(self.at, self.page) }.is_err();
+            if refused && required {
+                return false;
+            }
+            self.unlocked.store(refused, Ordering::Relaxed);
+        }
+        self.owner.store(os::process_id(), Ordering::Relaxed);
+        self.mark.store(mark::now(), Ordering::Relaxed);
+        true
+    }
+
+    /// In a child: it is nobody's after all.
+    pub(crate) fn give_up(&self) {
+        self.mark.store(mark::NOBODY, Ordering::Relaxed);
+    }
+
+    /// Is it, and are the pages of keys, as locked as at creation?
+    pub(crate) fn is_as_locked(&self) -> bool {
+        !self.unlocked.load(Ordering::Relaxed)
+    }
+
+    /// The page of a key could not be locked in a child.
+    pub(crate) fn note_unlocked(&self) {
+        self.unlocked.store(true, Ordering::Relaxed);
     }
 
     #[allow(unsafe_code)]

@@ -20,7 +20,7 @@ impl KeyHold {
         cell: usize,
         levels: Levels,
     ) -> Result<(Self, Option<Error>), Error> {
-        let (candidates, required) = candidates(wish, level, levels.secretmem)?;
+        let (candidates, required) = candidates(wish, level, levels.secretmem, levels.fork)?;
         let mut refused = None;
         for &candidate in candidates {
             let made = match candidate {
@@ -47,9 +47,20 @@ impl KeyHold {
 }
 
 /// The holds to be tried, in this order, and whether the user has forbidden others.
-fn candidates(wish: Hold, level: Level, secretmem: Level) -> Result<(&'static [Hold], bool), Error> {
+fn candidates(
+    wish: Hold,
+    level: Level,
+    secretmem: Level,
+    fork: Level,
+) -> Result<(&'static [Hold], bool), Error> {
     use Hold::{Auto, Guarded, Pkey, Secretmem, Split};
     let required = level == Level::Require;
+    let wants_secretmem = wish == Secretmem || secretmem == Level::Require;
+    if fork == Level::Off && wants_secretmem {
+        return Err(Error::Unsupported("a key that a forked child inherits, in memory that it would share"));
+    }
+    // Only preferred: then the others are.
+    let secretmem = if fork == Level::Off { Level::Off } else { secretmem };
     if secretmem == Level::Require {
         return match wish {
             Auto | Secretmem => Ok((&[Secretmem], true)),
@@ -96,8 +107,11 @@ mod tests {
     fn a_required_hold_is_the_only_one() {
         for wish in HOLDS.into_iter().filter(|&wish| wish != Hold::Auto) {
             for secretmem in [Level::Prefer, Level::Off] {
-                assert_eq!(candidates(wish, Level::Require, secretmem), Ok((&[wish][..], true)));
-                let (order, required) = candidates(wish, Level::Prefer, secretmem).unwrap();
+                assert_eq!(
+                    candidates(wish, Level::Require, secretmem, Level::Require),
+                    Ok((&[wish][..], true))
+                );
+                let (order, required) = candidates(wish, Level::Prefer, secretmem, Level::Require).unwrap();
                 assert_eq!((order[0], required, order.last()), (wish, false, Some(&Hold::Guarded)));
             }
         }
@@ -105,7 +119,7 @@ mod tests {
 
     #[test]
     fn auto_begins_with_the_best_and_ends_with_what_always_works_unless_forbidden() {
-        let auto = |level, secretmem| candidates(Hold::Auto, level, secretmem).unwrap().0;
+        let auto = |level, secretmem| candidates(Hold::Auto, level, secretmem, Level::Require).unwrap().0;
         assert_eq!(auto(Level::Prefer, Level::Off), [Hold::Pkey, Hold::Split, Hold::Guarded]);
         assert_eq!(auto(Level::Require, Level::Off), [Hold::Pkey, Hold::Split]);
         assert_eq!(auto(Level::Off, Level::Prefer)[..2], [Hold::Secretmem, Hold::Pkey]);
@@ -120,7 +134,21 @@ mod tests {
                     Hold::Auto | Hold::Secretmem => Ok((&[Hold::Secretmem][..], true)),
                     _ => Err(Error::NotInForce(Protection::Secretmem)),
                 };
-                assert_eq!(candidates(wish, level, Level::Require), expected);
+                assert_eq!(candidates(wish, level, Level::Require, Level::Require), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_child_inherits_is_not_in_memory_that_it_would_share() {
+        for level in LEVELS {
+            for wish in HOLDS {
+                let refused = candidates(wish, level, Level::Require, Level::Off);
+                assert!(matches!(refused, Err(Error::Unsupported(_))), "{wish:?}");
+                match candidates(wish, level, Level::Prefer, Level::Off) {
+                    Ok((order, _)) => assert!(!order.contains(&Hold::Secretmem) && wish != Hold::Secretmem),
+                    Err(error) => assert!(matches!((wish, error), (Hold::Secretmem, Error::Unsupported(_)))),
+                }
             }
         }
     }

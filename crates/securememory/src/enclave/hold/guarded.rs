@@ -8,6 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::door::Door;
 use super::{CHECK, CHECK_AT, check_equals};
 use crate::enclave::cipher::{Confirmation, KEY, UNFIT};
+use crate::enclave::heritage::lock;
 use crate::error::Error;
 use crate::os;
 use crate::policy::{Cipher, Levels};
@@ -107,6 +108,12 @@ impl Guarded {
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.pages.is_some() && self.door.is_stuck()
+    }
+
+    /// In a child, which inherits no locks of memory. False: that is refused.
+    pub(crate) fn lock_again(&self) -> bool {
+        let Some(pages) = self.pages.as_ref().filter(|pages| pages.is_locked()) else { return true };
+        lock(self.door.at(), pages.capacity())
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {

@@ -18,6 +18,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::door::Door;
 use super::{CHECK, CHECK_AT, Check, check_equals, lost};
 use crate::enclave::cipher::{Confirmation, Forged, KEY, UNFIT};
+use crate::enclave::heritage::lock;
 use crate::enclave::hold::anchor::Anchor;
 use crate::error::{Error, Protection};
 use crate::os::{self, Advice, ProtectionKey, SecretFile};
@@ -194,6 +195,11 @@ impl InPlace {
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.slab.is_some() && self.door.is_stuck()
+    }
+
+    /// In a child, which inherits no locks of memory. False: that is refused.
+    pub(crate) fn lock_again(&self) -> bool {
+        !self.secured.is_locked() || self.slab.is_none() || lock(self.door.at(), self.page)
     }
 
     pub(crate) fn locked_bytes(&self) -> usize {

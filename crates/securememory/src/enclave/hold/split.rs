@@ -17,6 +17,8 @@
 //! A replica of which only the key half was overwritten passes that check. Whoever finds by the key's confirmation that it
 //! makes a wrong key marks its entry, and then it is lost like others.
 
+mod heir;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -72,13 +74,15 @@ fn xor(a: Part, b: Part) -> Part {
 
 pub(crate) struct Split {
     replicas: [Replica; REPLICAS],
-    /// How many of them were made.
-    count: usize,
+    /// How many of them were made. In a child that has inherited the key there may be fewer.
+    count: AtomicUsize,
     /// A.check ^ B.check of every replica. Not secret.
     check: [u64; CHECK / 8],
     confirmation: Confirmation,
     /// The process that made the files.
-    owner: u32,
+    owner: AtomicU32,
+    /// Made before a fork for the child, see [`heir`].
+    heir: Replica,
     /// The first of the places for this key's shares B.
     first_place: usize,
     /// Places from here on were never used for this key. Changed by the renewer only, as the next one.
@@ -128,10 +132,11 @@ impl Split {
         };
         let mut split = Self {
             replicas: std::array::from_fn(|_| Replica::default()),
-            count: 0,
+            count: AtomicUsize::new(0),
             check,
             confirmation: confirmation.map_err(|_| UNFIT)?,
-            owner: os::process_id(),
+            owner: AtomicU32::new(os::process_id()),
+            heir: Replica::default(),
             first_place,
             next_place: AtomicUsize::new(first_place),
             pause: AtomicU32::new(0),
@@ -148,7 +153,7 @@ impl Split {
                 Err(_) if made > 0 => break,
                 Err(error) => return Err(error.into()),
             }
-            split.count = made + 1;
+            *split.count.get_mut() = made + 1;
             *split.next_place.get_mut() = place + 1;
         }
         Ok(split)
@@ -224,7 +229,7 @@ impl Split {
     #[inline]
     #[allow(unsafe_code)]
     pub(crate) unsafe fn fetch(&self, anchor: &Anchor, thread: usize, head: *mut u8) -> Result<(), Error> {
-        let first = thread % self.count.max(1);
+        let first = thread % self.count().max(1);
         // SAFETY: as the caller vouches.
         if unsafe { self.fetch_replica(anchor, first, head) } {
             return Ok(());
@@ -241,15 +246,10 @@ impl Split {
         else {
             return false;
         };
-        let b = anchor.share(entry.place());
-        // SAFETY: head has room for a share and more; all addresses are aligned to 16.
+        // SAFETY: as the caller vouches.
         unsafe {
-            if ShareFile::read(entry.number(), head).is_err() {
+            if !Self::combine(anchor, entry.number(), entry.place(), head) {
                 return false;
-            }
-            for part in 0..KEY / size_of::<Part>() {
-                let at = head.cast::<Part>().add(part);
-                at.write(xor(at.read(), b.cast::<Part>().add(part).read_volatile()));
             }
             // The key half was read before the check half, and before the entry is looked at again, see above.
             fence(Ordering::Acquire);
@@ -257,6 +257,24 @@ impl Split {
             replica.is_still(entry)
                 && (self.check_of(anchor, head, entry.place()) || broken::skips(broken::FETCH))
         }
+    }
+
+    /// Puts the key together from both shares of a replica. False: the file could not be read.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn combine(anchor: &Anchor, number: i32, place: usize, head: *mut u8) -> bool {
+        let b = anchor.share(place);
+        // SAFETY: head has room for a share and more; all addresses are aligned to 16.
+        unsafe {
+            if ShareFile::read(number, head).is_err() {
+                return false;
+            }
+            for part in 0..KEY / size_of::<Part>() {
+                let at = head.cast::<Part>().add(part);
+                at.write(xor(at.read(), b.cast::<Part>().add(part).read_volatile()));
+            }
+        }
+        true
     }
 
     #[inline]
@@ -282,9 +300,9 @@ impl Split {
         // often as there are places.
         let (mut from, mut renewed) = (1, 0);
         loop {
-            for step in from..self.count {
+            for step in from..self.count() {
                 // SAFETY: as the caller vouches.
-                if unsafe { self.fetch_replica(anchor, (failed + step) % self.count, head) } {
+                if unsafe { self.fetch_replica(anchor, (failed + step) % self.count().max(1), head) } {
                     // SAFETY: the key has just been put there.
                     if unsafe { self.renew_lost(anchor, head) } {
                         // Deeper than the window's own scrub reaches.
@@ -329,7 +347,7 @@ impl Split {
         }
         // SAFETY: as the caller vouches.
         let place = unsafe { head.add(REPLICA_AT).cast::<u64>().read_volatile() };
-        for replica in &self.replicas[..self.count] {
+        for replica in self.made() {
             if let Some(entry) = replica.entry().filter(|entry| entry.place() as u64 == place) {
                 replica.distrust(entry);
             }
@@ -341,6 +359,20 @@ impl Split {
     #[inline]
     pub(crate) fn confirmation(&self) -> &Confirmation {
         &self.confirmation
+    }
+
+    #[inline]
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The replicas that were made.
+    fn made(&self) -> &[Replica] {
+        self.replicas.get(..self.count()).unwrap_or_default()
+    }
+
+    fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
     }
 
     /// Where in the anchor this key's shares B lie.
@@ -373,7 +405,7 @@ impl Split {
             self.pause.store(pause - 1, Ordering::Relaxed);
         } else if self.is_owner(anchor) {
             let mut confirmed = false;
-            for replica in &self.replicas[..self.count] {
+            for replica in self.made() {
                 let Some(entry) = replica.last().filter(|&entry| !self.is_living(anchor, entry)) else {
                     continue;
                 };
@@ -427,7 +459,7 @@ impl Split {
             Self::discard(file);
             return false;
         }
-        let old = replica.file(lost, self.owner);
+        let old = replica.file(lost, self.owner());
         replica.publish(&file, place);
         self.renewed.fetch_add(1, Ordering::Release);
         events::note(Note::Replica, 0, 0);
@@ -442,7 +474,7 @@ impl Split {
     /// Are we in the process that made the files? In its signal handlers too; a child that shares our memory is
     /// told by its number.
     fn is_owner(&self, anchor: &Anchor) -> bool {
-        anchor.is_alive() && os::process_id() == self.owner
+        anchor.is_alive() && os::process_id() == self.owner()
     }
 
     /// Does the file still hold its share, as far as its check half tells, and nobody has found it wrong?
@@ -465,7 +497,7 @@ impl Split {
         if !anchor.is_alive() {
             return 0;
         }
-        let entries = self.replicas[..self.count].iter().filter_map(Replica::entry);
+        let entries = self.made().iter().filter_map(Replica::entry);
         entries.filter(|&entry| self.is_living(anchor, entry)).count()
     }
 
@@ -473,7 +505,7 @@ impl Split {
     #[cfg(test)]
     pub(crate) fn lose_one(&self) -> bool {
         let [replica, ..] = &self.replicas;
-        replica.entry().is_some_and(|entry| replica.file(entry, self.owner).truncate().is_ok())
+        replica.entry().is_some_and(|entry| replica.file(entry, self.owner()).truncate().is_ok())
     }
 
     /// How many lost replicas were made anew so far.
@@ -526,7 +558,7 @@ impl Split {
         self.wipe(anchor, || ());
         for replica in &self.replicas {
             if let Some(entry) = replica.last() {
-                let _ = replica.file(entry, self.owner).truncate();
+                let _ = replica.file(entry, self.owner()).truncate();
             }
         }
     }
@@ -538,7 +570,7 @@ impl Split {
         }
         for replica in &self.replicas {
             let Some(entry) = replica.last() else { continue };
-            let file = replica.file(entry, self.owner);
+            let file = replica.file(entry, self.owner());
             replica.clear();
             Self::close(file);
         }

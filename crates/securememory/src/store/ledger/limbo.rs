@@ -48,6 +48,16 @@ impl Limbo {
         self.kept = self.kept.saturating_sub(kept);
     }
 
+    /// In a child: those for whom places were kept are not here.
+    pub(super) fn forget_others(&mut self) {
+        self.kept = 0;
+    }
+
+    /// The epochs of those that wait.
+    pub(super) fn epochs(&self) -> impl Iterator<Item = u64> {
+        self.places.iter().flatten().map(|(_, record)| record.epoch)
+    }
+
     /// Leaves a record in the place that was kept for it. Gives its number.
     pub(super) fn retire(&mut self, record: Retired) -> u64 {
         self.give_back(1);

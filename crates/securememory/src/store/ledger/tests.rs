@@ -339,3 +339,24 @@ proptest! {
         unsafe { ledger.end() };
     }
 }
+
+#[test]
+fn a_fork_leaves_half_of_the_seals_to_either_side() {
+    let seat = Seat::take().unwrap();
+    let ledger = Ledger::new(100, Limits::NONE, seat);
+    ledger.open_epoch(1).unwrap();
+    let after = |forks| {
+        (0..forks).for_each(|_| ledger.share_seals());
+        ledger.current().unwrap()
+    };
+    // All that were ever given away, and what is left, are no more than there were.
+    assert_eq!([1, 1, 1, 9].map(after), [(1, 50), (1, 75), (1, 88), (1, 100)]);
+    let item = Item { kind: Kind::Sealed, chunk: false, len: 100 };
+    let refused = ledger.take_secret((item, Choice::Now), 100, None);
+    assert_eq!(refused.err(), Some(Error::KeyUsedUp { limit: 100 }));
+    let unbounded = Ledger::new(u64::MAX, Limits::NONE, seat);
+    unbounded.open_epoch(1).unwrap();
+    unbounded.share_seals();
+    assert_eq!(unbounded.current(), Ok((1, 0)));
+    seat.give();
+}

@@ -76,6 +76,11 @@ impl Turnover {
         }
     }
 
+    /// In a child: whoever was at it is not here.
+    pub(super) fn forget_others(&self) {
+        self.moving.store(false, Ordering::Release);
+    }
+
     /// Has the next who seals something look whether there is something to be done.
     pub(super) fn call(&self) {
         self.unfinished.store(true, Ordering::Release);
@@ -100,6 +105,7 @@ impl Machinery {
     /// Makes a new key, which seals from now on.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
         self.check_open()?;
+        self.enclave.check_owner()?;
         let has_room = self.enclave.epochs().freeze()?.has_room();
         if !has_room {
             self.finish_refresh(self.settings.policy.wait)?;
@@ -135,6 +141,7 @@ impl Machinery {
     /// Destroys older keys that have no records any more. Says whether the present one is the only one left.
     #[allow(unsafe_code)]
     fn retire_keys(&self) -> Result<bool, Error> {
+        self.enclave.check_owner()?;
         let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
         let (sealing, _) = self.ledger.current()?;
@@ -163,6 +170,7 @@ impl Machinery {
     /// Moves everything to the present key and destroys the others.
     pub(crate) fn finish_refresh(&self, wait: Duration) -> Result<Refreshed, Error> {
         self.check_open()?;
+        self.enclave.check_owner()?;
         let deadline = Deadline::after(wait);
         let mut done = Refreshed::default();
         loop {
@@ -269,6 +277,7 @@ impl Machinery {
     #[allow(unsafe_code)]
     pub(crate) fn purge(&self) -> Result<(), Error> {
         self.check_open()?;
+        self.enclave.check_owner()?;
         let deadline = Deadline::after(self.settings.policy.wait);
         let _shield = masks::shield();
         let mut keys = self.enclave.epochs().freeze()?;
