@@ -10,9 +10,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fault::FaultPolicy;
 use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
@@ -96,10 +94,13 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails; [`Error::Forked`],
-    /// [`Error::Dying`].
+    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails; [`Error::Closed`],
+    /// [`Error::Forked`], [`Error::Dying`].
     pub fn warm_thread(&self, views: usize) -> Result<()> {
         self.0.check_alive()?;
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
         self.0.scratch.warm(views, self.0.settings.policy.wait)
     }
 
