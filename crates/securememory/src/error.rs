@@ -93,6 +93,20 @@ pub enum Error {
         /// How many there are.
         limit: usize,
     },
+    /// The vault's own limit on secrets, or on their bytes:
+    /// [`VaultBuilder::secrets_max`](crate::VaultBuilder::secrets_max),
+    /// [`bytes_max`](crate::VaultBuilder::bytes_max).
+    #[error("{asked} more {of} are over the vault's limit of {limit}, of which {in_use} are in use")]
+    OverBudget {
+        /// Of what.
+        of: Quota,
+        /// As many as were wanted.
+        asked: u64,
+        /// As many as there were.
+        in_use: u64,
+        /// The most that there may be.
+        limit: u64,
+    },
     /// As many vaults live in the process as can be.
     #[error("a process cannot have more than {limit} vaults")]
     TooManyVaults {
@@ -249,6 +263,7 @@ impl Error {
             | Self::WouldDeadlock => ErrorKind::Usage,
             Self::OutOfMemory { .. }
             | Self::ScratchExhausted { .. }
+            | Self::OverBudget { .. }
             | Self::TooManyVaults { .. }
             | Self::TooManyViews { .. }
             | Self::TooManyHandlers { .. }
@@ -270,6 +285,17 @@ impl Error {
         }
     }
 
+    /// The call that is to blame, if one is.
+    pub(crate) const fn call(&self) -> Option<CallError> {
+        match self {
+            Self::Refused { cause, .. }
+            | Self::System(cause)
+            | Self::StuckOpen(cause)
+            | Self::HoldRefused(cause) => Some(*cause),
+            _ => None,
+        }
+    }
+
     /// What to change so that it does not happen again, with the limits as they are at this moment. `None`
     /// where there is nothing to change outside the program.
     #[must_use]
@@ -280,6 +306,7 @@ impl Error {
             }
             Self::HoldRefused(cause) => Hint::of_call(cause),
             Self::ScratchExhausted { .. } => Some(Hint::Views),
+            &Self::OverBudget { of, .. } => Some(Hint::Budget(of)),
             // No call has claimed it: vault and secret ask for different things.
             Self::NotInForce(Protection::Secretmem) => None,
             Self::NotInForce(_) => Some(Hint::Emulation),
@@ -327,6 +354,8 @@ pub enum Hint {
     Filter(Call),
     /// The vault's own limit on views.
     Views,
+    /// The vault's own limit on secrets or their bytes.
+    Budget(Quota),
     /// The kernel accepts calls without carrying them out, as user-mode emulators do.
     Emulation,
 }
@@ -391,6 +420,12 @@ impl fmt::Display for Hint {
             Self::Filter(call) => {
                 write!(f, "a seccomp filter or security module may forbid {}; allow it", call.name())
             }
+            Self::Budget(Quota::Secrets) => {
+                write!(f, "close secrets and streams that are not needed, or raise secrets_max of the vault")
+            }
+            Self::Budget(Quota::Bytes) => {
+                write!(f, "close secrets and streams that are not needed, or raise bytes_max of the vault")
+            }
             Self::Views => write!(f, "hold fewer views, or raise views_max or locked_max of the vault"),
             Self::Emulation => {
                 write!(
@@ -416,6 +451,25 @@ fn number_or(f: &mut fmt::Formatter<'_>, value: Option<u64>) -> fmt::Result {
     }
 }
 
+/// What a vault's budget counts.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quota {
+    /// Secrets; each sealed chunk of a stream counts as one.
+    Secrets,
+    /// Bytes of secrets and streams, without what it takes to keep them.
+    Bytes,
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Secrets => "secrets",
+            Self::Bytes => "bytes",
+        })
+    }
+}
+
 /// The protections that a policy speaks of.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -432,15 +486,21 @@ pub enum Protection {
     Secretmem,
 }
 
-impl fmt::Display for Protection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Protection {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::Guard => "guard",
             Self::Lock => "lock",
             Self::Dump => "dump",
             Self::Fork => "fork",
             Self::Secretmem => "secretmem",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::counters::{self, Count};
 // A second opinion on the order: see `.ci/run`.
 #[cfg(tracing_mutex)]
 use tracing_mutex::stdsync::tracing::{Mutex, MutexGuard};
@@ -180,7 +181,10 @@ impl<T> Lock<T> {
         if HASTY.try_with(Cell::get).unwrap_or_default() {
             return Err(Error::LockTimeout(Duration::ZERO));
         }
-        self.wait_for(LONGEST, || self.attempt(site)).ok_or(Error::LockTimeout(LONGEST))
+        self.wait_for(LONGEST, || self.attempt(site)).ok_or_else(|| {
+            counters::add(Count::LockTimeouts);
+            Error::LockTimeout(LONGEST)
+        })
     }
 
     fn wait_for<R>(&self, patience: Duration, attempt: impl Fn() -> Option<R>) -> Option<R> {

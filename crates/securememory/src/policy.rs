@@ -81,6 +81,20 @@ pub enum OnClose {
     Revoke,
 }
 
+/// What is done about a paged secret whose pages cannot be locked, where locking is preferred.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum OnLockLimit {
+    /// It is made, its pages are not locked, and its status says so.
+    #[default]
+    Degrade,
+    /// It is not made: [`Error::Refused`](crate::Error::Refused).
+    Refuse,
+    /// It is sealed instead, which takes no locked memory of its own, if its store was [`Store::Auto`]; its status says
+    /// so ([`Status::next_store`](crate::Status::next_store)). One for which [`Store::Paged`] was named is not made.
+    NextStore,
+}
+
 /// The authenticated cipher of a vault.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +130,7 @@ pub struct Policy {
     pub(crate) on_close: OnClose,
     pub(crate) revoke_after: Option<Duration>,
     pub(crate) linger: Duration,
+    pub(crate) on_lock_limit: OnLockLimit,
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) idle_time: Option<Duration>,
 }
@@ -151,6 +166,7 @@ impl Default for Policy {
             on_close: OnClose::Defer,
             revoke_after: None,
             linger: Duration::ZERO,
+            on_lock_limit: OnLockLimit::Degrade,
             time_to_live: None,
             idle_time: None,
         }
@@ -298,10 +314,41 @@ impl Policy {
         self
     }
 
+    /// What is done about a paged secret whose pages cannot be locked, where locking is preferred: because the limit of the
+    /// process is reached, for instance ([`Vault::budget`](crate::Vault::budget)). What is not
+    /// [`OnLockLimit::Degrade`] makes of a paged secret one that requires locking, and costs as much: each page that is
+    /// new is looked up in the kernel's listing. A change of such a secret is [`Error::Refused`](crate::Error::Refused)
+    /// where the image of the old value cannot be locked.
+    ///
+    /// Views of sealed secrets, and a vault's key, are not meant: see
+    /// [`VaultBuilder::locked_max`](crate::VaultBuilder::locked_max).
+    #[must_use]
+    pub fn on_lock_limit(mut self, on_lock_limit: OnLockLimit) -> Self {
+        self.on_lock_limit = on_lock_limit;
+        self
+    }
+
     /// The levels asked for.
     #[must_use]
     pub fn levels(&self) -> Levels {
         self.levels
+    }
+
+    /// May a secret that asked for this store, and would be paged, be sealed where its pages cannot be locked?
+    pub(crate) fn may_seal(&self, store: Store) -> bool {
+        store == Store::Auto
+            && self.on_lock_limit == OnLockLimit::NextStore
+            && self.levels.lock == Level::Prefer
+    }
+
+    /// What the pages of a paged secret must have.
+    #[inline]
+    pub(crate) fn page_levels(&self) -> Levels {
+        let mut levels = self.levels;
+        if levels.lock == Level::Prefer && self.on_lock_limit != OnLockLimit::Degrade {
+            levels.lock = Level::Require;
+        }
+        levels
     }
 
     /// Does a secret of this policy expire?

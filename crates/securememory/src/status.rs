@@ -93,6 +93,9 @@ pub struct Status {
     pub len: usize,
     /// [`Store::Sealed`] or [`Store::Paged`].
     pub store: Store,
+    /// Is it sealed because the pages that it was to have could not be locked? See
+    /// [`OnLockLimit::NextStore`](crate::OnLockLimit::NextStore).
+    pub next_store: bool,
     /// The cipher, of a sealed secret: its vault's, or for a large one the wide variant of it.
     pub cipher: Option<Cipher>,
     /// The key hold, of a sealed secret.

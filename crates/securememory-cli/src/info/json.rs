@@ -1,6 +1,7 @@
 //! The same as JSON.
 
-use securememory::{Achieved, Error, Feature, Host, Preflight, Protections, VaultStatus};
+use securememory::harden::Report;
+use securememory::{Achieved, Diagnostics, Error, Feature, Host, Preflight, Protections, VaultStatus};
 use serde_json::{Value, json};
 
 use super::{HoldHere, Info, words};
@@ -21,11 +22,36 @@ pub(super) fn page(info: &Info) -> String {
         "securememory": env!("CARGO_PKG_VERSION"),
         "host": host(&info.host),
         "vault": vault,
+        "diagnostics": info.diagnostics.as_ref().map(diagnostics),
+        "hardening": hardening(&info.hardening),
         "holds": holds,
         "preflight": info.preflight.as_ref().map(preflight),
         "advice": info.advice,
     });
     format!("{page:#}\n")
+}
+
+/// `null`: not known, or no limit.
+fn diagnostics(found: &Diagnostics) -> Value {
+    let budget = &found.budget;
+    json!({
+        "locked": budget.locked,
+        "locked_in_process": budget.locked_in_process,
+        "lock_limit": budget.lock_limit,
+        "lock_left": budget.lock_left.filter(|&left| left != u64::MAX),
+        "degradations": found.degradations.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn hardening(found: &Report) -> Value {
+    json!({
+        "not_dumpable": found.not_dumpable.in_force(),
+        "no_cores": found.no_cores.in_force(),
+        "empty_cores": found.empty_cores.in_force(),
+        "swap": found.swap.found().map(|swaps| swaps.iter().map(|swap| &*swap.name).collect::<Vec<_>>()),
+        "dumped_bytes": found.dumped.found().map(|dumped| dumped.resident),
+        "failures": found.failures().map(|(measure, error)| format!("{measure}: {error}")).collect::<Vec<_>>(),
+    })
 }
 
 fn preflight(found: &Result<Preflight, Error>) -> Value {

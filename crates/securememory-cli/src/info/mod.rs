@@ -9,7 +9,8 @@ mod words;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use securememory::{Error, Hold, Host, Level, Preflight, Store, Vault, VaultStatus};
+use securememory::harden::{self, Options, Report};
+use securememory::{Diagnostics, Error, Hold, Host, Level, Preflight, Store, Vault, VaultStatus};
 
 pub(crate) use json::host as host_json;
 
@@ -31,6 +32,10 @@ pub struct Args {
 struct Info {
     host: Host,
     vault: Result<VaultStatus, Error>,
+    /// Of that vault.
+    diagnostics: Option<Diagnostics>,
+    /// What hardening the process would find; nothing is done.
+    hardening: Report,
     holds: Vec<HoldHere>,
     /// Of the secrets that were asked about.
     preflight: Option<Result<Preflight, Error>>,
@@ -68,7 +73,9 @@ pub fn run(args: Args) -> ExitCode {
     let advice = advice::of(&host, &status);
     let ask = |(vault, count): (&Vault, usize)| vault.preflight(count, args.size);
     let preflight = vault.as_ref().ok().zip(args.secrets).map(ask);
-    let info = Info { host, vault: status, holds: holds(), preflight, advice };
+    let diagnostics = vault.as_ref().ok().map(Vault::diagnostics);
+    let hardening = harden::process(Options::look());
+    let info = Info { host, vault: status, diagnostics, hardening, holds: holds(), preflight, advice };
     let page = if args.json {
         json::page(&info)
     } else {
@@ -91,9 +98,11 @@ mod tests {
         let host = Host::probe();
         let vault = Vault::builder().build().unwrap();
         let preflight = Some(vault.preflight(1000, 32));
+        let diagnostics = Some(vault.diagnostics());
+        let hardening = harden::process(Options::look());
         let vault = Ok(vault.status());
         let advice = advice::of(&host, &vault);
-        Info { host, vault, holds: holds(), preflight, advice }
+        Info { host, vault, diagnostics, hardening, holds: holds(), preflight, advice }
     }
 
     #[test]
@@ -103,6 +112,9 @@ mod tests {
         assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
         assert!(page["vault"]["hold"].is_string());
         assert!(page["advice"].is_array());
+        assert!(page["diagnostics"]["locked_in_process"].as_u64().unwrap() > 0, "{page:#}");
+        assert_eq!(page["hardening"]["not_dumpable"], false, "{page:#}");
+        assert!(page["hardening"]["dumped_bytes"].as_u64().unwrap() > 0, "{page:#}");
         assert_eq!(page["preflight"]["fits"], true, "{page:#}");
         for hold in ["pkey", "split", "secretmem", "guarded"] {
             let available = page["holds"][hold]["available"].as_bool().unwrap();
@@ -116,9 +128,14 @@ mod tests {
         let page = text::page(&probed(), false);
         assert!(!page.contains('\u{1b}'), "{page}");
         assert!(page.contains("1000 more sealed secrets of 32 bytes fit"), "{page}");
-        for heading in
-            ["What the system offers", "Limits", "Who may see memory", "Key holds", "A default vault here"]
-        {
+        for heading in [
+            "What the system offers",
+            "Limits",
+            "Who may see memory",
+            "Hardening",
+            "Key holds",
+            "A default vault here",
+        ] {
             assert!(page.contains(heading), "{heading} is missing:\n{page}");
         }
         assert!(page.lines().all(|line| line.chars().count() <= 120), "{page}");

@@ -24,6 +24,8 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
     offers(&mut page, host);
     limits(&mut page, host);
     eyes(&mut page, host);
+    page.heading("Hardening: what `harden::process` would find in this process");
+    info.hardening.to_string().lines().for_each(|line| page.item(line));
     page.heading("Key holds");
     for hold in &info.holds {
         match &hold.made {
@@ -39,7 +41,18 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
     }
     page.heading("A default vault here");
     match &info.vault {
-        Ok(status) => vault(&mut page, status),
+        Ok(status) => {
+            vault(&mut page, status);
+            if let Some(found) = &info.diagnostics {
+                let left = match found.budget.lock_left {
+                    None => "not known".to_owned(),
+                    Some(u64::MAX) => "any amount".to_owned(),
+                    Some(left) => words::bytes(left),
+                };
+                page.row("may still be locked", Tone::Plain, &left);
+                found.degradations.iter().for_each(|degradation| page.more(&degradation.to_string()));
+            }
+        }
         Err(error) => {
             page.row("cannot be made", Tone::Bad, &error.to_string());
             if let Some(hint) = error.hint() {

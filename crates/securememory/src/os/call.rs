@@ -65,9 +65,51 @@ pub enum Call {
     Sigaction,
     /// atexit(3): what is run when the process ends in order.
     Atexit,
+    /// prctl(2): properties of the process.
+    Prctl,
+    /// setrlimit(2), in getrlimit(2): what a process may use.
+    Setrlimit,
+    /// open(2), and with it read(2): a file of /proc.
+    Open,
+    /// write(2): to a file of /proc.
+    Write,
 }
 
 impl Call {
+    const ALL: [Self; 31] = [
+        Self::Mmap,
+        Self::Munmap,
+        Self::Mprotect,
+        Self::Mlock,
+        Self::Munlock,
+        Self::Madvise,
+        Self::MemfdCreate,
+        Self::MemfdSecret,
+        Self::Fcntl,
+        Self::Fchmod,
+        Self::Fstat,
+        Self::Pread,
+        Self::Pwrite,
+        Self::Ftruncate,
+        Self::Close,
+        Self::Getrandom,
+        Self::Futex,
+        Self::Sigprocmask,
+        Self::PkeyAlloc,
+        Self::PkeyFree,
+        Self::PkeyMprotect,
+        Self::Getrlimit,
+        Self::Sysconf,
+        Self::ThreadCreate,
+        Self::Atfork,
+        Self::Sigaction,
+        Self::Atexit,
+        Self::Prctl,
+        Self::Setrlimit,
+        Self::Open,
+        Self::Write,
+    ];
+
     /// The name in the manual, such as `"mmap"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -99,6 +141,10 @@ impl Call {
             Self::Atfork => "pthread_atfork",
             Self::Sigaction => "sigaction",
             Self::Atexit => "atexit",
+            Self::Prctl => "prctl",
+            Self::Setrlimit => "setrlimit",
+            Self::Open => "open",
+            Self::Write => "write",
         }
     }
 }
@@ -123,6 +169,18 @@ pub struct CallError {
 impl CallError {
     pub(crate) const fn new(call: Call, errno: i32) -> Self {
         Self { call, errno }
+    }
+
+    /// As one word, for an atomic; never zero.
+    pub(crate) const fn to_word(self) -> u64 {
+        (self.call as u64 + 1) << 32 | self.errno as u32 as u64
+    }
+
+    /// What [`Self::to_word`] gave.
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
+        let number = (word >> 32).checked_sub(1)?;
+        let call = Call::ALL.iter().copied().find(|call| *call as u64 == number)?;
+        Some(Self { call, errno: word as u32 as i32 })
     }
 
     /// The call moved fewer bytes than it had to.
@@ -198,6 +256,19 @@ mod tests {
         let rare = CallError::new(Call::Close, 9_999);
         assert_eq!(rare.symbol(), None);
         assert!(rare.to_string().ends_with("(errno 9999)"), "{rare}");
+    }
+
+    #[test]
+    fn an_error_comes_back_from_its_word() {
+        for call in Call::ALL {
+            for errno in [0, libc::ENOMEM, i32::MAX, -1] {
+                let error = CallError::new(call, errno);
+                assert_eq!(CallError::from_word(error.to_word()), Some(error));
+            }
+        }
+        assert_eq!(CallError::from_word(0), None);
+        let names: std::collections::BTreeSet<_> = Call::ALL.iter().map(|call| call.name()).collect();
+        assert_eq!(names.len(), Call::ALL.len());
     }
 
     /// The C libraries differ in their words.

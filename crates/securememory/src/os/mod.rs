@@ -31,6 +31,8 @@ use linux as sys;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod process;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 mod protection_key;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod room;

@@ -24,8 +24,13 @@ impl Room {
 
 /// Bytes that may be locked. `RLIMIT_MEMLOCK` in getrlimit(2).
 pub(crate) fn locked() -> Room {
+    lockable().1
+}
+
+/// The same, with the limit where there is one.
+pub(crate) fn lockable() -> (Option<u64>, Room) {
     let limit = if super::capability::may_lock_any() { None } else { super::lock_limit() };
-    Room::under(limit, super::locked_now())
+    (limit, Room::under(limit, super::locked_now()))
 }
 
 /// Mappings. `vm.max_map_count` in proc_sys_vm(5).

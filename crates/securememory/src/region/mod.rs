@@ -4,8 +4,8 @@ pub(crate) mod bytes;
 pub(crate) mod canary;
 pub(crate) mod geometry;
 pub(crate) mod lease;
+mod near;
 pub(crate) mod pool;
-pub(crate) mod refused;
 pub(crate) mod revocation;
 pub(crate) mod scratch;
 pub(crate) mod scrub;
@@ -13,7 +13,9 @@ pub(crate) mod slots;
 
 use std::ptr::NonNull;
 
+use crate::counters::{self, Count};
 use crate::error::{Error, Protection};
+use crate::events::{self, Note};
 use crate::os::{self, Access, Advice, CallError};
 use crate::policy::{Level, Levels};
 use crate::registry::arenas::{self, Entered, Extent, Purpose, Region};
@@ -202,7 +204,8 @@ pub(crate) fn settle(
         Err(cause) if asked == Level::Require => Err(Error::Refused { protection, cause }),
         Err(cause) => {
             if asked == Level::Prefer {
-                refused::note(protection, cause);
+                counters::add(Count::Degraded);
+                events::note(Note::refused(protection), events::cause(Some(cause)), 0);
             }
             Ok(Achieved { asked, got: false, evidence: Evidence::None, refused: Some(cause) })
         }
@@ -244,7 +247,13 @@ pub(crate) unsafe fn secure(
         os::protect(at, len, Access::ReadWrite)?;
         let lock = match levels.lock {
             Level::Off => Achieved { asked: Level::Off, got: false, evidence: Evidence::None, refused: None },
-            asked if lock => settle(Protection::Lock, asked, os::lock(at, len))?,
+            asked if lock => {
+                let locked = os::lock(at, len);
+                if locked.is_ok() {
+                    near::locked_more(len);
+                }
+                settle(Protection::Lock, asked, locked)?
+            }
             asked => Achieved { asked, got: false, evidence: Evidence::None, refused: None },
         };
         let guard_pages = Achieved::by_construction(levels.guard);

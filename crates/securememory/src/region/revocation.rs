@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::events::{self, Note};
 use crate::os;
 use crate::region::lease;
 use crate::registry::{BUSY, FREE, OWNED, REVOKED, Slot};
@@ -72,6 +73,9 @@ pub(crate) fn revoke_if_due(slot: &Slot, now: u64) -> Option<u64> {
     match slot.left(now) {
         Some(left) if left > 0 => Some(now.saturating_add(left.unsigned_abs())),
         Some(_) => {
+            if slot.state.load(Ordering::Relaxed) & OWNED != 0 {
+                events::note(Note::Revoked, 0, 0);
+            }
             revoke_owned(slot, || slot.is_due());
             None
         }

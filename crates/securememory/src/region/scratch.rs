@@ -19,7 +19,7 @@ use crate::policy::{Level, Levels};
 use crate::region::geometry;
 use crate::region::lease::{Lease, wipe_slot};
 use crate::region::revocation::revoke_owned;
-use crate::region::{Secured, Slab, refused, secure, slots};
+use crate::region::{Secured, Slab, secure, slots};
 use crate::registry::arenas::Purpose;
 use crate::registry::vaults::Seat;
 use crate::registry::{self, BUSY, OWNED, Slot, Thread, WINDOW};
@@ -177,20 +177,7 @@ impl Scratch {
             }
             let lease = match found {
                 Some(lease) => lease,
-                None => {
-                    let grown = self.grow(thread, secret, len, align, lock);
-                    // With the window closed: a subscriber of the user's takes its time.
-                    if let Ok(lease) = &grown {
-                        lease.close_window();
-                    }
-                    refused::tell();
-                    let lease = grown?;
-                    if let Err(error) = lease.open_window(wait) {
-                        lease.abandon();
-                        return Err(error);
-                    }
-                    lease
-                }
+                None => self.grow(thread, secret, len, align, lock)?,
             };
             if !fork::pending() {
                 return Ok(lease);

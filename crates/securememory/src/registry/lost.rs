@@ -45,6 +45,11 @@ pub(crate) fn note(page: usize) -> bool {
     found
 }
 
+/// The addresses of the pages that are lost now.
+pub(crate) fn all() -> impl Iterator<Item = usize> {
+    PAGES.iter().filter_map(|place| place.load(Ordering::Relaxed).checked_sub(1))
+}
+
 /// Is a part of this range lost?
 #[cold]
 pub(crate) fn in_range(start: usize, len: usize, page: usize) -> bool {

@@ -17,6 +17,9 @@ pub(crate) struct Entry {
     pub(crate) on_fault: AtomicU32,
     /// The function that is asked then, if that is what is to be done.
     pub(crate) call: AtomicUsize,
+    /// Faults in its memory, and how many of them were answered by replacing what was lost.
+    pub(crate) faults: AtomicU64,
+    pub(crate) replaced: AtomicU64,
     /// Its views.
     slots: AtomicPtr<Slot>,
     len: AtomicUsize,
@@ -28,6 +31,8 @@ static VAULTS: [Entry; MAX_VAULTS] = [const {
         id: AtomicU64::new(0),
         on_fault: AtomicU32::new(0),
         call: AtomicUsize::new(0),
+        faults: AtomicU64::new(0),
+        replaced: AtomicU64::new(0),
         slots: AtomicPtr::new(std::ptr::null_mut()),
         len: AtomicUsize::new(0),
     }
@@ -56,6 +61,8 @@ impl Seat {
                 entry.on_fault.store(0, Ordering::Relaxed);
                 entry.id.store(0, Ordering::Relaxed);
                 entry.len.store(0, Ordering::Relaxed);
+                entry.faults.store(0, Ordering::Relaxed);
+                entry.replaced.store(0, Ordering::Relaxed);
                 return Ok(Self(index));
             }
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use zeroize::Zeroize;
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::locks;
 use crate::secret::{Closed, Secret};
 use crate::store::{OPENS, Opened, open_many};
@@ -62,6 +63,10 @@ impl Vault {
     /// As for one of them; [`Error::Purged`] where a purge came in the middle. No source has been touched then, and no secret
     /// is left.
     pub fn secrets_from<S: AsRef<[u8]> + AsMut<[u8]>>(&self, sources: &mut [S]) -> Result<Vec<Secret>> {
+        events::ended(self.make_secrets(sources))
+    }
+
+    fn make_secrets<S: AsRef<[u8]> + AsMut<[u8]>>(&self, sources: &mut [S]) -> Result<Vec<Secret>> {
         let no_memory = Error::OutOfMemory { bytes: sources.len().saturating_mul(size_of::<Secret>()) };
         let (mut views, mut objects, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
         views.try_reserve_exact(sources.len()).map_err(|_| no_memory)?;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroize;
 
+use crate::counters;
 use crate::error::{Error, FromOwnedError, Result, TryError};
+use crate::events;
 use crate::locks;
 use crate::os;
 use crate::policy::{Policy, Store};
@@ -101,7 +103,12 @@ impl SecretBuilder {
             Some(vault) => vault,
             None => Vault::global_machinery()?,
         };
-        Object::make(vault, self.spec, len, source).map(Secret::from_object)
+        let made = Object::make(vault, self.spec, len, source).map(Secret::from_object);
+        events::tell();
+        if let Err(TryError::Failed(error)) = &made {
+            counters::refused(error);
+        }
+        made
     }
 
     /// As [`Secret::from_bytes`].

@@ -11,7 +11,9 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use crate::counters::{self, Count};
 use crate::error::{Error, FromOwnedError, Outstanding, Result, TryError, WithError};
+use crate::events;
 use crate::locks;
 use crate::policy::OnClose;
 use crate::region::bytes;
@@ -94,8 +96,8 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`], [`Error::Refused`] where a required protection cannot be had, and whatever the system
-    /// refuses. The source is untouched then.
+    /// [`Error::Empty`], [`Error::Refused`] where a required protection cannot be had, [`Error::OverBudget`] at the vault's own
+    /// limit, and whatever the system refuses. The source is untouched then.
     pub fn from_bytes(source: &mut [u8]) -> Result<Self> {
         Self::builder().from_bytes(source)
     }
@@ -198,7 +200,7 @@ impl Secret {
     /// [`Error::Timeout`] after the policy's wait, or [`Error::Busy`].
     #[inline]
     pub fn view(&self) -> Result<View<'_>> {
-        self.0.open().map(View::new)
+        self.0.open().map(View::new).inspect_err(counters::refused)
     }
 
     /// Opens a view that can be sent to other threads and outlives the borrow: a copy in protected memory.
@@ -207,7 +209,7 @@ impl Secret {
     ///
     /// As [`Secret::view`].
     pub fn owned_view(&self) -> Result<OwnedView> {
-        self.0.open_owned().map(OwnedView::new)
+        self.0.open_owned().map(OwnedView::new).inspect_err(counters::refused)
     }
 
     /// Opens a view whose changes become valid with [`ViewMut::commit`], and are dropped without it. There is
@@ -230,7 +232,7 @@ impl Secret {
     /// As [`Secret::view_mut`]: [`Error::Busy`] where the wait is zero, [`Error::Timeout`] where it is over; both name
     /// the threads that are in the way.
     pub fn try_view_mut_for(&self, wait: Duration) -> Result<ViewMut<'_>> {
-        self.0.open_mut(wait).map(ViewMut::new)
+        self.0.open_mut(wait).map(ViewMut::new).inspect_err(counters::refused)
     }
 
     /// Lends the bytes to a closure.
@@ -241,7 +243,7 @@ impl Secret {
     /// went wrong meanwhile: [`Error::Overrun`], [`Error::Revoked`], [`Error::StuckOpen`].
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R, WithError<R>> {
-        let mut opened = self.0.open().map_err(WithError::NotRun)?;
+        let mut opened = self.0.open().inspect_err(counters::refused).map_err(WithError::NotRun)?;
         locks::user_code();
         let result = f(opened.bytes());
         finished(result, opened.end())
@@ -258,9 +260,9 @@ impl Secret {
         if source.len() != self.len() {
             return Err(Error::LengthMismatch { expected: self.len(), got: source.len() });
         }
-        let mut view = self.0.open_mut(self.0.policy().wait)?;
+        let mut view = self.0.open_mut(self.0.policy().wait).inspect_err(counters::refused)?;
         bytes::copy_slice(view.bytes_mut(), source);
-        let committed = view.commit();
+        let committed = events::ended(view.commit());
         // Also where only the pages could not be closed again: the new value is valid then.
         if matches!(committed, Ok(()) | Err(Error::StuckOpen(_))) {
             source.zeroize();
@@ -306,10 +308,24 @@ impl Secret {
     /// As [`Secret::close`].
     pub fn close_timeout(&self, wait: Duration) -> Result<Closed> {
         let mode = self.0.policy().on_close;
-        Ok(match (self.0.close(wait, mode)?, mode) {
-            (None, _) => Closed::Closed,
-            (Some(views), OnClose::Defer) => Closed::Deferred { views },
-            (Some(views), OnClose::Revoke) => Closed::Revoked { views },
+        let outstanding = events::ended(self.0.close(wait, mode))?;
+        let (secret, vault, label) = (self.id(), self.0.machinery().id, self.label());
+        locks::user_code();
+        Ok(match (outstanding, mode) {
+            (None, _) => {
+                counters::add(Count::Closed);
+                Closed::Closed
+            }
+            (Some(views), OnClose::Defer) => {
+                counters::add(Count::Deferred);
+                tracing::info!(secret, vault, ?label, %views, "a secret was closed under open views, which keep it");
+                Closed::Deferred { views }
+            }
+            (Some(views), OnClose::Revoke) => {
+                counters::add(Count::Revoked);
+                tracing::warn!(secret, vault, ?label, %views, "a secret was closed, and open views of it revoked");
+                Closed::Revoked { views }
+            }
         })
     }
 

@@ -6,6 +6,7 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::error::{Result, WithError};
+use crate::events;
 use crate::store::{Opened, OpenedMut, Owned};
 
 /// Not to be sent to, or shared with, other threads: its end must run on the thread of its beginning.
@@ -77,7 +78,7 @@ impl<'a> ViewMut<'a> {
     /// [`Error::StuckOpen`](crate::Error::StuckOpen), which says that the change is valid and the pages are
     /// open.
     pub fn commit(self) -> Result<()> {
-        self.0.commit()
+        events::ended(self.0.commit())
     }
 }
 

@@ -137,6 +137,7 @@ extern "C" fn child() {
     registry::vaults::forget_in_child();
     crate::fault::chain::own_in_child();
     registry::rename_in_child();
+    crate::events::begin_in_child();
     // Also where our parent was about to note it.
     HOOK.store(INSTALLED, Ordering::Release);
     // Other threads that were forking at the same time are not here to take their count back.

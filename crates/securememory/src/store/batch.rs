@@ -9,7 +9,7 @@ use crate::region::geometry;
 use crate::region::lease::{Lease, Room};
 use crate::registry::{self, NOBODY, lost};
 use crate::store::header::{self, Body, Header, Shape};
-use crate::store::ledger::{Choice, Kind, Taken};
+use crate::store::ledger::{Choice, Item, Kind, Taken};
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
 use crate::store::opened::Opened;
@@ -25,15 +25,15 @@ pub(crate) const OPENS: usize = 8;
 /// Pieces taken for secrets, given back unless they become some.
 struct Taking<'a> {
     machinery: &'a Arc<Machinery>,
-    taken: [Option<(Taken, usize)>; MAKES],
+    taken: [Option<(Taken, usize, Item)>; MAKES],
 }
 
 impl Drop for Taking<'_> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        for (taken, size) in self.taken.iter_mut().filter_map(Option::take) {
+        for (taken, size, item) in self.taken.iter_mut().filter_map(Option::take) {
             // SAFETY: of no secret.
-            unsafe { self.machinery.ledger.untake(Kind::Sealed, &taken, size) };
+            unsafe { self.machinery.ledger.untake(item, &taken, size) };
         }
     }
 }
@@ -84,15 +84,16 @@ impl Machinery {
                 return Err(Error::Empty);
             }
             let size = Sealed::size(source.len())?;
-            let taken = self.ledger.take_secret((Kind::Sealed, Choice::Now), size, None)?;
+            let item = Item { kind: Kind::Sealed, chunk: false, len: source.len() };
+            let taken = self.ledger.take_secret((item, Choice::Now), size, None)?;
             let other = *epoch.get_or_insert(taken.epoch) != taken.epoch;
-            *place = Some((taken, size));
+            *place = Some((taken, size, item));
             if other {
                 break;
             }
         }
         let epoch = epoch.unwrap_or_default();
-        let of_epoch = taking.taken.iter().flatten().filter(|(taken, _)| taken.epoch == epoch).count();
+        let of_epoch = taking.taken.iter().flatten().filter(|(taken, ..)| taken.epoch == epoch).count();
         let lock = policy.requires_lock();
         let thread = registry::thread();
         // Where views must be locked, nothing is taken for which there would be no view.
@@ -103,7 +104,7 @@ impl Machinery {
         let (records, before) = (slot.0.records(), lost::ever());
         let sealed = self.enclave.with_key(thread, &mut slot.0, epoch, Check::Always, |key| {
             let mut nonces = Nonces::new();
-            for ((taken, size), source) in taking.taken.iter().flatten().zip(batch).take(of_epoch) {
+            for ((taken, size, _), source) in taking.taken.iter().flatten().zip(batch).take(of_epoch) {
                 let nonce = nonces.draw().map_err(|error| {
                     failure = Some(Error::System(error));
                     Forged::Data
@@ -119,7 +120,7 @@ impl Machinery {
             }
             Ok(())
         });
-        let is_lost = |(taken, size): &(Taken, usize)| slab::is_lost(taken.body, *size);
+        let is_lost = |(taken, size, _): &(Taken, usize, Item)| slab::is_lost(taken.body, *size);
         if lost::ever() != before && (slot.0.is_poisoned() || taking.taken.iter().flatten().any(is_lost)) {
             return Err(Error::Poisoned);
         }
@@ -127,13 +128,13 @@ impl Machinery {
             return Err(failure.unwrap_or(error));
         }
         let mut seals = 0;
-        for (place, source) in taking.taken.iter_mut().zip(batch).take(of_epoch) {
-            let Some((taken, _)) = place.take() else { continue };
+        for place in taking.taken.iter_mut().take(of_epoch) {
+            let Some((taken, _, item)) = place.take() else { continue };
             seals = taken.seals;
             let shape = Shape {
-                len: source.len(),
+                item,
                 align: geometry::DEFAULT_ALIGN,
-                traits: header::traits(Kind::Sealed, policy),
+                traits: header::traits(item, policy),
                 extra: None,
             };
             let record = taken.body.as_ptr().cast();

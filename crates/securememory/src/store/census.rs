@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::error::Error;
+use crate::store::header::Body;
 use crate::store::machinery::Machinery;
 use crate::store::object::Object;
 use crate::store::roll::Place;
@@ -43,6 +44,26 @@ impl Machinery {
     pub(crate) fn each_label(&self, mut see: impl FnMut(u64, Option<&str>) -> bool) {
         // Without the account there are no labels.
         let _ = self.each_secret(|object| see(object.id(), object.label()));
+    }
+
+    /// How many paged secrets have pages that could not be closed, and how many have pages that are not locked though they
+    /// should be.
+    pub(crate) fn paged_troubles(&self) -> (u64, u64) {
+        let (mut stuck, mut unlocked) = (0, 0);
+        if self.live().paged > 0 {
+            // Without the account there is nothing to be found out.
+            let _ = self.each_secret(|object| {
+                let header = object.header();
+                if let Body::Paged(paged) = header.body()
+                    && !header.gate.is_final()
+                {
+                    stuck += u64::from(paged.is_stuck(header));
+                    unlocked += u64::from(header.is_unlocked());
+                }
+                true
+            });
+        }
+        (stuck, unlocked)
     }
 
     /// Calls `visit` with each secret and each chunk of a stream, until it says that it has seen enough. Those that are made

@@ -101,7 +101,7 @@ impl Machinery {
     /// plaintext in any case.
     fn close_secrets(&self, deadline: Deadline) -> Result<(), Error> {
         let mut outcome = Ok(());
-        let mut sealed_only = self.ledger.paged()? == 0;
+        let mut sealed_only = self.ledger.live()?.paged == 0;
         self.each_secret(|object| {
             let header = object.header();
             header.gate.close();

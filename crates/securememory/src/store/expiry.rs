@@ -7,7 +7,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::error::Error;
+use crate::events::{self, Note};
 use crate::gate::Deadline;
 use crate::os;
 use crate::policy::Policy;
@@ -85,6 +87,8 @@ impl Header {
             return false;
         }
         expiry.over.store(true, Ordering::Release);
+        counters::add(Count::Expired);
+        events::note(Note::Expired, self.id, 0);
         self.gate.close();
         // Where somebody is inside, the last one out wipes it.
         let _ = self.try_end(Some(Deadline::after(Duration::ZERO)));

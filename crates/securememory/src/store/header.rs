@@ -9,7 +9,7 @@ use crate::gate::{Deadline, Gate};
 use crate::policy::Policy;
 use crate::region::lease::Lease;
 use crate::store::expiry::Expiry;
-use crate::store::ledger::Kind;
+use crate::store::ledger::{Item, Kind};
 use crate::store::machinery::Machinery;
 use crate::store::paged::Paged;
 use crate::store::sealed::{MOMENT, Sealed};
@@ -72,11 +72,20 @@ const PAGED: u8 = 1;
 const MAY_LINGER: u8 = 2;
 /// It has an expiry.
 const EXPIRES: u8 = 4;
+/// It is a chunk of a stream.
+const CHUNK: u8 = 8;
+/// It is sealed because pages could not be locked.
+pub(super) const NEXT_STORE: u8 = 16;
+/// Its pages are not locked, though they should be.
+pub(super) const UNLOCKED: u8 = 32;
 
 /// What is to be remembered of a secret with this policy.
-pub(super) fn traits(kind: Kind, policy: &Policy) -> u8 {
+pub(super) fn traits(item: Item, policy: &Policy) -> u8 {
     let of = |is: bool, bit: u8| if is { bit } else { 0 };
-    of(kind == Kind::Paged, PAGED) | of(!policy.linger.is_zero(), MAY_LINGER) | of(policy.expires(), EXPIRES)
+    of(item.kind == Kind::Paged, PAGED)
+        | of(item.chunk, CHUNK)
+        | of(!policy.linger.is_zero(), MAY_LINGER)
+        | of(policy.expires(), EXPIRES)
 }
 
 /// Bytes of a header.
@@ -90,6 +99,11 @@ impl Header {
     #[inline]
     pub(super) fn kind(&self) -> Kind {
         if self.traits & PAGED == 0 { Kind::Sealed } else { Kind::Paged }
+    }
+
+    /// For the account.
+    pub(super) fn item(&self) -> Item {
+        Item { kind: self.kind(), chunk: self.traits & CHUNK != 0, len: self.len }
     }
 
     #[inline]
@@ -109,6 +123,16 @@ impl Header {
     #[inline]
     pub(super) fn may_linger(&self) -> bool {
         self.traits & MAY_LINGER != 0
+    }
+
+    /// Are its pages not locked, though they should be?
+    pub(super) fn is_unlocked(&self) -> bool {
+        self.traits & UNLOCKED != 0
+    }
+
+    /// Is it sealed because pages could not be locked?
+    pub(super) fn is_next_store(&self) -> bool {
+        self.traits & NEXT_STORE != 0
     }
 
     /// Is it sealed, and its time does not matter?
@@ -194,7 +218,7 @@ impl Header {
 
 /// What a header says of its secret.
 pub(super) struct Shape {
-    pub(super) len: usize,
+    pub(super) item: Item,
     pub(super) align: usize,
     /// As [`traits`] says.
     pub(super) traits: u8,

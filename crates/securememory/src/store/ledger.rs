@@ -11,6 +11,7 @@
 
 mod left;
 mod limbo;
+mod tally;
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +25,11 @@ use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
 use left::{Left, OfRecord, OfSecret, Settle};
 use limbo::Limbo;
+use tally::Tally;
 
 pub(super) use limbo::Retired;
+pub(super) use tally::Item;
+pub(crate) use tally::{Limits, Live};
 
 /// A vault's account.
 pub(crate) struct Ledger {
@@ -45,9 +49,7 @@ struct Inner {
     /// Where the walk through it goes on.
     walk: Place,
     /// Secrets made and not ended.
-    live: u64,
-    /// Paged ones among them.
-    paged: u64,
+    tally: Tally,
     /// The newest secret's id.
     last_id: u64,
     /// The vault is closed: nothing is made any more.
@@ -94,15 +96,14 @@ pub(super) enum Choice {
 }
 
 impl Ledger {
-    /// `most_seals`: as many as one key may make.
-    pub(super) fn new(most_seals: u64, vault: Seat) -> Self {
+    /// `most_seals`: as many as one key may make. `limits`: as many secrets as there may be.
+    pub(super) fn new(most_seals: u64, limits: Limits, vault: Seat) -> Self {
         let inner = Inner {
             pieces: Pieces::new(Some(vault)),
             paged_pieces: Pieces::new(None),
             roll: Roll::new(HEADER),
             walk: Place::default(),
-            live: 0,
-            paged: 0,
+            tally: Tally::new(limits),
             last_id: 0,
             closed: false,
             epoch: 0,
@@ -165,12 +166,12 @@ impl Ledger {
         Ok(inner.last_id)
     }
 
-    /// The pieces of a new secret, with any content but for the header's count of references, which is zero. `id`: the
-    /// one that it is to have, or a new one.
+    /// The pieces of a new secret, with any content but for the header's count of references, which is zero; `size` is
+    /// that of its body. `id`: the one that it is to have, or a new one.
     #[allow(unsafe_code)]
     pub(super) fn take_secret(
         &self,
-        (kind, choice): (Kind, Choice),
+        (item, choice): (Item, Choice),
         size: usize,
         id: Option<u64>,
     ) -> Result<Taken, Error> {
@@ -182,7 +183,7 @@ impl Ledger {
             }
         };
         let mut inner = self.lock().inspect_err(|_| free_large())?;
-        inner.take_secret((kind, choice), size, id, large).inspect_err(|_| free_large())
+        inner.take_secret((item, choice), size, id, large).inspect_err(|_| free_large())
     }
 
     /// Chooses the epoch that a new secret is sealed under, if that was left for later.
@@ -201,17 +202,17 @@ impl Ledger {
     ///
     /// Nobody uses the pieces.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn untake(&self, kind: Kind, taken: &Taken, size: usize) {
+    pub(super) unsafe fn untake(&self, item: Item, taken: &Taken, size: usize) {
         let Taken { id: secret, body: at, epoch, .. } = *taken;
         // SAFETY: as the caller vouches.
-        unsafe { self.give_secret(taken.header, kind, Some(Retired { secret, at, size, epoch }), true) };
+        unsafe { self.give_secret(taken.header, item, Some(Retired { secret, at, size, epoch }), true) };
     }
 
     /// A secret's bytes are gone for good; its header is still there. Waits for nobody.
-    pub(super) fn ended(&self, kind: Kind) {
+    pub(super) fn ended(&self, item: Item) {
         match self.try_lock() {
-            Some(mut inner) => inner.end(kind, 1),
-            None => self.left.ended(kind),
+            Some(mut inner) => inner.tally.remove(item.into()),
+            None => self.left.ended(item.into()),
         }
     }
 
@@ -232,7 +233,13 @@ impl Ledger {
     /// Nobody can find the last record. Since `retired` was asked, all readers of the secret that were at work then have
     /// been seen to be done.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn end_sealed(&self, secret: u64, retired: Option<u64>, last: Option<Retired>) {
+    pub(super) unsafe fn end_sealed(
+        &self,
+        item: Item,
+        secret: u64,
+        retired: Option<u64>,
+        last: Option<Retired>,
+    ) {
         let mut sweep = retired.map(|retired| (secret, retired));
         // SAFETY: as the caller vouches.
         unsafe {
@@ -250,7 +257,7 @@ impl Ledger {
                 slab::overwrite(record.at, record.size);
                 self.give_record(record, None);
             }
-            self.ended(Kind::Sealed);
+            self.ended(item);
             if let Some(record) = last {
                 self.give_record(record, sweep);
             }
@@ -289,7 +296,7 @@ impl Ledger {
     pub(super) unsafe fn give_secret(
         &self,
         header: NonNull<u8>,
-        kind: Kind,
+        item: Item,
         body: Option<Retired>,
         ends: bool,
     ) {
@@ -299,14 +306,14 @@ impl Ledger {
                 slab::overwrite(at, size);
             }
             let Some(mut inner) = self.try_lock() else {
-                return self.left.secret(header, kind, body, ends);
+                return self.left.secret(header, item, body, ends);
             };
             if ends {
-                inner.end(kind, 1);
+                inner.tally.remove(item.into());
             }
             inner.roll.give(header);
             if let Some(Retired { at, size, epoch, .. }) = body {
-                inner.give(kind, at, size, epoch);
+                inner.give(item.kind, at, size, epoch);
             }
         }
     }
@@ -461,13 +468,8 @@ impl Ledger {
     }
 
     /// Secrets whose bytes are there.
-    pub(super) fn live(&self) -> u64 {
-        self.lock().map_or(0, |inner| inner.live)
-    }
-
-    /// Paged secrets among them.
-    pub(super) fn paged(&self) -> Result<u64, Error> {
-        Ok(self.lock()?.paged)
+    pub(super) fn live(&self) -> Result<Live, Error> {
+        Ok(self.lock()?.tally.live)
     }
 
     /// Frees all memory. Large pieces must have been given back before.
@@ -508,12 +510,14 @@ impl From<Error> for Taking {
 impl Inner {
     fn take_secret(
         &mut self,
-        (kind, choice): (Kind, Choice),
+        (item, choice): (Item, Choice),
         size: usize,
         id: Option<u64>,
         large: Option<NonNull<u8>>,
     ) -> Result<Taken, Error> {
         self.check_open()?;
+        self.tally.check(item)?;
+        let kind = item.kind;
         let seals = kind == Kind::Sealed && choice == Choice::Now;
         let epoch = if seals { self.seal_under()? } else { 0 };
         let header = self.roll.take()?;
@@ -528,21 +532,13 @@ impl Inner {
                 return Err(error);
             }
         };
-        self.live += 1;
-        self.paged += u64::from(kind == Kind::Paged);
+        self.tally.add(item);
         let id = id.unwrap_or_else(|| {
             self.last_id += 1;
             self.last_id
         });
         let seals = if seals { self.count_seal(epoch) } else { 0 };
         Ok(Taken { id, header, body, epoch, seals })
-    }
-
-    fn end(&mut self, kind: Kind, count: u64) {
-        self.live = self.live.saturating_sub(count);
-        if kind == Kind::Paged {
-            self.paged = self.paged.saturating_sub(count);
-        }
     }
 
     /// Overwrites and frees what waits of a secret, up to the one that was retired as the `last`.
@@ -620,14 +616,15 @@ impl Inner {
 #[allow(unsafe_code)]
 impl Settle for Inner {
     fn secret(&mut self, header: NonNull<u8>, of: OfSecret) {
-        if of.ends {
-            self.end(of.kind, 1);
+        let item = of.item();
+        if of.ends() {
+            self.tally.remove(item.into());
         }
         // SAFETY: whoever has left them has vouched for them: see `Ledger::give_secret`.
         unsafe {
             self.roll.give(header);
             if let Some(body) = of.body {
-                self.give(of.kind, body, of.size, of.epoch);
+                self.give(item.kind, body, of.size, of.epoch);
             }
         }
     }
@@ -642,8 +639,8 @@ impl Settle for Inner {
         }
     }
 
-    fn ended(&mut self, kind: Kind, count: u64) {
-        self.end(kind, count);
+    fn ended(&mut self, live: Live) {
+        self.tally.remove(live);
     }
 
     fn kept(&mut self, count: usize) {

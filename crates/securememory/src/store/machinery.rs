@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::epoch::LIVE;
+use crate::enclave::hold::choice::is_usual;
 use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Outstanding};
+use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
 use crate::gate::{Deadline, Refusal, word};
+use crate::os::CallError;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::region::canary::Canary;
 use crate::region::lease::Lease;
 use crate::region::pool::Pool;
-use crate::region::refused;
 use crate::region::scratch::Scratch;
 use crate::region::slots;
 use crate::registry::arenas::Purpose;
@@ -27,7 +30,7 @@ use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
 use crate::store::expiry::Due;
-use crate::store::ledger::{Kind, Ledger};
+use crate::store::ledger::{Kind, Ledger, Limits, Live};
 use crate::store::linger::Lingering;
 use crate::store::turnover::Turnover;
 
@@ -41,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) sealed_max: usize,
     pub(crate) locked_max: usize,
     pub(crate) views_max: usize,
+    /// Secrets and their bytes.
+    pub(crate) limits: Limits,
     pub(crate) cipher: Option<Cipher>,
     pub(crate) janitor: bool,
     /// Close the vault when its last handle has gone.
@@ -75,6 +80,7 @@ impl Default for Settings {
             sealed_max: 64 * 1024,
             locked_max: 64 * 1024,
             views_max: 4096,
+            limits: Limits::NONE,
             cipher: None,
             janitor: false,
             close_on_drop: false,
@@ -104,12 +110,35 @@ pub(crate) struct Machinery {
     pub(super) ledger: Ledger,
     pub(super) turnover: Turnover,
     pub(super) due: Due,
+    /// Secrets that were sealed because pages could not be locked.
+    pub(crate) next_store: NextStore,
     pub(crate) handles: Handles,
     /// Its place in the registry.
     seat: Seat,
     /// The test guard that it was made under.
     #[cfg(feature = "testing")]
     watch: Option<Arc<guards::Watch>>,
+}
+
+/// How many secrets were sealed because pages could not be locked, and why the last.
+#[derive(Default)]
+pub(crate) struct NextStore {
+    count: AtomicU64,
+    cause: AtomicU64,
+}
+
+impl NextStore {
+    fn note(&self, cause: CallError) {
+        self.cause.store(cause.to_word(), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn told(&self) -> Option<(u64, CallError)> {
+        let count = self.count.load(Ordering::Relaxed);
+        CallError::from_word(self.cause.load(Ordering::Relaxed))
+            .filter(|_| count > 0)
+            .map(|cause| (count, cause))
+    }
 }
 
 /// How many handles there are of a vault. Secrets are none.
@@ -166,7 +195,6 @@ impl Machinery {
             watch_failure(seat);
             seat.give();
         });
-        refused::tell();
         let made = made?;
         #[cfg(feature = "testing")]
         made.watch();
@@ -196,7 +224,7 @@ impl Machinery {
         let most_seals = cipher::most_seals(enclave.cipher());
         // Early enough to be tried again many times before it is too late.
         settings.seals_max = settings.seals_max.min(most_seals / 2);
-        let ledger = Ledger::new(most_seals, seat);
+        let ledger = Ledger::new(most_seals, settings.limits, seat);
         if let Err(error) = ledger.open_epoch(1) {
             enclave.erase_keys();
             enclave.end();
@@ -220,6 +248,7 @@ impl Machinery {
             lingering: Lingering::new(),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
+            next_store: NextStore::default(),
             seat,
             #[cfg(feature = "testing")]
             watch: guards::current(),
@@ -335,14 +364,44 @@ impl Machinery {
             seals,
             refresh_refused: keys.refused,
             cipher: self.enclave.cipher(),
-            // The scratch's count began with what all keys may lock.
-            locked_bytes: (self.scratch.locked_bytes() + self.pool.locked_bytes())
-                .saturating_sub(LIVE.saturating_sub(keys.live) * self.key_bytes),
+            locked_bytes: self.locked_bytes(keys.live),
             scratch_slots,
             scratch_unlocked,
-            secrets: self.ledger.live(),
+            secrets: self.live().secrets,
             protections: self.enclave.protections(),
         }
+    }
+
+    /// Why the vault's key is not held as was preferred, where that is not what most hosts have.
+    pub(crate) fn unusual_step_down(&self) -> Option<Error> {
+        let Settings { hold, policy, .. } = &self.settings;
+        let is_usual = |cause: &Error| is_usual(*hold, policy.levels().secretmem, cause);
+        self.enclave.stepped_down().filter(|cause| !is_usual(cause))
+    }
+
+    /// A secret is sealed because pages could not be locked.
+    #[cold]
+    pub(super) fn note_next_store(&self, cause: CallError) {
+        self.next_store.note(cause);
+        counters::add(Count::Degraded);
+        events::note(Note::NextStore, self.id, events::cause(Some(cause)));
+    }
+
+    /// Its place in the registry.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    /// Bytes that the vault has locked, with so many keys.
+    pub(crate) fn locked_bytes(&self, keys: usize) -> usize {
+        // The scratch's count began with what all keys may lock.
+        (self.scratch.locked_bytes() + self.pool.locked_bytes())
+            .saturating_sub(LIVE.saturating_sub(keys) * self.key_bytes)
+    }
+
+    /// Secrets whose bytes are there.
+    pub(crate) fn live(&self) -> Live {
+        self.ledger.live().unwrap_or_default()
     }
 
     /// An error in a child: the vault is its parent's.
@@ -381,12 +440,6 @@ impl Machinery {
         let scratch = self.scratch.set_frozen(frozen);
         let pool = self.pool.set_frozen(frozen);
         self.ledger.set_frozen(frozen) && pool && scratch
-    }
-
-    /// Its place in the registry.
-    #[cfg(feature = "testing")]
-    pub(super) fn seat(&self) -> Seat {
-        self.seat
     }
 
     /// Makes it known to the test guard that it was made under.

@@ -27,6 +27,7 @@ mod turnover;
 
 pub(crate) use batch::{OPENS, open_many};
 pub(crate) use buffer::Buffer;
+pub(crate) use ledger::Limits;
 pub(crate) use machinery::{Machinery, Settings};
 pub(crate) use object::Object;
 pub(crate) use opened::{Opened, OpenedMut, Owned};

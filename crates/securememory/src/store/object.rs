@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering, fence};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::cipher::for_len;
-use crate::error::{Error, Outstanding, TryError};
+use crate::error::{Error, Outstanding, Protection, TryError};
+use crate::events::{self, Note};
 use crate::gate::{Deadline, Gate};
-use crate::locks;
 use crate::policy::{OnClose, Policy, Store};
 use crate::region::geometry;
 use crate::registry::{self, MAX_LABEL, READER, WRITER};
 use crate::status::{AtRest, Status};
 use crate::store::expiry::Expiry;
-use crate::store::header::{self, Body, Extra, Header, Shape};
-use crate::store::ledger::{Choice, Kind, Ledger, Retired, Taken};
+use crate::store::header::{self, Body, Extra, Header, NEXT_STORE, Shape, UNLOCKED};
+use crate::store::ledger::{Choice, Item, Kind, Ledger, Retired, Taken};
 use crate::store::linger;
 use crate::store::machinery::Machinery;
-use crate::store::paged::Paged;
+use crate::store::paged::{Draft, Paged};
 use crate::store::sealed::{MOMENT, Record, Sealed};
 use crate::store::spec::{Position, Source, Spec};
 
@@ -26,7 +27,7 @@ use crate::store::spec::{Position, Source, Spec};
 struct Pieces<'a> {
     ledger: &'a Ledger,
     taken: Taken,
-    kind: Kind,
+    item: Item,
     size: usize,
 }
 
@@ -40,7 +41,21 @@ impl Drop for Pieces<'_> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         // SAFETY: of no secret: whoever made one has called `keep`.
-        unsafe { self.ledger.untake(self.kind, &self.taken, self.size) };
+        unsafe { self.ledger.untake(self.item, &self.taken, self.size) };
+    }
+}
+
+/// Seals what `source` writes, or keeps it in the pages that were reserved for it.
+fn make_body<E, S: Source<E>>(
+    machinery: &Machinery,
+    (taken, pages): (&mut Taken, Option<Draft<'_>>),
+    policy: &Policy,
+    (len, align, version): (usize, usize, u64),
+    source: S,
+) -> Result<*mut Record, TryError<E>> {
+    match pages {
+        None => Sealed::make(machinery, taken, policy, (len, align, version), source),
+        Some(pages) => Ok(Paged::make(pages, taken, (len, align), source)?.cast()),
     }
 }
 
@@ -79,14 +94,30 @@ impl Object {
             return Err(Error::LabelTooLong { len: label.len(), limit: MAX_LABEL }.into());
         }
         machinery.check_alive()?;
-        let kind = match spec.store.unwrap_or(machinery.settings.store) {
+        let store = spec.store.unwrap_or(machinery.settings.store);
+        let mut kind = match store {
             _ if spec.position.is_some() => Kind::Sealed,
             store => machinery.settings.kind_for(store, len),
         };
         if kind == Kind::Sealed {
             machinery.enclave.satisfies(levels)?;
         } else if levels.secretmem == crate::policy::Level::Require {
-            return Err(Error::NotInForce(crate::error::Protection::Secretmem).into());
+            return Err(Error::NotInForce(Protection::Secretmem).into());
+        }
+        let (mut pages, mut degraded) = (None, 0);
+        if kind == Kind::Paged {
+            match Paged::reserve(&machinery, policy, (len, align)) {
+                Ok(reserved) => {
+                    degraded = if reserved.is_unlocked() { UNLOCKED } else { 0 };
+                    pages = Some(reserved);
+                }
+                Err(Error::Refused { protection: Protection::Lock, cause }) if policy.may_seal(store) => {
+                    machinery.enclave.satisfies(levels)?;
+                    machinery.note_next_store(cause);
+                    (kind, degraded) = (Kind::Sealed, NEXT_STORE);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         // Before the body: what has been made cannot fail any more.
         // The label is taken, not copied: a copy would end the process where there is no memory.
@@ -94,16 +125,14 @@ impl Object {
         let size = if kind == Kind::Sealed { Sealed::size(len)? } else { Paged::SIZE };
         let choice = if S::FOREIGN { Choice::Later } else { Choice::Now };
         let id = spec.position.map(|position| position.stream);
-        let taken = machinery.ledger.take_secret((kind, choice), size, id)?;
-        let mut pieces = Pieces { ledger: &machinery.ledger, taken, kind, size };
+        let item = Item { kind, chunk: id.is_some(), len };
+        let taken = machinery.ledger.take_secret((item, choice), size, id)?;
+        let mut pieces = Pieces { ledger: &machinery.ledger, taken, item, size };
         let version = spec.position.map_or(0, Position::version);
         let taken = &mut pieces.taken;
-        let record = match kind {
-            Kind::Sealed => Sealed::make(&machinery, taken, policy, (len, align, version), source)?,
-            Kind::Paged => Paged::make(&machinery, taken, policy, (len, align), source)?.cast(),
-        };
+        let record = make_body(&machinery, (taken, pages), policy, (len, align, version), source)?;
         let taken = pieces.keep();
-        let shape = Shape { len, align, traits: header::traits(kind, policy), extra };
+        let shape = Shape { item, align, traits: header::traits(item, policy) | degraded, extra };
         // SAFETY: the pieces are a secret's from now on, and `record` is what was made in the body.
         let object = unsafe { Self::assemble(machinery, &taken, shape, record) };
         if let Body::Paged(paged) = object.header().body() {
@@ -133,7 +162,12 @@ impl Object {
         shape: Shape,
         record: *mut Record,
     ) -> Self {
-        let Shape { len, align, traits, extra } = shape;
+        let Shape { item, align, traits, extra } = shape;
+        counters::add(match (item.kind, item.chunk) {
+            (Kind::Paged, _) => Count::PagedMade,
+            (Kind::Sealed, false) => Count::SealedMade,
+            (Kind::Sealed, true) => Count::ChunksMade,
+        });
         let header = Header {
             gate: Gate::new(),
             references: AtomicU32::new(0),
@@ -142,7 +176,7 @@ impl Object {
             traits,
             align_bits: align.trailing_zeros() as u8,
             id: taken.id,
-            len,
+            len: item.len,
             sealed: Sealed::new(record),
             machinery,
             extra,
@@ -249,6 +283,7 @@ impl Object {
             store,
             cipher: is_sealed.then(|| for_len(enclave.cipher(), header.len)),
             hold: is_sealed.then(|| enclave.used()),
+            next_store: header.is_next_store(),
             open_views: header.machinery.holders(header.id).views(),
             closed: header.gate.is_closed() || header.machinery.is_closed(),
             stuck_open,
@@ -363,8 +398,7 @@ pub(super) unsafe fn bury(at: NonNull<Header>) {
             let paged_at = NonNull::from(paged);
             let mut in_use = false;
             if ends && let Err(cause) = paged.take(header) {
-                locks::user_code();
-                tracing::warn!(secret = header.id, %cause, "a secret was dropped that cannot be wiped yet");
+                events::note(Note::Unwiped, header.id, events::cause(cause.call()));
                 // SAFETY: this was the last reference.
                 in_use = unsafe { Paged::abandon(paged_at, header) };
             }
@@ -372,10 +406,10 @@ pub(super) unsafe fn bury(at: NonNull<Header>) {
             (!in_use).then_some(body)
         }
     };
-    let kind = header.kind();
+    let item = header.item();
     // SAFETY: this was the last reference. The machinery must outlive the pieces that came from its ledger.
     unsafe {
         let header = at.read();
-        header.machinery.ledger.give_secret(at.cast(), kind, body, ends);
+        header.machinery.ledger.give_secret(at.cast(), item, body, ends);
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::error::Error;
 use crate::locks;
 use crate::region::lease::Lease;
@@ -11,6 +12,7 @@ use crate::region::scrub;
 use crate::registry::Slot;
 use crate::registry::dying::why_gone;
 use crate::store::header::{Body, Header};
+use crate::store::ledger::Kind;
 use crate::store::object::Object;
 use crate::store::paged::Change;
 use crate::store::spec::Position;
@@ -28,6 +30,11 @@ pub(crate) struct Opened<'a> {
     place: Option<Place>,
 }
 
+#[inline]
+fn count_view(header: &Header) {
+    counters::add(if matches!(header.kind(), Kind::Sealed) { Count::SealedViews } else { Count::PagedViews });
+}
+
 impl Object {
     /// Opens a view.
     #[inline]
@@ -43,6 +50,7 @@ impl Object {
                 (data, Place::Pages(ticket))
             }
         };
+        count_view(header);
         Ok(Opened { header, data, place: Some(place) })
     }
 
@@ -59,6 +67,7 @@ impl Object {
                 (data, Edit::InPlace(change))
             }
         };
+        count_view(header);
         Ok(OpenedMut { header, data, edit: Some(edit) })
     }
 
@@ -66,7 +75,8 @@ impl Object {
     pub(crate) fn open_owned(&self) -> Result<Owned, Error> {
         let header = self.header();
         let lease = match header.body() {
-            Body::Sealed(sealed) => sealed.open(header)?,
+            Body::Sealed(sealed) => sealed.open(header).inspect(|_| count_view(header))?,
+            // Which opens a view by itself.
             Body::Paged(_) => self.copy_pages()?,
         };
         self.own(lease)
@@ -122,6 +132,7 @@ impl Object {
 impl<'a> Opened<'a> {
     /// Of a sealed secret that has been opened into this lease.
     pub(super) fn in_scratch(header: &'a Header, lease: Lease) -> Self {
+        count_view(header);
         Self { header, data: lease.data_start(), place: Some(Place::Scratch(lease)) }
     }
 }
@@ -210,7 +221,7 @@ impl OpenedMut<'_> {
 
     /// Makes the change valid; on an error the old value is.
     pub(crate) fn commit(mut self) -> Result<(), Error> {
-        self.end(true)
+        self.end(true).inspect(|()| counters::add(Count::Commits))
     }
 
     fn end(&mut self, keep: bool) -> Result<(), Error> {

@@ -11,18 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, TryError};
+use crate::events::{self, Note};
 use crate::gate::{Deadline, Refusal};
 use crate::os::{Access, CallError};
-use crate::policy::Policy;
+use crate::policy::{Level, Policy};
 use crate::region::bytes;
 use crate::region::geometry::{self, Place};
 use crate::region::pool::{self, Pages};
-use crate::region::{refused, scrub};
+use crate::region::scrub;
 use crate::registry::dying::why_gone;
 use crate::registry::{self, READER, Slot, WRITER, lost};
 use crate::status::Protections;
 use crate::store::header::Header;
-use crate::store::ledger::{Kind, Taken};
+use crate::store::ledger::Taken;
 use crate::store::linger;
 use crate::store::machinery::Machinery;
 use crate::store::spec::Source;
@@ -64,22 +65,29 @@ impl Paged {
     /// Bytes of ordinary memory besides the header.
     pub(super) const SIZE: usize = std::mem::size_of::<Piece>();
 
-    /// Keeps what `source` writes into fresh pages.
+    /// Pages for a secret of this length.
+    pub(super) fn reserve<'a>(
+        machinery: &'a Machinery,
+        policy: &Policy,
+        (len, align): (usize, usize),
+    ) -> Result<Draft<'a>, Error> {
+        machinery.lingering.poll();
+        let pages = machinery.pool.take(len, align, policy.page_levels())?;
+        Ok(Draft { machinery, pages: Some(pages) })
+    }
+
+    /// Keeps what `source` writes into these pages.
     #[allow(unsafe_code)]
     pub(super) fn make<E, S: Source<E>>(
-        machinery: &Machinery,
+        mut draft: Draft<'_>,
         taken: &Taken,
-        policy: &Policy,
         (len, align): (usize, usize),
         source: S,
     ) -> Result<*mut Self, TryError<E>> {
-        machinery.lingering.poll();
-        let pages = machinery.pool.take(len, align, policy.levels());
-        refused::tell();
-        let pages = pages?;
+        let machinery = draft.machinery;
+        let Some(pages) = &draft.pages else { return Err(Error::Closed.into()) };
         let capacity = pages.capacity();
         let base = pages.base();
-        let mut draft = Draft { machinery, pages: Some(pages) };
         let place = geometry::place(capacity, 0, len, align).ok_or(too_large(len))?;
         // SAFETY: pages from the pool are accessible and ours; the place was computed for them.
         let room = unsafe {
@@ -299,8 +307,18 @@ impl Paged {
             Some(pages) => unsafe { pages.protect(Access::None) },
             None => Ok(()),
         };
-        header.stuck.store(outcome.is_err(), Ordering::Relaxed);
+        Self::note_stuck(header, outcome.err());
         outcome
+    }
+
+    /// Where pages were to be closed: could they not be?
+    #[inline]
+    fn note_stuck(header: &Header, refused: Option<CallError>) {
+        match refused {
+            None => header.stuck.store(false, Ordering::Relaxed),
+            Some(_) if header.stuck.swap(true, Ordering::Relaxed) => {}
+            Some(_) => events::note(Note::StuckOpen, header.id, events::cause(refused)),
+        }
     }
 
     /// Becomes the writer: the pages are writable, and an image of them is kept.
@@ -314,11 +332,9 @@ impl Paged {
         if machinery.holds(header.id, thread, &[READER, WRITER]) {
             return Err(Error::WouldDeadlock);
         }
-        let levels = header.policy().levels();
+        let levels = header.policy().page_levels();
         // Before the gate: whoever waits here holds up nobody.
-        let image = machinery.pool.take(header.len, header.align(), levels);
-        refused::tell();
-        let image = image?;
+        let image = machinery.pool.take(header.len, header.align(), levels)?;
         image.assign(header.id, 0, 0, std::ptr::null_mut());
         let give = |image| {
             let _ = machinery.pool.give(image);
@@ -411,7 +427,7 @@ impl Paged {
         if keep {
             self.version.fetch_add(1, Ordering::Relaxed);
         }
-        header.stuck.store(shut.is_err(), Ordering::Relaxed);
+        Self::note_stuck(header, shut.err().and_then(|error| error.call()));
         let _ = header.machinery.pool.give(image);
         ticket.release();
         header.gate.end_write_paged(shut.is_err());
@@ -454,7 +470,7 @@ impl Paged {
     /// Overwrites the pages and gives them back. The caller has begun the end.
     pub(super) fn end(&self, header: &Header) -> Result<(), Error> {
         self.take(header)?;
-        header.machinery.ledger.ended(Kind::Paged);
+        header.machinery.ledger.ended(header.item());
         Ok(())
     }
 
@@ -498,12 +514,18 @@ impl Paged {
 }
 
 /// Pages in the making: wiped and given back unless they become a secret.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     machinery: &'a Machinery,
     pages: Option<Pages>,
 }
 
 impl Draft<'_> {
+    /// Are the pages not locked, though they should be?
+    pub(super) fn is_unlocked(&self) -> bool {
+        let lock = self.pages.as_ref().map(|pages| pages.secured().protections.lock);
+        lock.is_some_and(|lock| !lock.got && lock.asked != Level::Off)
+    }
+
     /// Closes the pages; the last thing that can fail.
     #[allow(unsafe_code)]
     fn close(&self) -> Result<(), Error> {

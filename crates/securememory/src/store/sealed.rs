@@ -337,7 +337,7 @@ impl Sealed {
             return Ok(false);
         }
         // SAFETY: the readers were seen to be done after that was asked; and nobody finds the last record any more.
-        unsafe { machinery.ledger.end_sealed(header.id, retired, self.take(header)) };
+        unsafe { machinery.ledger.end_sealed(header.item(), header.id, retired, self.take(header)) };
         Ok(true)
     }
 

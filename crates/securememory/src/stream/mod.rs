@@ -16,6 +16,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use crate::error::{Error, Result, WithError};
+use crate::events;
 use crate::store::{Buffer, Machinery, Object, Owned, Position};
 pub use builder::StreamBuilder;
 
@@ -115,10 +116,14 @@ impl SecretStream {
     /// # Errors
     ///
     /// [`Error::Closed`], [`Error::Forked`], [`Error::KeyLost`], [`Error::ScratchExhausted`],
-    /// [`Error::OutOfMemory`], [`Error::KeyUsedUp`], [`Error::LockTimeout`], [`Error::System`]: the stream is as it
+    /// [`Error::OutOfMemory`], [`Error::OverBudget`], [`Error::KeyUsedUp`], [`Error::LockTimeout`], [`Error::System`]: the stream is as it
     /// was then, with all its bytes, and it can be tried again. [`Error::Purged`] and [`Error::Revoked`]: what was
     /// written is gone. [`Error::Overrun`]: the chunk that was being filled was damaged, and is not believed any more.
     pub fn finish(&mut self) -> Result<()> {
+        events::ended(self.complete())
+    }
+
+    fn complete(&mut self) -> Result<()> {
         self.check()?;
         if self.phase == Phase::Complete {
             return Ok(());
@@ -230,7 +235,8 @@ impl SecretStream {
             none => none.insert(Buffer::take(&self.machinery, self.id, self.chunk_size)?),
         };
         if buffer.is_full() {
-            self.chunks.push(buffer.seal(position)?);
+            let sealed = events::ended(buffer.seal(position))?;
+            self.chunks.push(sealed);
         }
         let count = buffer.push(bytes)?;
         self.len = self.len.saturating_add(count as u64);

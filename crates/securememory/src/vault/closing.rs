@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::locks;
 use crate::policy::OnClose;
 use crate::vault::diagnostics::open_views;
@@ -80,8 +81,10 @@ impl Vault {
     /// [`Error::WouldDeadlock`] inside a view of the same thread, of any secret of the vault: nothing is changed then.
     /// [`Error::Forked`] in a child; [`Error::LockTimeout`].
     pub fn close(&self, wait: Duration) -> Result<VaultClosed> {
+        locks::user_code();
+        let _span = tracing::debug_span!("close_vault", vault = self.id()).entered();
         let machinery = self.machinery();
-        let closing = machinery.close(wait)?;
+        let closing = events::ended(machinery.close(wait))?;
         let mut outstanding = if closing.deferred { open_views(machinery) } else { Vec::new() };
         // They have been wiped.
         outstanding.retain(|view| view.kind != ViewKind::Chunk);
@@ -94,6 +97,9 @@ impl Vault {
                 revoked,
                 "a vault was closed under open views"
             );
+        }
+        if let Some(error) = &closing.failed {
+            tracing::warn!(vault = self.id(), %error, "a vault was closed, and not all of it could be wiped");
         }
         Ok(VaultClosed { outstanding, revoked, failed: closing.failed })
     }

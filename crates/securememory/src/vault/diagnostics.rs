@@ -1,14 +1,20 @@
-//! Who has views open, and for how long: for finding views that were forgotten.
+//! What a vault has and lacks, who has views open, and for how long.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::events;
+use crate::fault::{self, FaultReport};
 use crate::os;
+use crate::registry::vaults::Seat;
 use crate::registry::{BUSY, CHUNK, FREE, NOBODY, OWNED, REVOKED, Slot, Thread, UNNAMED, WINDOW, WRITER};
+use crate::registry::{arenas, lost};
+use crate::status::HoldUsed;
 use crate::store::Machinery;
-use crate::vault::Vault;
+use crate::vault::degradation;
+use crate::vault::{Budget, Degradation, Vault};
 
 /// What kind of view is open.
 #[non_exhaustive]
@@ -70,10 +76,35 @@ impl fmt::Display for OpenView {
     }
 }
 
-/// What is going on in a vault at the moment of the call. Its `Display` has one line for each open view.
+/// What is going on in a vault at the moment of the call. Its `Display` is a few lines, with one for each degradation and
+/// each open view.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
+    /// The vault's id; 0 for one that a forked child has inherited.
+    pub vault_id: u64,
+    /// It has been closed.
+    pub closed: bool,
+    /// Sealed secrets; those that are being made are counted with them.
+    pub sealed: u64,
+    /// Paged secrets, likewise.
+    pub paged: u64,
+    /// Sealed chunks of streams.
+    pub chunks: u64,
+    /// What the vault may hold and the process lock, and how much of it is taken.
+    pub budget: Budget,
+    /// The key hold in use.
+    pub hold: Option<HoldUsed>,
+    /// What the vault was asked for and has not got.
+    pub degradations: Vec<Degradation>,
+    /// Faults in memory of the vault since it was made, if faults are [handled](crate::fault::install).
+    pub faults: u64,
+    /// How many of them were answered by replacing lost memory: [`FaultPolicy::Recover`](crate::fault::FaultPolicy::Recover).
+    pub replaced: u64,
+    /// Pages of the vault that are lost now: what lay there is [`Error::Poisoned`](crate::Error::Poisoned).
+    pub poisoned: usize,
+    /// The last fault in memory of the library, if it was in this vault.
+    pub last_fault: Option<FaultReport>,
     /// The views that are open, the oldest first. Other threads open and end views meanwhile: what is listed was open
     /// when it was looked at.
     pub views: Vec<OpenView>,
@@ -83,7 +114,27 @@ pub struct Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} open views, {} secrets linger", self.views.len(), self.lingering)?;
+        let Self { vault_id, closed, sealed, paged, chunks, hold, .. } = self;
+        write!(f, "vault {vault_id}{}: ", if *closed { ", closed" } else { "" })?;
+        write!(f, "{sealed} sealed and {paged} paged secrets, {chunks} chunks of streams")?;
+        if let Some(hold) = hold {
+            write!(f, "; key hold {hold:?}")?;
+        }
+        write!(f, "\n{}", self.budget)?;
+        for degradation in &self.degradations {
+            write!(f, "\nnote: {degradation}")?;
+        }
+        if self.faults > 0 || self.poisoned > 0 {
+            let Self { faults, replaced, poisoned, .. } = self;
+            write!(f, "\n{faults} faults, {replaced} of them answered; {poisoned} pages are poisoned")?;
+        }
+        if let Some(fault) = &self.last_fault {
+            f.write_str("\nlast fault: ")?;
+            // It may have a label, which must not be able to pretend that a line ends.
+            let safe = |char: char| if char.is_control() { '?' } else { char };
+            fault.to_string().chars().map(safe).try_for_each(|char| f.write_char(char))?;
+        }
+        write!(f, "\n{} open views, {} secrets linger", self.views.len(), self.lingering)?;
         self.views.iter().try_for_each(|view| write!(f, "\n{view}"))
     }
 }
@@ -113,6 +164,19 @@ fn describe(slot: &Slot, now: u64) -> Option<OpenView> {
     })
 }
 
+/// Pages of a vault that are lost now. Of ciphertext that lies in the allocator's memory it is not known whose it is.
+fn lost_pages(vault: Seat) -> usize {
+    let process = os::process_id();
+    let is_in = |page: usize| {
+        arenas::all().any(|arena| {
+            arena.is_of(process)
+                && arena.vault.load(Ordering::Relaxed) == vault.number()
+                && arena.contains(page)
+        })
+    };
+    if lost::any() { lost::all().filter(|&page| is_in(page)).count() } else { 0 }
+}
+
 /// The open views of a vault, the oldest first.
 pub(super) fn open_views(machinery: &Machinery) -> Vec<OpenView> {
     let now = os::coarse_now();
@@ -137,9 +201,11 @@ pub(super) fn open_views(machinery: &Machinery) -> Vec<OpenView> {
 }
 
 impl Vault {
-    /// Lists the open views: with whom, for how long. A view that was leaked (`std::mem::forget`) stays in the list.
+    /// Tells what the vault holds, what it was asked for and has not got, what has gone wrong, and lists the open views: with
+    /// whom, for how long. A view that was leaked (`std::mem::forget`) stays in the list. There is no byte of a secret in it.
     ///
-    /// In a forked child the list of an inherited vault is empty.
+    /// It reads the kernel's listings, and looks at each secret of a vault that has paged ones: a diagnosis, not for every
+    /// read. In a forked child there is nothing to be told of an inherited vault.
     ///
     /// ```
     /// use securememory::Secret;
@@ -156,7 +222,26 @@ impl Vault {
         if !self.is_alive() {
             return Diagnostics::default();
         }
+        events::tell();
         let machinery = self.machinery();
-        Diagnostics { views: open_views(machinery), lingering: machinery.lingering.count() }
+        let live = machinery.live();
+        let seat = machinery.seat();
+        let entry = seat.entry();
+        Diagnostics {
+            vault_id: machinery.id,
+            closed: self.is_closed(),
+            sealed: live.secrets.saturating_sub(live.paged).saturating_sub(live.chunks),
+            paged: live.paged,
+            chunks: live.chunks,
+            budget: self.budget(),
+            hold: Some(machinery.enclave.used()),
+            degradations: degradation::of(machinery),
+            faults: entry.faults.load(Ordering::Relaxed),
+            replaced: entry.replaced.load(Ordering::Relaxed),
+            poisoned: lost_pages(seat),
+            last_fault: fault::last_fault().filter(|fault| fault.vault_id == machinery.id),
+            views: open_views(machinery),
+            lingering: machinery.lingering.count(),
+        }
     }
 }

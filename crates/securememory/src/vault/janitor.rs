@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::Result;
+use crate::events;
 use crate::os;
 use crate::store::Machinery;
 
@@ -21,6 +22,8 @@ pub(super) fn start(machinery: &Arc<Machinery>) -> Result<()> {
                 .flatten()
                 .min();
             drop(machinery);
+            // Code of the user's; what it does is no reason to end.
+            let _ = std::panic::catch_unwind(events::tell);
             os::wait_on(&event, seen, idle);
         }
     };

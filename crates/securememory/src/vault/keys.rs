@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::events;
+use crate::locks;
 use crate::store::Refreshed;
 use crate::vault::diagnostics::open_views;
 use crate::vault::{OpenView, Vault, VaultBuilder};
@@ -36,7 +39,9 @@ impl Vault {
     /// where the new key would be less protected than the first one was, [`Error::Timeout`] where there are four keys
     /// and the others stay in use, [`Error::Forked`]. The old key goes on sealing then.
     pub fn refresh(&self) -> Result<()> {
-        self.machinery().refresh()
+        locks::user_code();
+        let _span = tracing::debug_span!("refresh_vault", vault = self.id()).entered();
+        events::ended(self.machinery().refresh())
     }
 
     /// Moves everything that older keys have sealed to the present one, and destroys those keys. Takes about half a
@@ -48,7 +53,15 @@ impl Vault {
     /// lost, [`Error::Purged`] where a purge came in between, and whatever the system refuses. What has been
     /// moved stays moved, and a later call goes on.
     pub fn finish_refresh(&self, wait: Duration) -> Result<Refreshed> {
-        self.machinery().finish_refresh(wait)
+        locks::user_code();
+        let _span = tracing::debug_span!("finish_refresh", vault = self.id()).entered();
+        let refreshed = events::ended(self.machinery().finish_refresh(wait))?;
+        let Refreshed { moved, damaged, .. } = refreshed;
+        if damaged > 0 {
+            tracing::warn!(damaged, "secrets could not be opened to be moved to the new key");
+        }
+        tracing::debug!(moved, "all secrets are sealed under the present key");
+        Ok(refreshed)
     }
 
     /// Destroys all keys of the vault, and so makes worthless everything that was sealed in it, however many secrets and
@@ -67,8 +80,19 @@ impl Vault {
     /// [`Vault::refresh`]: then everything is purged, but nothing can be sealed ([`Error::Purged`]) before a
     /// refresh has succeeded.
     pub fn purge(&self) -> Result<Purged> {
-        self.machinery().purge()?;
-        Ok(Purged { outstanding: open_views(self.machinery()) })
+        locks::user_code();
+        let _span = tracing::debug_span!("purge_vault", vault = self.id()).entered();
+        match events::ended(self.machinery().purge()) {
+            Ok(()) => {
+                counters::add(Count::Purges);
+                tracing::info!(vault = self.id(), "all keys of a vault were destroyed");
+                Ok(Purged { outstanding: open_views(self.machinery()) })
+            }
+            Err(error) => {
+                tracing::warn!(vault = self.id(), %error, "a vault could not be purged as a whole");
+                Err(error)
+            }
+        }
     }
 }
 

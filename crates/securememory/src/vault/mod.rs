@@ -1,6 +1,8 @@
 //! Vaults: an instance with its own policy, limits, stores and keys.
 
+mod budget;
 mod closing;
+mod degradation;
 mod diagnostics;
 mod janitor;
 mod keys;
@@ -10,7 +12,9 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::fault::FaultPolicy;
 use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
@@ -18,7 +22,9 @@ use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::registry::guards;
 use crate::status::VaultStatus;
 use crate::store::{Machinery, Published, Settings};
+pub use budget::Budget;
 pub use closing::VaultClosed;
+pub use degradation::Degradation;
 pub use diagnostics::{Diagnostics, OpenView, ViewKind};
 pub use keys::Purged;
 pub use preflight::{Need, Preflight, Resource, Shortage};
@@ -71,7 +77,8 @@ impl Vault {
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
             return Ok(Arc::clone(machinery));
         }
-        let made = Machinery::make(Settings::default())?;
+        let made = events::ended(Machinery::make(Settings::default()))?;
+        announce(&made);
         // A handle that is never dropped: the process's own.
         made.handles.take();
         Ok(Arc::clone(GLOBAL.publish(made)))
@@ -80,6 +87,7 @@ impl Vault {
     /// What is true of the vault now. Reads the kernel's listing of mappings: a diagnosis, not for every read.
     #[must_use]
     pub fn status(&self) -> VaultStatus {
+        events::tell();
         self.0.status()
     }
 
@@ -101,7 +109,7 @@ impl Vault {
         if self.is_closed() {
             return Err(Error::Closed);
         }
-        self.0.scratch.warm(views, self.0.settings.policy.wait)
+        events::ended(self.0.scratch.warm(views, self.0.settings.policy.wait))
     }
 
     /// Does what is due by time: closes the pages of paged secrets whose [`Policy::linger`] is over, ends secrets that have
@@ -112,7 +120,9 @@ impl Vault {
         if !self.is_alive() {
             return None;
         }
-        [self.0.lingering.tidy(), self.0.tend_time()].into_iter().flatten().min()
+        let next = [self.0.lingering.tidy(), self.0.tend_time()].into_iter().flatten().min();
+        events::tell();
+        next
     }
 
     /// Was it made by this process? In a forked child a vault of the parent is of no use.
@@ -147,6 +157,18 @@ impl Vault {
         machinery.handles.take();
         Self(Arc::clone(machinery))
     }
+}
+
+/// Tells of a vault that has been made.
+fn announce(machinery: &Machinery) {
+    locks::user_code();
+    counters::add(Count::Vaults);
+    let (hold, cipher) = (machinery.enclave.used(), machinery.enclave.cipher());
+    if let Some(cause) = machinery.unusual_step_down() {
+        counters::add(Count::Degraded);
+        tracing::warn!(vault = machinery.id, %cause, ?hold, "the vault's key is not held as was preferred");
+    }
+    tracing::debug!(vault = machinery.id, ?hold, ?cipher, "a vault was made");
 }
 
 impl Clone for Vault {
@@ -267,11 +289,17 @@ impl VaultBuilder {
     /// [`Error::HoldRefused`] where the required hold cannot, [`Error::System`] and [`Error::OutOfMemory`] where
     /// resources are short, [`Error::TooManyVaults`], [`Error::Unsupported`]. Nothing is left behind.
     pub fn build(self) -> Result<Vault> {
+        locks::user_code();
+        let _span = tracing::debug_span!("build_vault").entered();
         let wants_janitor = self.0.janitor;
-        let machinery = Machinery::make(self.0)?;
-        if wants_janitor {
-            janitor::start(&machinery)?;
-        }
+        let made = Machinery::make(self.0).and_then(|machinery| {
+            if wants_janitor {
+                janitor::start(&machinery)?;
+            }
+            Ok(machinery)
+        });
+        let machinery = events::ended(made)?;
+        announce(&machinery);
         Ok(Vault::of(&machinery))
     }
 }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use crate::error::{Error, Hint, Result};
+use crate::error::{Error, Hint, Quota, Result};
 use crate::os::room::{self, Room};
+#[cfg(doc)]
+use crate::policy::OnLockLimit;
 use crate::policy::{Level, Store};
 use crate::registry::dying::why_gone;
+use crate::store::Limits;
 use crate::vault::Vault;
 
 /// What secrets need and processes have limits on.
@@ -23,13 +26,17 @@ pub enum Resource {
     Mappings,
     /// Descriptors: `ulimit -n`.
     Descriptors,
+    /// Secrets of the vault: [`VaultBuilder::secrets_max`](crate::VaultBuilder::secrets_max).
+    Secrets,
+    /// Their bytes: [`VaultBuilder::bytes_max`](crate::VaultBuilder::bytes_max).
+    SecretBytes,
 }
 
 impl Resource {
     fn unit(self) -> &'static str {
         match self {
-            Self::Memory | Self::AddressSpace | Self::LockedMemory => " bytes",
-            Self::Mappings | Self::Descriptors => "",
+            Self::Memory | Self::AddressSpace | Self::LockedMemory | Self::SecretBytes => " bytes",
+            Self::Mappings | Self::Descriptors | Self::Secrets => "",
         }
     }
 }
@@ -42,6 +49,8 @@ impl fmt::Display for Resource {
             Self::LockedMemory => "locked memory",
             Self::Mappings => "mappings",
             Self::Descriptors => "descriptors",
+            Self::Secrets => "secrets of the vault",
+            Self::SecretBytes => "bytes of the vault's secrets",
         })
     }
 }
@@ -64,6 +73,12 @@ impl Need {
         Self { needed, available: room.left, in_use: room.in_use }
     }
 
+    /// Under a limit of the vault's own, the maximum where there is none.
+    fn within(needed: u64, in_use: u64, limit: u64) -> Self {
+        let left = if limit == u64::MAX { limit } else { limit.saturating_sub(in_use) };
+        Self { needed, available: Some(left), in_use: Some(in_use) }
+    }
+
     /// Is there as much as is needed? `None` where that is not known.
     #[must_use]
     pub fn fits(&self) -> Option<bool> {
@@ -80,10 +95,11 @@ pub struct Shortage {
     /// How much of it is needed, and how much there is.
     pub need: Need,
     /// Would creation fail? Not for locked memory that the policy only prefers: then the last secrets are not
-    /// locked.
+    /// locked, or are sealed if [`OnLockLimit::NextStore`] says so.
     pub refuses: bool,
     /// What to change.
     pub hint: Hint,
+    sealed: bool,
 }
 
 impl fmt::Display for Shortage {
@@ -91,7 +107,11 @@ impl fmt::Display for Shortage {
         let (resource, unit) = (self.resource, self.resource.unit());
         let available = self.need.available.unwrap_or(0);
         write!(f, "{resource}: {} more{unit} are needed and {available} are left", self.need.needed)?;
-        f.write_str(if self.refuses { "" } else { " (the others would not be locked)" })?;
+        f.write_str(match (self.refuses, self.sealed) {
+            (true, _) => "",
+            (false, false) => " (the others would not be locked)",
+            (false, true) => " (the others would be sealed)",
+        })?;
         write!(f, "; {}", self.hint)
     }
 }
@@ -119,29 +139,37 @@ pub struct Preflight {
     pub mappings: Need,
     /// Descriptors.
     pub descriptors: Need,
+    /// Secrets, of which the vault may have a limit.
+    pub secrets: Need,
+    /// Their bytes, likewise.
+    pub secret_bytes: Need,
     lock: Level,
+    may_seal: bool,
 }
 
 impl Preflight {
-    fn needs(&self) -> [(Resource, Need); 5] {
+    fn needs(&self) -> [(Resource, Need); 7] {
         [
             (Resource::Memory, self.memory),
             (Resource::AddressSpace, self.address_space),
             (Resource::LockedMemory, self.locked),
             (Resource::Mappings, self.mappings),
             (Resource::Descriptors, self.descriptors),
+            (Resource::Secrets, self.secrets),
+            (Resource::SecretBytes, self.secret_bytes),
         ]
     }
 
     /// What there is too little of.
     pub fn shortages(&self) -> impl Iterator<Item = Shortage> + use<> {
-        let lock = self.lock;
+        let (lock, sealed) = (self.lock, self.may_seal);
         let short = |(_, need): &(Resource, Need)| need.fits() == Some(false);
         self.needs().into_iter().filter(short).map(move |(resource, need)| Shortage {
             resource,
             need,
             refuses: resource != Resource::LockedMemory || lock == Level::Require,
             hint: hint(resource, need),
+            sealed,
         })
     }
 
@@ -160,6 +188,8 @@ fn hint(resource: Resource, Need { available, in_use, .. }: Need) -> Hint {
         Resource::LockedMemory => Hint::LockedMemory { limit, in_use },
         Resource::Mappings => Hint::Mappings { limit },
         Resource::Descriptors => Hint::Descriptors { limit },
+        Resource::Secrets => Hint::Budget(Quota::Secrets),
+        Resource::SecretBytes => Hint::Budget(Quota::Bytes),
     }
 }
 
@@ -205,6 +235,11 @@ impl Vault {
             return Err(Error::Closed);
         }
         let cost = self.machinery().cost(count, size)?;
+        let settings = &self.machinery().settings;
+        let live = self.machinery().live();
+        let Limits { secrets, bytes } = settings.limits;
+        let may_seal = settings.policy.may_seal(settings.store);
+        let lock = if may_seal { Level::Prefer } else { settings.policy.page_levels().lock };
         let mut memory = room::memory();
         if cost.store == Store::Sealed {
             // Closed pages are not writable and do not count against this one.
@@ -221,7 +256,11 @@ impl Vault {
             mappings: Need::of(cost.mappings, room::mappings()),
             // Neither store has any of its own.
             descriptors: Need::of(0, room::descriptors()),
-            lock: self.machinery().settings.policy.levels().lock,
+            secrets: Need::within(count as u64, live.secrets, secrets),
+            // The product was checked with the cost.
+            secret_bytes: Need::within((count as u64).saturating_mul(size as u64), live.bytes, bytes),
+            lock,
+            may_seal,
         };
         found.fits = found.shortages().next().is_none();
         Ok(found)
@@ -246,7 +285,10 @@ mod tests {
             locked: enough,
             mappings: enough,
             descriptors: enough,
+            secrets: enough,
+            secret_bytes: enough,
             lock: Level::Prefer,
+            may_seal: false,
         };
         change(&mut found);
         found
@@ -274,17 +316,30 @@ mod tests {
                 &mut found.locked,
                 &mut found.mappings,
                 &mut found.descriptors,
+                &mut found.secrets,
+                &mut found.secret_bytes,
             ] {
                 need.needed = 6;
             }
         });
-        let hints = ["memory.max", "ulimit -v", "ulimit -l", "vm.max_map_count", "ulimit -n"];
+        let hints = [
+            "memory.max",
+            "ulimit -v",
+            "ulimit -l",
+            "vm.max_map_count",
+            "ulimit -n",
+            "secrets_max",
+            "bytes_max",
+        ];
         assert_eq!(found.shortages().count(), hints.len());
         for (shortage, hint) in found.shortages().zip(hints) {
             let text = shortage.to_string();
             assert!(text.contains("6 more") && text.contains("5 are left") && text.contains(hint), "{text}");
             assert_eq!(shortage.refuses, shortage.resource != Resource::LockedMemory, "{text}");
         }
+        let sealed = preflight(|found| (found.may_seal, found.locked.needed) = (true, 6));
+        let text = sealed.shortages().next().unwrap().to_string();
+        assert!(text.contains("(the others would be sealed)"), "{text}");
         let required = preflight(|found| (found.lock, found.locked.needed) = (Level::Require, 6));
         let shortage = required.shortages().next().unwrap();
         assert!(shortage.refuses);

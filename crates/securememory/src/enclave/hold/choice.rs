@@ -6,7 +6,6 @@ use super::guarded::Guarded;
 use super::in_place::InPlace;
 use super::split::Split;
 use crate::error::{Error, Protection};
-use crate::locks;
 use crate::os::{Call, CallError};
 use crate::policy::{Cipher, Hold, Level, Levels};
 
@@ -34,12 +33,6 @@ impl KeyHold {
             };
             match made {
                 Ok(hold) => {
-                    if let Some(cause) = refused.filter(|cause| !is_usual(wish, levels.secretmem, cause)) {
-                        locks::user_code();
-                        tracing::warn!(
-                            %cause, hold = ?hold.used(), "the vault's key is not held as was preferred"
-                        );
-                    }
                     return Ok((hold, refused));
                 }
                 Err(cause) => refused = Some(cause),
@@ -82,7 +75,7 @@ fn candidates(wish: Hold, level: Level, secretmem: Level) -> Result<(&'static [H
 }
 
 /// A host without protection keys, where nobody asked for them: nothing to warn of.
-fn is_usual(wish: Hold, secretmem: Level, cause: &Error) -> bool {
+pub(crate) fn is_usual(wish: Hold, secretmem: Level, cause: &Error) -> bool {
     let none = matches!(
         cause,
         Error::System(CallError { call: Call::PkeyAlloc, errno: libc::EINVAL | libc::ENOSPC | libc::ENOSYS })

@@ -13,7 +13,7 @@
 
 pub(crate) mod anchor;
 pub(crate) mod broken;
-mod choice;
+pub(crate) mod choice;
 mod door;
 mod guarded;
 mod in_place;

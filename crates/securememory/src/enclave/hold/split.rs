@@ -27,6 +27,7 @@ use super::{CHECK, CHECK_AT, REPLICA_AT};
 use crate::enclave::cipher::{self, Confirmation, KEY, UNFIT};
 use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE, Staging};
 use crate::error::Error;
+use crate::events::{self, Note};
 use crate::os::{self, Call, CallError, CallResult, ShareFile};
 use crate::policy::Cipher;
 use crate::region::{bytes, scrub};
@@ -429,6 +430,7 @@ impl Split {
         let old = replica.file(lost, self.owner);
         replica.publish(&file, place);
         self.renewed.fetch_add(1, Ordering::Release);
+        events::note(Note::Replica, 0, 0);
         // Who finds the key half wiped finds the entry changed.
         fence(Ordering::Release);
         // SAFETY: our own page; readers of this half look at the entry afterwards.

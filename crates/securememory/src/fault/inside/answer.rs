@@ -55,9 +55,15 @@ pub(super) enum Answer {
 #[allow(unsafe_code)]
 pub(super) fn answer(delivery: &Delivery) -> Answer {
     let Some(found) = &examine::examine(delivery) else { return Answer::NotOurs };
+    if let Some(entry) = vaults::entry(found.vault) {
+        entry.faults.fetch_add(1, Ordering::Relaxed);
+    }
     let (code, function) = policy(found.vault);
     match code {
         RECOVER if recover::recover(delivery, found) => {
+            if let Some(entry) = vaults::entry(found.vault) {
+                entry.replaced.fetch_add(1, Ordering::Relaxed);
+            }
             keep(delivery, found, Done::Replaced);
             return Answer::GoOn;
         }

@@ -13,7 +13,7 @@ use std::mem::{MaybeUninit, offset_of, size_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use super::{Kind, Retired};
+use super::{Item, Kind, Live, Retired};
 use crate::store::header::{HEADER, Header};
 use crate::store::slab;
 
@@ -28,12 +28,49 @@ struct Waiting<N> {
     note: N,
 }
 
+/// What a secret was for the account, and whether it ends with its header: its length, in a word with three marks. There is
+/// room for little more than that.
+#[derive(Clone, Copy)]
+struct What(u64);
+
+impl What {
+    const PAGED: u64 = 1 << 63;
+    const CHUNK: u64 = 1 << 62;
+    const ENDS: u64 = 1 << 61;
+
+    fn new(item: Item, ends: bool) -> Self {
+        let mark = |is: bool, bit: u64| if is { bit } else { 0 };
+        // No memory is so large that the marks would be in its length's way.
+        Self(
+            item.len as u64
+                | mark(item.kind == Kind::Paged, Self::PAGED)
+                | mark(item.chunk, Self::CHUNK)
+                | mark(ends, Self::ENDS),
+        )
+    }
+
+    fn has(self, bit: u64) -> bool {
+        self.0 & bit != 0
+    }
+}
+
+impl OfSecret {
+    pub(super) fn item(&self) -> Item {
+        let kind = if self.what.has(What::PAGED) { Kind::Paged } else { Kind::Sealed };
+        let len = self.what.0 & !(What::PAGED | What::CHUNK | What::ENDS);
+        Item { kind, chunk: self.what.has(What::CHUNK), len: len as usize }
+    }
+
+    /// The secret ends with it.
+    pub(super) fn ends(&self) -> bool {
+        self.what.has(What::ENDS)
+    }
+}
+
 /// Of a header's piece: what goes with it.
 #[derive(Clone, Copy)]
 pub(super) struct OfSecret {
-    pub(super) kind: Kind,
-    /// The secret ends with it.
-    pub(super) ends: bool,
+    what: What,
     /// Zero: the body is not there any more.
     pub(super) size: usize,
     pub(super) body: Option<NonNull<u8>>,
@@ -107,13 +144,21 @@ impl<N: Copy> Stack<N> {
     }
 }
 
+/// A count of secrets, in its parts.
+struct Ended {
+    secrets: AtomicU64,
+    paged: AtomicU64,
+    chunks: AtomicU64,
+    bytes: AtomicU64,
+}
+
 pub(super) struct Left {
     /// There is something.
     any: AtomicBool,
     secrets: Stack<OfSecret>,
     records: Stack<OfRecord>,
-    /// Secrets that have ended, and are counted still: sealed ones, paged ones.
-    ended: [AtomicU64; 2],
+    /// Secrets that have ended, and are counted still.
+    ended: Ended,
     /// Places in limbo that are not needed any more.
     kept: AtomicUsize,
 }
@@ -122,7 +167,7 @@ pub(super) struct Left {
 pub(super) trait Settle {
     fn secret(&mut self, header: NonNull<u8>, of: OfSecret);
     fn record(&mut self, record: NonNull<u8>, of: OfRecord);
-    fn ended(&mut self, kind: Kind, count: u64);
+    fn ended(&mut self, live: Live);
     fn kept(&mut self, count: usize);
 }
 
@@ -132,7 +177,12 @@ impl Left {
             any: AtomicBool::new(false),
             secrets: Stack::new(),
             records: Stack::new(),
-            ended: [const { AtomicU64::new(0) }; 2],
+            ended: Ended {
+                secrets: AtomicU64::new(0),
+                paged: AtomicU64::new(0),
+                chunks: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+            },
             kept: AtomicUsize::new(0),
         }
     }
@@ -153,9 +203,9 @@ impl Left {
     ///
     /// Nobody uses them any more; the body has been overwritten; the count of references is zero.
     #[allow(unsafe_code)]
-    pub(super) unsafe fn secret(&self, header: NonNull<u8>, kind: Kind, body: Option<Retired>, ends: bool) {
+    pub(super) unsafe fn secret(&self, header: NonNull<u8>, item: Item, body: Option<Retired>, ends: bool) {
         let (size, epoch) = body.map_or((0, 0), |body| (body.size, body.epoch));
-        let note = OfSecret { kind, ends, size, body: body.map(|body| body.at), epoch };
+        let note = OfSecret { what: What::new(item, ends), size, body: body.map(|body| body.at), epoch };
         // SAFETY: as the caller vouches; a header's piece has room.
         unsafe { self.secrets.push(header, note) };
         self.tell();
@@ -176,14 +226,12 @@ impl Left {
         self.tell();
     }
 
-    pub(super) fn ended(&self, kind: Kind) {
-        self.ended_of(kind).fetch_add(1, Ordering::Relaxed);
+    pub(super) fn ended(&self, live: Live) {
+        self.ended.secrets.fetch_add(live.secrets, Ordering::Relaxed);
+        self.ended.paged.fetch_add(live.paged, Ordering::Relaxed);
+        self.ended.chunks.fetch_add(live.chunks, Ordering::Relaxed);
+        self.ended.bytes.fetch_add(live.bytes, Ordering::Relaxed);
         self.tell();
-    }
-
-    fn ended_of(&self, kind: Kind) -> &AtomicU64 {
-        let [sealed, paged] = &self.ended;
-        if kind == Kind::Sealed { sealed } else { paged }
     }
 
     pub(super) fn kept(&self, count: usize) {
@@ -196,9 +244,11 @@ impl Left {
     pub(super) fn settle(&self, ledger: &mut impl Settle) {
         // First: whoever comes later says so anew.
         self.any.swap(false, Ordering::Acquire);
-        for kind in [Kind::Sealed, Kind::Paged] {
-            ledger.ended(kind, self.ended_of(kind).swap(0, Ordering::Relaxed));
-        }
+        // Of one that is just being counted some parts may come now, and the others with the next.
+        let take = |part: &AtomicU64| part.swap(0, Ordering::Relaxed);
+        let Ended { secrets, paged, chunks, bytes } = &self.ended;
+        let (secrets, paged, chunks, bytes) = (take(secrets), take(paged), take(chunks), take(bytes));
+        ledger.ended(Live { secrets, paged, chunks, bytes });
         ledger.kept(self.kept.swap(0, Ordering::Relaxed));
         self.secrets.take_all(|_| true, |header, note| ledger.secret(header, note));
         let is_sound = |record| !slab::is_lost(record, size_of::<Waiting<OfRecord>>());
@@ -213,6 +263,17 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+
+    #[test]
+    fn what_a_secret_was_is_kept_in_a_word() {
+        for (kind, chunk) in [(Kind::Sealed, false), (Kind::Sealed, true), (Kind::Paged, false)] {
+            for (len, ends) in [(1, true), (usize::MAX >> 3, false), (usize::MAX >> 3, true)] {
+                let item = Item { kind, chunk, len };
+                let note = OfSecret { what: What::new(item, ends), size: 0, body: None, epoch: 0 };
+                assert_eq!((note.item(), note.ends()), (item, ends));
+            }
+        }
+    }
 
     #[test]
     fn nothing_is_lost_and_nothing_comes_twice() {
@@ -263,12 +324,16 @@ mod tests {
             piece.as_ptr().write_bytes(0xA5, HEADER);
             &*piece.as_ptr().add(offset_of!(Header, references)).cast::<AtomicU32>()
         };
-        let note = OfSecret { kind: Kind::Paged, ends: true, size: 3, body: None, epoch: 9 };
+        let item = Item { kind: Kind::Paged, chunk: false, len: 5 };
+        let note = OfSecret { what: What::new(item, true), size: 3, body: None, epoch: 9 };
         // SAFETY: as above.
         unsafe { stack.push(piece, note) };
         assert_eq!(count.load(Ordering::Relaxed), 0xA5A5_A5A5);
         let mut taken = 0;
-        stack.take_all(|_| true, |_, note| taken += usize::from(note.ends && note.epoch == 9));
+        stack.take_all(
+            |_| true,
+            |_, note| taken += usize::from(note.ends() && note.epoch == 9 && note.item() == item),
+        );
         assert_eq!(taken, 1);
         // SAFETY: as above.
         unsafe { slab::give_large(piece, HEADER) };

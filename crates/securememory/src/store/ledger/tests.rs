@@ -60,7 +60,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A secret, made or in the making.
 struct Secret {
     taken: Taken,
-    kind: Kind,
+    item: Item,
     size: usize,
     /// `None`: it has ended.
     body: Option<Retired>,
@@ -80,13 +80,16 @@ struct Model {
     seals: u64,
 }
 
+/// Few enough to be reached.
+const LIMITS: Limits = Limits { secrets: 25, bytes: 20_000 };
+
 fn of<T>(all: &[T], choice: usize) -> Option<usize> {
     choice.checked_rem(all.len())
 }
 
 impl Model {
     fn records_of(&self, epoch: u64) -> u64 {
-        let made = self.secrets.iter().filter(|secret| secret.kind == Kind::Sealed);
+        let made = self.secrets.iter().filter(|secret| secret.item.kind == Kind::Sealed);
         let bodies = made.filter_map(|secret| secret.body).map(|body| body.epoch);
         let making = self.making.iter().map(|secret| secret.taken.epoch);
         let others = self.drafts.iter().chain(&self.limbo).map(|record| record.epoch);
@@ -99,11 +102,13 @@ impl Model {
             assert_eq!(ledger.records_of(epoch), Ok(self.records_of(epoch)), "epoch {epoch}");
         }
         let there = || self.making.iter().chain(self.secrets.iter().filter(|secret| secret.body.is_some()));
-        assert_eq!(ledger.live(), there().count() as u64);
-        assert_eq!(
-            ledger.paged().unwrap(),
-            there().filter(|secret| secret.kind == Kind::Paged).count() as u64
-        );
+        let live = Live {
+            secrets: there().count() as u64,
+            paged: there().filter(|secret| secret.item.kind == Kind::Paged).count() as u64,
+            chunks: there().filter(|secret| secret.item.chunk).count() as u64,
+            bytes: there().map(|secret| secret.item.len as u64).sum(),
+        };
+        assert_eq!(ledger.live(), Ok(live));
         assert_eq!(ledger.current(), Ok((self.epoch, self.seals)));
         assert_eq!(ledger.retired().is_some(), !self.limbo.is_empty());
     }
@@ -120,7 +125,13 @@ impl Model {
             Step::Make { paged, later, size } => {
                 let kind = if paged { Kind::Paged } else { Kind::Sealed };
                 let choice = if later { Choice::Later } else { Choice::Now };
-                let taken = ledger.take_secret((kind, choice), size, None);
+                let item = Item { kind, chunk: !paged && size % 3 == 0, len: size - 1 };
+                let live = ledger.live().unwrap();
+                let taken = ledger.take_secret((item, choice), size, None);
+                if live.secrets == LIMITS.secrets || live.bytes + item.len as u64 > LIMITS.bytes {
+                    assert!(matches!(taken, Err(Error::OverBudget { .. })), "{live:?} {item:?}");
+                    return;
+                }
                 if !paged && !later && self.epoch == 0 {
                     assert_eq!(taken.err(), Some(Error::Purged));
                     return;
@@ -131,28 +142,28 @@ impl Model {
                 } else {
                     self.seal(taken.epoch, taken.seals);
                 }
-                self.making.push(Secret { taken, kind, size, body: None });
+                self.making.push(Secret { taken, item, size, body: None });
             }
             Step::Choose(choice) => self.choose(choice, ledger),
             Step::Untake(choice) => {
                 let Some(index) = of(&self.making, choice) else { return };
-                let Secret { taken, kind, size, .. } = self.making.swap_remove(index);
+                let Secret { taken, item, size, .. } = self.making.swap_remove(index);
                 // SAFETY: taken, and not used.
-                unsafe { ledger.untake(kind, &taken, size) };
+                unsafe { ledger.untake(item, &taken, size) };
             }
             Step::Keep(choice) => {
                 let Some(index) = of(&self.making, choice) else { return };
                 self.choose(index, ledger);
-                let Secret { taken, kind, size, .. } = self.making[index];
-                if kind == Kind::Paged || taken.epoch != 0 {
+                let Secret { taken, item, size, .. } = self.making[index];
+                if item.kind == Kind::Paged || taken.epoch != 0 {
                     let body = Some(Retired { secret: taken.id, at: taken.body, size, epoch: taken.epoch });
                     self.secrets.push(Secret { body, ..self.making.swap_remove(index) });
                 }
             }
             Step::Rewrite(choice, count) => {
                 let Some(index) = of(&self.secrets, choice) else { return };
-                let Secret { taken: Taken { id: secret, .. }, kind, size, .. } = self.secrets[index];
-                for _ in 0..if kind == Kind::Sealed { count } else { 0 } {
+                let Secret { taken: Taken { id: secret, .. }, item, size, .. } = self.secrets[index];
+                for _ in 0..if item.kind == Kind::Sealed { count } else { 0 } {
                     let full = self.limbo.len() + self.drafts.len() >= limbo::PLACES;
                     match ledger.take_record(size) {
                         Err(Taking::LimboFull) => assert!(full),
@@ -192,19 +203,19 @@ impl Model {
             Step::End(choice) => {
                 let Some(index) = of(&self.secrets, choice) else { return };
                 let secret = &mut self.secrets[index];
-                if secret.kind == Kind::Sealed
+                if secret.item.kind == Kind::Sealed
                     && let Some(last) = secret.body.take()
                 {
                     // SAFETY: nobody reads here.
                     unsafe { ledger.free(&[last], 0) };
-                    ledger.ended(Kind::Sealed);
+                    ledger.ended(secret.item);
                 }
             }
             Step::Drop(choice) => {
                 let Some(index) = of(&self.secrets, choice) else { return };
-                let Secret { taken, kind, body, .. } = self.secrets.swap_remove(index);
+                let Secret { taken, item, body, .. } = self.secrets.swap_remove(index);
                 // SAFETY: nobody uses it here.
-                unsafe { ledger.give_secret(taken.header, kind, body, body.is_some()) };
+                unsafe { ledger.give_secret(taken.header, item, body, body.is_some()) };
             }
             Step::Sweep => self.sweep(None, ledger),
             Step::SweepOf(choice) => {
@@ -228,8 +239,8 @@ impl Model {
 
     fn choose(&mut self, choice: usize, ledger: &Ledger) {
         let Some(index) = of(&self.making, choice) else { return };
-        let Secret { mut taken, kind, .. } = self.making[index];
-        if kind == Kind::Paged {
+        let Secret { mut taken, item, .. } = self.making[index];
+        if item.kind == Kind::Paged {
             return;
         }
         let before = taken.epoch;
@@ -253,16 +264,17 @@ impl Model {
 #[test]
 fn what_paged_secrets_have_is_never_replaced() {
     use crate::registry::arenas;
-    let mut ledger = Ledger::new(u64::MAX, Seat::take().unwrap());
+    let mut ledger = Ledger::new(u64::MAX, Limits::NONE, Seat::take().unwrap());
     ledger.open_epoch(1).unwrap();
     let replaced = |kind| {
+        let item = Item { kind, chunk: false, len: 100 };
         // More than one page of them.
         let taken: Vec<_> =
-            (0..200).map(|_| ledger.take_secret((kind, Choice::Now), 100, None).unwrap()).collect();
+            (0..200).map(|_| ledger.take_secret((item, Choice::Now), 100, None).unwrap()).collect();
         let is_in = |taken: &Taken| arenas::all().any(|arena| arena.contains(taken.body.addr().get()));
         let count = taken.iter().filter(|taken| is_in(taken)).count();
         // SAFETY: nobody uses them.
-        taken.iter().for_each(|taken| unsafe { ledger.untake(kind, taken, 100) });
+        taken.iter().for_each(|taken| unsafe { ledger.untake(item, taken, 100) });
         count
     };
     assert!(replaced(Kind::Sealed) > 100);
@@ -274,7 +286,7 @@ fn what_paged_secrets_have_is_never_replaced() {
 proptest! {
     #[test]
     fn every_record_is_counted_from_its_taking_to_its_end(steps in steps()) {
-        let mut ledger = Ledger::new(u64::MAX, Seat::take().unwrap());
+        let mut ledger = Ledger::new(u64::MAX, LIMITS, Seat::take().unwrap());
         ledger.open_epoch(1).unwrap();
         let mut model = Model { newest: 1, oldest: 1, epoch: 1, ..Model::default() };
         for step in steps {
@@ -293,7 +305,7 @@ proptest! {
         }
         model.carry_out(Step::Sweep, &ledger);
         model.assert_told_by(&ledger);
-        prop_assert_eq!((ledger.live(), ledger.retired()), (0, None));
+        prop_assert_eq!((ledger.live(), ledger.retired()), (Ok(Live::default()), None));
         prop_assert_eq!(ledger.inner.lock().unwrap().records, [0; LIVE]);
         prop_assert_eq!(ledger.inner.lock().unwrap().limbo.kept, 0);
         // SAFETY: nothing is in use.
@@ -302,19 +314,20 @@ proptest! {
 
     #[test]
     fn no_more_seals_are_made_than_one_key_may(most in 1..20_u64, later: bool) {
-        let mut ledger = Ledger::new(most, Seat::take().unwrap());
+        let mut ledger = Ledger::new(most, Limits::NONE, Seat::take().unwrap());
         ledger.open_epoch(1).unwrap();
         let choice = if later { Choice::Later } else { Choice::Now };
+        let item = Item { kind: Kind::Sealed, chunk: false, len: 100 };
         let mut model = Model::default();
         for _ in 0..most {
-            let mut taken = ledger.take_secret((Kind::Sealed, choice), 100, None).unwrap();
+            let mut taken = ledger.take_secret((item, choice), 100, None).unwrap();
             ledger.choose_epoch(&mut taken).unwrap();
-            model.making.push(Secret { taken, kind: Kind::Sealed, size: 100, body: None });
+            model.making.push(Secret { taken, item, size: 100, body: None });
         }
         let used_up = Error::KeyUsedUp { limit: most };
         prop_assert!(matches!(ledger.take_record(100), Err(Taking::Failed(error)) if error == used_up));
         prop_assert_eq!(
-            ledger.take_secret((Kind::Sealed, Choice::Now), 100, None).err(),
+            ledger.take_secret((item, Choice::Now), 100, None).err(),
             Some(used_up)
         );
         ledger.open_epoch(2).unwrap();

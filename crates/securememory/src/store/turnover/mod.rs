@@ -16,12 +16,12 @@ mod mover;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::counters::{self, Count};
 use crate::enclave::epoch::{self, Changing};
 use crate::error::{Error, Outstanding};
+use crate::events::{self, Note};
 use crate::gate::Deadline;
-use crate::locks;
 use crate::os;
-use crate::region::refused;
 use crate::registry::ANY;
 use crate::signal::masks;
 use crate::store::census::BATCH;
@@ -111,11 +111,9 @@ impl Machinery {
     }
 
     fn install_key(&self) -> Result<(), Error> {
-        let mut keys = self.enclave.epochs().freeze()?;
-        let outcome = self.install_next(&mut keys);
-        drop(keys);
-        refused::tell();
-        outcome
+        self.install_next(&mut self.enclave.epochs().freeze()?)?;
+        counters::add(Count::Refreshes);
+        Ok(())
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
@@ -124,6 +122,7 @@ impl Machinery {
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
         let epoch = keys.install(|epoch| self.enclave.make_key(epoch))?;
+        events::note(Note::NewKey, self.id, epoch);
         self.turnover.since.store(os::coarse_now(), Ordering::Relaxed);
         self.turnover.pause.store(0, Ordering::Relaxed);
         self.turnover.unfinished.store(true, Ordering::Release);
@@ -259,14 +258,11 @@ impl Machinery {
     #[cold]
     fn note_refusal(&self, error: Error) {
         let Ok(mut keys) = self.enclave.epochs().freeze() else { return };
-        let is_first = keys.refused().is_none();
-        keys.note_refusal(error);
-        drop(keys);
         // Told once, until it succeeds.
-        if is_first {
-            locks::user_code();
-            tracing::warn!(%error, "a vault's key is due to be replaced, which was refused");
+        if keys.refused().is_none() {
+            events::note(Note::RefreshRefused, self.id, events::cause(error.call()));
         }
+        keys.note_refusal(error);
     }
 
     /// Destroys all keys, and with them everything that was sealed; closes what is paged. Then makes a new key.
@@ -285,7 +281,6 @@ impl Machinery {
         // Not before the account knows that there is none.
         let installed = forgotten.and_then(|()| self.install_next(&mut keys));
         drop(keys);
-        refused::tell();
         let paged = self.purge_paged();
         self.ledger.settle();
         if !quiet {
@@ -331,7 +326,7 @@ impl Machinery {
     /// Closes all paged secrets; those with views are wiped when these end. Says why the first that could not be wiped was
     /// not.
     fn purge_paged(&self) -> Result<(), Error> {
-        if self.ledger.paged()? == 0 {
+        if self.ledger.live()?.paged == 0 {
             return Ok(());
         }
         let mut outcome = Ok(());

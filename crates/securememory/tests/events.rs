@@ -1,0 +1,283 @@
+//! What is told by `tracing`: it is there, each at its level, and there is no byte of a secret in it; and whoever is told
+//! may use the library. Each case runs in a process of its own.
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests end by panics, and press on the library by raw calls"
+)]
+
+mod common;
+mod recorder;
+#[path = "recorder/spelling.rs"]
+mod spelling;
+
+use std::io::Write;
+use std::time::Duration;
+
+use common::{Needle, case};
+use securememory::testing::inject::{self, Plan};
+use securememory::{Call, Closed, Error, Hold, HoldUsed, OnClose, OnLockLimit, Policy, Secret, Store, Vault};
+
+/// The one line that has all of this, at this level.
+#[track_caller]
+fn assert_told(lines: &[String], level: &str, parts: &[&str]) {
+    let found: Vec<_> = lines.iter().filter(|line| parts.iter().all(|part| line.contains(part))).collect();
+    assert!(found.len() == 1 && found[0].starts_with(level), "{level} {parts:?}: {found:?} in {lines:#?}");
+}
+
+#[track_caller]
+fn assert_silent(lines: &[String]) {
+    assert!(lines.is_empty(), "{lines:#?}");
+}
+
+/// Makes, reads and changes, in every way there is.
+fn use_fully(vault: &Vault, needle: &Needle) -> Vec<Secret> {
+    let plain = || (0..needle.len()).map(|index| needle.byte(index)).collect::<Vec<u8>>();
+    let mut secrets: Vec<_> = [Store::Sealed, Store::Paged]
+        .into_iter()
+        .map(|store| {
+            vault.secret().label("label \"quoted\"\nnewline").store(store).from_vec(plain()).unwrap()
+        })
+        .collect();
+    for secret in &secrets {
+        assert_eq!(secret.with(|bytes| bytes[3]), Ok(needle.byte(3)));
+        let view = secret.view_mut().unwrap();
+        view.commit().unwrap();
+        secret.replace(&mut plain()).unwrap();
+        assert!(secret.replace(&mut [0; 3]).is_err());
+        let owned = secret.owned_view().unwrap();
+        assert!(secret.ct_eq_bytes(&plain()).unwrap() && owned.part(1..).is_ok());
+        let _ = format!("{secret:?} {owned:?} {:?} {}", secret.status(), vault.diagnostics());
+    }
+    secrets.extend(vault.secrets_from(&mut [plain(), plain()]).unwrap());
+    secrets.push(secrets[0].derive(32, |from, to| to.copy_from_slice(from)).unwrap());
+    let all: Vec<_> = secrets.iter().collect();
+    Secret::with_many(&all, |_, bytes| assert_eq!(bytes[0], needle.byte(0))).unwrap();
+    let mut stream = vault.stream().chunk_size(10).build().unwrap();
+    stream.write_all(&plain()).unwrap();
+    let mut read = 0;
+    stream.for_each_chunk(|bytes| read += bytes.len()).unwrap();
+    assert_eq!(read, needle.len());
+    secrets
+}
+
+#[test]
+fn all_is_told_at_its_level_and_nothing_of_a_secret() {
+    case("all_is_told_at_its_level_and_nothing_of_a_secret").run(|| {
+        let keys_are_missing = common::NoKeys::from_now();
+        let _recorder = recorder::install();
+        let mut all = Vec::new();
+        let mut take = || {
+            let lines: Vec<String> =
+                recorder::take().into_iter().filter(|line| line != "enter" && line != "exit").collect();
+            all.extend_from_slice(&lines);
+            lines.into_iter().filter(|line| !line.starts_with(recorder::OWN)).collect::<Vec<_>>()
+        };
+        let needle = Needle::new(0x4556_454e_5453, 32);
+
+        let vault = Vault::builder().build().unwrap();
+        let id = vault.id();
+        let lines = take();
+        let of = format!("vault={id} ");
+        assert_told(&lines, "DEBUG", &["a vault was made", &of, "hold=Split", "cipher="]);
+        assert!(lines.contains(&"DEBUG span build_vault".to_owned()), "{lines:#?}");
+
+        // The ordinary is silent.
+        let secrets = use_fully(&vault, &needle);
+        assert_silent(&take());
+
+        vault.refresh().unwrap();
+        let of = format!("vault={id}");
+        let lines = take();
+        assert_told(&lines, "DEBUG", &["span refresh_vault", &of]);
+        assert_told(&lines, "DEBUG", &["a vault has a new key", "epoch=2", &of]);
+        vault.finish_refresh(Duration::from_secs(5)).unwrap();
+        let lines = take();
+        assert_told(&lines, "DEBUG", &["span finish_refresh", &of]);
+        assert_told(&lines, "DEBUG", &["moved="]);
+
+        // Closed under a view, in both ways.
+        let view = secrets[0].owned_view().unwrap();
+        assert!(matches!(secrets[0].close_timeout(Duration::ZERO), Ok(Closed::Deferred { .. })));
+        assert_told(&take(), "INFO", &["closed under open views", &of, r#"label \"quoted\"\nnewline"#]);
+        drop(view);
+        let policy = Policy::new().on_close(OnClose::Revoke).close_wait(Duration::ZERO);
+        let revoking = vault.secret().policy(policy).random(32).unwrap();
+        let view = revoking.owned_view().unwrap();
+        assert!(matches!(revoking.close(), Ok(Closed::Revoked { .. })));
+        assert_told(&take(), "WARN", &["open views of it revoked", &of, "1 view"]);
+        drop(view);
+        let policy = Policy::new().revoke_after(Duration::from_millis(1)).close_wait(Duration::ZERO);
+        let later = vault.secret().policy(policy).random(32).unwrap();
+        let view = later.owned_view().unwrap();
+        later.close().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        vault.tidy();
+        assert_told(&take(), "INFO", &["views that had outlived a close were revoked", "count=1"]);
+        assert!(view.with(|_| ()).is_err());
+        drop(view);
+        let expiring =
+            vault.secret().policy(Policy::new().time_to_live(Duration::from_millis(1))).random(8).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(expiring.view().err(), Some(Error::Expired));
+        vault.tidy();
+        assert_told(&take(), "DEBUG", &["a secret has expired", &format!("secret={}", expiring.id())]);
+
+        // Pages that cannot be closed; each secret once, until they can.
+        let plan = inject::fail(Call::Mprotect, Plan::FromNth { n: 2, errno: libc::ENOMEM });
+        for _ in 0..3 {
+            assert!(secrets[1].with(|_| ()).is_err());
+        }
+        drop(plan);
+        let _ = vault.status();
+        assert_told(&take(), "WARN", &["pages could not be closed", "count=1", "ENOMEM"]);
+        secrets[1].with(|_| ()).unwrap();
+
+        // A share file that somebody else closes: noticed by a read, told by the next call that may take its time.
+        let (fragile, files) = recorder::quietly(|| {
+            let before = common::share_files();
+            let fragile = Vault::builder().build().unwrap();
+            let mut files = common::share_files();
+            files.retain(|file| !before.contains(file));
+            (fragile, files)
+        });
+        let secret = fragile.secret().random(32).unwrap();
+        take();
+        // SAFETY: what this test is about; the library notices.
+        assert_eq!(unsafe { libc::close(files[0]) }, 0);
+        // Threads prefer different files.
+        common::in_threads(&[(); 8], |()| secret.with(|_| ()).unwrap());
+        assert_silent(&take());
+        let _ = fragile.status();
+        assert_eq!(fragile.status().replicas_renewed, 1);
+        let told = take();
+        assert_told(&told, "WARN", &["a file with a share of a key was lost", "count=1"]);
+
+        // Refused: once for all, in a process.
+        let plan = inject::fail(Call::Mlock, Plan::Always { errno: libc::EPERM });
+        for _ in 0..2 {
+            drop(vault.secret().store(Store::Paged).random(9000).unwrap());
+        }
+        drop(plan);
+        assert_told(&take(), "WARN", &["a preferred protection was refused", "\"lock\"", "EPERM"]);
+        let next = Policy::new().on_lock_limit(OnLockLimit::NextStore);
+        let vault_that_seals = Vault::builder().policy(next).sealed_max(1).build().unwrap();
+        take();
+        let plan = inject::fail(Call::Mlock, Plan::Always { errno: libc::ENOMEM });
+        for _ in 0..2 {
+            assert!(vault_that_seals.secret().random(9000).unwrap().status().next_store);
+        }
+        drop(plan);
+        assert_told(&take(), "WARN", &["a secret is sealed", "ENOMEM"]);
+
+        // Another hold than was preferred.
+        let plan = inject::fail(Call::MemfdCreate, Plan::Always { errno: libc::EMFILE });
+        let guarded = Vault::builder().hold(Hold::Split).build().unwrap();
+        assert_eq!(guarded.status().hold, HoldUsed::Guarded);
+        drop(plan);
+        assert_told(&take(), "WARN", &["not held as was preferred", "hold=Guarded", "EMFILE"]);
+        // A key that is due and cannot be had, told once.
+        let due = Vault::builder().store(Store::Sealed).refresh_after_seals(1).build().unwrap();
+        take();
+        let plan = inject::fail(Call::MemfdCreate, Plan::Always { errno: libc::EMFILE });
+        let made: Vec<_> = (0..3).map(|_| due.secret().random(32).unwrap()).collect();
+        drop(plan);
+        assert_told(&take(), "WARN", &["due to be replaced, which was refused", "EMFILE"]);
+        drop(made);
+
+        // A fork: the child tells of itself, and nothing of its parent's.
+        let stuck = vault.secret().store(Store::Paged).random(32).unwrap();
+        let plan = inject::fail(Call::Mprotect, Plan::FromNth { n: 2, errno: libc::ENOMEM });
+        assert!(stuck.with(|_| ()).is_err(), "noted, and not told yet");
+        drop(plan);
+        let status = common::in_child(|| {
+            let child = Vault::builder().build().unwrap();
+            let lines = recorder::take();
+            assert!(!lines.iter().any(|line| line.contains("could not be closed")), "{lines:?}");
+            let forked = lines.iter().filter(|line| line.contains("this process was forked")).count();
+            forked == 1 && child.secret().random(32).is_ok()
+        });
+        assert_eq!(status, 0);
+        assert_silent(&take());
+        let _ = vault.status();
+        assert_told(&take(), "WARN", &["pages could not be closed", &format!("secret={} ", stuck.id())]);
+        drop(stuck);
+
+        vault.purge().unwrap();
+        let lines = take();
+        assert_told(&lines, "DEBUG", &["span purge_vault", &of]);
+        assert_told(&lines, "INFO", &["all keys of a vault were destroyed"]);
+        let open = vault.secret().from_vec((0..32).map(|index| needle.byte(index)).collect()).unwrap();
+        let view = open.owned_view().unwrap();
+        let closed = vault.close(Duration::ZERO).unwrap();
+        assert_eq!(closed.outstanding.len(), 1);
+        let lines = take();
+        assert_told(&lines, "DEBUG", &["span close_vault", &of]);
+        assert_told(&lines, "WARN", &["a vault was closed under open views"]);
+        drop((view, open, secrets, keys_are_missing));
+
+        let wrong: Vec<_> = spelling::spellings(&needle)
+            .into_iter()
+            .filter_map(|spelling| all.iter().find(|line| line.contains(&spelling)))
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        assert!(all.len() > 50, "{}", all.len());
+    });
+}
+
+#[test]
+fn near_the_limit_on_locked_memory_there_is_one_warning() {
+    const LIMIT: u64 = 160 * 4096;
+    case("near_the_limit_on_locked_memory_there_is_one_warning").limit(libc::RLIMIT_MEMLOCK, LIMIT).run(
+        || {
+            common::become_ordinary_user();
+            let _recorder = recorder::install();
+            let vault = Vault::builder().store(Store::Paged).build().unwrap();
+            let mut kept = Vec::new();
+            let is_near = |line: &String| line.contains("nearly locked as much memory as it may");
+            let mut at = None;
+            // Until there is no room: its end is a refusal, which is told, too.
+            while vault.budget().lock_left > Some(8 * 4096) {
+                kept.push(vault.secret().random(32).unwrap());
+                if let Some(line) = recorder::take().iter().find(|line| is_near(line)) {
+                    assert!(line.starts_with("WARN") && line.contains(&format!("limit={LIMIT}")), "{line}");
+                    assert_eq!(at.replace(common::locked()), None, "once");
+                }
+            }
+            let at = at.expect("a warning");
+            // A few pages of what the recorder used meanwhile.
+            let near = LIMIT - LIMIT / 8;
+            assert!((near..=near + 8 * 4096).contains(&at), "{at}");
+        },
+    );
+}
+
+#[test]
+fn far_from_the_limit_there_is_none() {
+    case("far_from_the_limit_there_is_none").limit(libc::RLIMIT_MEMLOCK, 8 << 20).run(|| {
+        common::become_ordinary_user();
+        let _recorder = recorder::install();
+        let vault = Vault::builder().store(Store::Paged).build().unwrap();
+        let kept: Vec<_> = (0..500).map(|_| vault.secret().random(32).unwrap()).collect();
+        assert!(!recorder::take().iter().any(|line| line.contains("nearly")));
+        drop(kept);
+    });
+}
+
+#[test]
+fn a_janitor_tells_what_it_has_done() {
+    case("a_janitor_tells_what_it_has_done").run(|| {
+        let _recorder = recorder::install();
+        let policy = Policy::new().time_to_live(Duration::from_millis(20));
+        let vault = Vault::builder().policy(policy).janitor().build().unwrap();
+        let secret = vault.secret().random(32).unwrap();
+        let started = std::time::Instant::now();
+        while !recorder::take().iter().any(|line| line.contains("a secret has expired")) {
+            assert!(started.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(secret);
+    });
+}
