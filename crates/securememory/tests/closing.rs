@@ -161,6 +161,26 @@ fn an_owned_view_outlives_its_secret_and_is_named_by_a_close() {
 }
 
 #[test]
+fn a_change_of_what_was_closed_meanwhile_is_refused() {
+    for store in STORES {
+        for (on_close, expected) in [(OnClose::Defer, Error::Closed), (OnClose::Revoke, Error::Revoked)] {
+            let secret = secret(store, short().on_close(on_close));
+            let mut writer = secret.view_mut().unwrap();
+            writer[0] = b'S';
+            std::thread::scope(|scope| {
+                scope.spawn(|| assert_ne!(secret.close().unwrap(), Closed::Closed));
+            });
+            assert_eq!(writer.commit().unwrap_err(), expected, "{store:?}");
+            assert_eq!(secret.close().unwrap(), Closed::Closed);
+        }
+    }
+    let secret = secret(Store::Paged, short());
+    let writer = secret.view_mut().unwrap();
+    secret.vault().purge().unwrap();
+    assert_eq!(writer.commit().unwrap_err(), Error::Closed);
+}
+
+#[test]
 fn a_revoked_view_gives_nothing_any_more() {
     let _guard = TestGuard::new();
     for store in STORES {

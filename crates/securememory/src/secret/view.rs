@@ -71,8 +71,9 @@ impl<'a> ViewMut<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Overrun`](crate::Error::Overrun), [`Error::Revoked`](crate::Error::Revoked),
-    /// [`Error::Purged`](crate::Error::Purged) where the vault was purged since the copy was opened, and
+    /// [`Error::Overrun`](crate::Error::Overrun), [`Error::Closed`](crate::Error::Closed) and
+    /// [`Error::Revoked`](crate::Error::Revoked) where a close (or, of a paged secret, a purge of the vault) did not wait
+    /// for it, [`Error::Purged`](crate::Error::Purged) where the vault was purged since the copy was opened, and
     /// whatever hinders the sealing. The old value stays valid then, but for
     /// [`Error::StuckOpen`](crate::Error::StuckOpen), which says that the change is valid and the pages are
     /// open.

@@ -51,7 +51,9 @@ impl Buffer {
         lease.mark_chunk();
         lease.own();
         let purges = machinery.purges();
-        Ok(Self { machinery: Arc::clone(machinery), lease, filled: 0, purges })
+        let buffer = Self { machinery: Arc::clone(machinery), lease, filled: 0, purges };
+        // Asked when it can be found: a close says so first, and looks for chunks then.
+        if machinery.is_closed() { Err(Error::Closed) } else { Ok(buffer) }
     }
 
     pub(crate) fn is_full(&self) -> bool {

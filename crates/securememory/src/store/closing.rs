@@ -123,6 +123,8 @@ impl Machinery {
 
     /// Wipes the chunks of streams that are being written, of which nobody sees anything.
     fn revoke_chunks(&self) {
+        // Whoever takes room for one does so first, and then asks whether the vault is closed.
+        fence(Ordering::SeqCst);
         let is_chunk = |slot: &Slot| slot.role.load(Ordering::Acquire) == CHUNK;
         for slot in self.slots().filter(|slot| slot.state.load(Ordering::Acquire) & OWNED != 0) {
             revoke_owned(slot, || is_chunk(slot));

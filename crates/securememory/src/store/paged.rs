@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, TryError};
@@ -32,6 +32,10 @@ use crate::store::spec::Source;
 pub(super) struct Paged {
     /// To what lies behind this in the same piece of memory.
     pages: AtomicPtr<Pages>,
+    /// The same for a writer's image.
+    image: AtomicPtr<Pages>,
+    /// Is there one? It is the writer's, and lies here since a writer may be forgotten, and the secret not.
+    has_image: AtomicBool,
     version: AtomicU64,
     /// Until when open pages may stay open, as [`os::coarse_now`](crate::os::coarse_now) tells.
     pub(super) open_until: AtomicU64,
@@ -42,15 +46,15 @@ pub(super) struct Paged {
 struct Piece {
     paged: Paged,
     pages: MaybeUninit<Pages>,
+    image: MaybeUninit<Pages>,
 }
 
 const _: () = assert!(std::mem::align_of::<Piece>() <= crate::store::slab::ALIGN);
 const _: () = assert!(std::mem::size_of::<Piece>() >= pool::ROOM);
 
-/// A writer's right to the pages, and what it needs to undo.
+/// A writer's right to the pages. What it needs to undo lies with the secret.
 pub(super) struct Change {
     pub(super) ticket: &'static Slot,
-    image: Pages,
 }
 
 fn too_large(len: usize) -> Error {
@@ -108,8 +112,13 @@ impl Paged {
         unsafe {
             let place = (&raw mut (*at).pages).cast::<Pages>();
             place.write(pages);
-            let (pages, version) = (AtomicPtr::new(place), AtomicU64::new(0));
-            (&raw mut (*at).paged).write(Self { pages, version, open_until: AtomicU64::new(0) });
+            (&raw mut (*at).paged).write(Self {
+                pages: AtomicPtr::new(place),
+                image: AtomicPtr::new((&raw mut (*at).image).cast()),
+                has_image: AtomicBool::new(false),
+                version: AtomicU64::new(0),
+                open_until: AtomicU64::new(0),
+            });
         }
         Ok(at.cast())
     }
@@ -119,6 +128,22 @@ impl Paged {
         // SAFETY: set by `make`; taken out and freed by `wipe`, which runs when nobody is inside the gate; the
         // callers are.
         unsafe { self.pages.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Puts the writer's image where it is found again if the writer is forgotten.
+    #[allow(unsafe_code)]
+    fn keep_image(&self, image: Pages) {
+        // SAFETY: the caller is the one writer, and the place is its alone until it ends, or the secret does.
+        unsafe { self.image.load(Ordering::Relaxed).write(image) };
+        self.has_image.store(true, Ordering::Release);
+    }
+
+    /// For the writer at its end, and for the end of a secret whose writer was forgotten.
+    #[allow(unsafe_code)]
+    fn take_image(&self) -> Option<Pages> {
+        let is_there = self.has_image.swap(false, Ordering::AcqRel);
+        // SAFETY: written by `keep_image`, and taken once.
+        is_there.then(|| unsafe { self.image.load(Ordering::Relaxed).read() })
     }
 
     /// Tells who explains a fault the label of the secret, which has its place from now on.
@@ -341,7 +366,10 @@ impl Paged {
             }
         });
         match opened {
-            Ok(data) => Ok((data, Change { ticket, image })),
+            Ok(data) => {
+                self.keep_image(image);
+                Ok((data, Change { ticket }))
+            }
             Err(error) => {
                 // SAFETY: pages of ours, accessible and of this capacity.
                 unsafe { bytes::wipe(image.base(), image.capacity()) };
@@ -360,11 +388,15 @@ impl Paged {
         if header.check_alive().is_err() {
             return Err(why_gone());
         }
-        let Change { ticket, image } = change;
+        let (ticket, Some(image)) = (change.ticket, self.take_image()) else { return Err(Error::Closed) };
         let intact = self.check(header);
-        let revoked =
-            if keep && (header.gate.is_revoked() || ticket.is_due()) { Err(Error::Revoked) } else { Ok(()) };
-        let outcome = intact.and(revoked);
+        // A change of what nobody will find any more is none.
+        let ended = match keep {
+            true if header.gate.is_revoked() || ticket.is_due() => Err(Error::Revoked),
+            true if header.gate.is_closed() => Err(header.why_closed()),
+            _ => Ok(()),
+        };
+        let outcome = intact.and(ended);
         let keep = keep && outcome.is_ok();
         let shut = self.pages().ok_or(Error::Closed).and_then(|pages| {
             let place = Self::place(header, pages)?;
@@ -445,6 +477,11 @@ impl Paged {
     /// Overwrites the pages and gives them back, if they are there. Only where nobody is inside or will come.
     #[allow(unsafe_code)]
     pub(super) fn take(&self, header: &Header) -> Result<(), Error> {
+        if let Some(image) = self.take_image() {
+            // SAFETY: accessible pages of ours; the writer that had them was forgotten.
+            unsafe { bytes::wipe(image.base(), image.capacity()) };
+            let _ = header.machinery.pool.give(image);
+        }
         let Some(at) = NonNull::new(self.pages.load(Ordering::Acquire)) else { return Ok(()) };
         // SAFETY: as the caller vouches; `at` was filled in `make`.
         unsafe {

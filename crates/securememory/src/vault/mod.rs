@@ -13,9 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::counters::{self, Count};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events;
 use crate::fault::FaultPolicy;
 use crate::locks;
@@ -104,10 +102,13 @@ impl Vault {
     ///
     /// # Errors
     ///
-    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails; [`Error::Forked`],
-    /// [`Error::Dying`].
+    /// [`Error::ScratchExhausted`] where the bound is reached, [`Error::System`] where mapping fails; [`Error::Closed`],
+    /// [`Error::Forked`], [`Error::Dying`].
     pub fn warm_thread(&self, views: usize) -> Result<()> {
         self.0.check_alive()?;
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
         events::ended(self.0.scratch.warm(views, self.0.settings.policy.wait))
     }
 
