@@ -162,6 +162,7 @@ fn an_owned_view_outlives_its_secret_and_is_named_by_a_close() {
 
 #[test]
 fn a_change_of_what_was_closed_meanwhile_is_refused() {
+    let _guard = TestGuard::new();
     for store in STORES {
         for (on_close, expected) in [(OnClose::Defer, Error::Closed), (OnClose::Revoke, Error::Revoked)] {
             let secret = secret(store, short().on_close(on_close));

@@ -31,6 +31,7 @@ pub fn spellings(needle: &Needle) -> Vec<String> {
 
 #[test]
 fn a_needle_is_found_however_it_is_spelt() {
+    // without a guard: there is no vault
     let needle = Needle::new(5, 32);
     let bytes: Vec<u8> = (0..32).map(|index| needle.byte(index)).collect();
     let found = |text: &str| spellings(&needle).iter().any(|spelling| text.contains(spelling));
