@@ -246,9 +246,11 @@ fn a_storm() {
     case("a_storm").deadline(Duration::from_secs(300)).run(|| {
         static LIVED: AtomicU32 = AtomicU32::new(0);
         for builder in builders() {
-            let mut family = Family::new(builder);
+            // On a busy machine a fork takes its time, and others wait for it.
+            let patient = off().wait(Duration::from_secs(60));
+            let mut family = Family::new(builder.policy(patient.clone()));
             let (vault, stop) = (family.vault.clone(), AtomicBool::new(false));
-            let policy = off().linger(Duration::from_millis(1));
+            let policy = patient.linger(Duration::from_millis(1));
             let lingering = vault.secret().store(Store::Paged).policy(policy).random(40).unwrap();
             let [sealed, paged] =
                 [Store::Sealed, Store::Paged].map(|store| vault.secret().store(store).random(90).unwrap());
