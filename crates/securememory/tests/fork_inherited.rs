@@ -313,9 +313,11 @@ fn a_child_that_exits_in_order_wipes_nothing_of_its_parents() {
 fn a_storm() {
     case("a_storm").deadline(Duration::from_secs(200)).run(|| {
         for builder in builders() {
-            let mut family = Family::new(builder);
+            // On a busy machine a fork takes its time, and others wait for it.
+            let patient = Policy::new().wait(Duration::from_secs(60));
+            let mut family = Family::new(builder.policy(patient.clone()));
             let (vault, stop) = (family.vault.clone(), AtomicBool::new(false));
-            let policy = Policy::new().linger(Duration::from_millis(1));
+            let policy = patient.linger(Duration::from_millis(1));
             let lingering = vault.secret().store(Store::Paged).policy(policy).random(40).unwrap();
             let acts: [&(dyn Fn() + Sync); 6] = [
                 &|| {

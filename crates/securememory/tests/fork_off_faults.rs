@@ -193,7 +193,7 @@ fn locks_that_others_hold() {
             // Kept, so that the next time there is no room from before.
             let kept = Mutex::new(Vec::new());
             let many = |vault: &Vault| {
-                let made = (0..1500).map(|_| vault.secret().random(1000).unwrap());
+                let made = (0..5000).map(|_| vault.secret().random(1000).unwrap());
                 kept.lock().unwrap().extend(made);
             };
             let acts: [Act<'_>; 4] = [
@@ -219,7 +219,8 @@ fn locks_that_others_hold() {
                         });
                         begun.wait();
                         std::thread::sleep(Duration::from_millis(20));
-                        assert!(!other.is_finished(), "{name}: in the middle of it");
+                        // The account grows now and then only.
+                        assert!(name == "account" || !other.is_finished(), "{name}: in the middle of it");
                         let (from, to) = std::io::pipe().unwrap();
                         let status = in_child(|| {
                             let fared = all_or_nothing(&mut family).unwrap();
@@ -246,9 +247,11 @@ fn a_storm() {
     case("a_storm").deadline(Duration::from_secs(300)).run(|| {
         static LIVED: AtomicU32 = AtomicU32::new(0);
         for builder in builders() {
-            let mut family = Family::new(builder);
+            // On a busy machine a fork takes its time, and others wait for it.
+            let patient = off().wait(Duration::from_secs(60));
+            let mut family = Family::new(builder.policy(patient.clone()));
             let (vault, stop) = (family.vault.clone(), AtomicBool::new(false));
-            let policy = off().linger(Duration::from_millis(1));
+            let policy = patient.linger(Duration::from_millis(1));
             let lingering = vault.secret().store(Store::Paged).policy(policy).random(40).unwrap();
             let [sealed, paged] =
                 [Store::Sealed, Store::Paged].map(|store| vault.secret().store(store).random(90).unwrap());

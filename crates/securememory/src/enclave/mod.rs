@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Protection};
 use crate::os;
 use crate::policy::{Cipher, Hold, Level, Levels};
-use crate::region::both;
 use crate::region::lease::Lease;
 use crate::region::scrub;
+use crate::region::{both, verify};
 use crate::registry::Thread;
 use crate::registry::dying::why_gone;
 use crate::registry::vaults::Seat;
@@ -27,7 +27,7 @@ use crate::status::{Achieved, HoldUsed, Protections};
 use cipher::{Forged, KEY, NONCE};
 use epoch::Epochs;
 use hold::anchor::{Anchor, MAX_SHARES};
-use hold::{KeyHold, broken, lost};
+use hold::{Held, KeyHold, broken, lost};
 
 pub(crate) use hold::Check;
 pub(crate) use in_hand::{InHand, Nonces};
@@ -76,7 +76,7 @@ impl Enclave {
             Ok((hold, stepped_down)) => Ok(Self {
                 cipher,
                 levels,
-                at_creation: protections_of(&anchor, &hold, false),
+                at_creation: protections_of(&anchor, &hold),
                 anchor,
                 used: hold.used(),
                 epochs: Epochs::new(hold),
@@ -129,11 +129,14 @@ impl Enclave {
         if !self.is_alive() {
             return self.anchor.protections();
         }
-        let now = self.epochs.freeze().ok().and_then(|keys| {
-            let each = keys.live().filter_map(|epoch| keys.key(epoch));
-            each.map(|hold| protections_of(&self.anchor, hold, true)).reduce(both)
-        });
-        now.unwrap_or_else(|| self.anchor.protections())
+        // Looked up afterwards, since that takes its time. A key's page that is gone by then is found nowhere, and believed.
+        let mut places = [None; epoch::LIVE];
+        if let Ok(keys) = self.epochs.freeze() {
+            let held = keys.live().filter_map(|epoch| keys.key(epoch).and_then(KeyHold::held));
+            places.iter_mut().zip(held).for_each(|(place, held)| *place = Some(held));
+        }
+        let found = places.into_iter().flatten().map(|Held { at, len, claimed }| verify(at, len, claimed));
+        found.fold(self.anchor.protections(), both)
     }
 
     /// What was found in force there at creation.
@@ -200,7 +203,7 @@ impl Enclave {
         let of = |achieved: Achieved| if achieved.got { Level::Require } else { Level::Off };
         let lock = if self.anchor.is_as_locked() { of(promised.lock) } else { self.levels.lock };
         let (dump, fork) = (of(promised.dump), of(promised.fork));
-        let got = protections_of(&self.anchor, &hold, false);
+        let got = protections_of(&self.anchor, &hold);
         match meets(&got, Levels { lock, dump, fork, ..levels }) {
             Ok(()) => Ok(hold),
             Err(error) => {
@@ -445,10 +448,10 @@ impl Enclave {
 /// `the_cipher_path_stays_above_the_scrubbed_depth`.
 const BATCH_STACK: usize = if cfg!(debug_assertions) { 8192 } else { 2048 };
 
-/// What is in force, `now` or at creation, on the memory that a key lies in.
-fn protections_of(anchor: &Anchor, hold: &KeyHold, now: bool) -> Protections {
-    let own = if now { anchor.protections() } else { *anchor.protections_at_creation() };
-    hold.protections(now).map_or(own, |hold| both(own, hold))
+/// What was found in force at creation on the memory that a key lies in.
+fn protections_of(anchor: &Anchor, hold: &KeyHold) -> Protections {
+    let own = *anchor.protections_at_creation();
+    hold.held().map_or(own, |held| both(own, held.claimed))
 }
 
 /// Is there every protection that is required?

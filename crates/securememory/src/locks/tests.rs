@@ -91,7 +91,7 @@ fn who_wants_a_lock_that_he_has_is_told_where_he_took_it() {
 #[cfg(debug_assertions)]
 #[test]
 fn a_lock_that_is_held_too_long_is_reported_when_it_is_free_again() {
-    let lock = Lock::new(Rank::Registry, ());
+    let lock = Lock::new(Rank::Scratch, ());
     let nap = Duration::from_millis(50);
     let guard = lock.lock().unwrap();
     std::thread::sleep(nap);
@@ -100,7 +100,7 @@ fn a_lock_that_is_held_too_long_is_reported_when_it_is_free_again() {
     let guard = lock.lock().unwrap();
     std::thread::sleep(2 * nap);
     let report = report_of(|| drop(guard));
-    assert!(report.contains("held too long: the lock Registry, taken at"), "{report}");
+    assert!(report.contains("held too long: the lock Scratch, taken at"), "{report}");
     assert!(report.contains(file!()), "{report}");
     assert!(lock.try_lock().is_some());
 }

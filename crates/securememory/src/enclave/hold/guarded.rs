@@ -6,7 +6,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::door::Door;
-use super::{CHECK, CHECK_AT, check_equals};
+use super::{CHECK, CHECK_AT, Held, check_equals};
 use crate::enclave::cipher::{Confirmation, KEY, UNFIT};
 use crate::enclave::heritage::lock;
 use crate::error::Error;
@@ -16,7 +16,6 @@ use crate::region::bytes;
 use crate::region::pool::{Pages, Pool};
 use crate::registry::arenas::Purpose;
 use crate::registry::vaults::Seat;
-use crate::status::Protections;
 
 pub(crate) struct Guarded {
     pool: Pool,
@@ -100,10 +99,10 @@ impl Guarded {
         &self.confirmation
     }
 
-    /// What is in force on the key's page, `now` or at creation; `None` once it is gone.
-    pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
+    /// The key's page; `None` once it is gone.
+    pub(crate) fn held(&self) -> Option<Held> {
         let pages = self.pages.as_ref()?;
-        Some(if now { pages.protections() } else { pages.secured().protections })
+        Some(Held { at: pages.start(), len: pages.capacity(), claimed: pages.secured().protections })
     }
 
     pub(crate) fn is_stuck(&self) -> bool {

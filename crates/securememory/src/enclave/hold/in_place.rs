@@ -13,10 +13,11 @@
 //! The page has the key and a check value, which is wiped before the key. A key whose check value is right after its
 //! use was right all the time.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
 use super::door::Door;
-use super::{CHECK, CHECK_AT, Check, check_equals, lost};
+use super::{CHECK, CHECK_AT, Check, Held, check_equals, lost};
 use crate::enclave::cipher::{Confirmation, Forged, KEY, UNFIT};
 use crate::enclave::heritage::lock;
 use crate::enclave::hold::anchor::Anchor;
@@ -134,10 +135,12 @@ impl InPlace {
             Ok((at.add(CHECK_AT).cast::<[u64; CHECK / 8]>().read(), confirmation))
         })?;
         let confirmation = confirmation.map_err(|_| UNFIT)?;
-        let made = Self { slab: None, door, page, secured, check, confirmation };
-        secured.protections = made.protections_now();
+        // A slab's slot is not at address zero.
+        if let Some(at) = NonNull::new(at) {
+            secured.protections = verify(at, page, secured.protections);
+        }
         insist(&secured.protections)?;
-        Ok(Self { secured, ..made })
+        Ok(Self { slab: None, door, page, secured, check, confirmation })
     }
 
     /// See [`super::KeyHold::lend`] and [`super::KeyHold::lend_within`].
@@ -181,16 +184,11 @@ impl InPlace {
         &self.confirmation
     }
 
-    fn protections_now(&self) -> Protections {
-        // The door was made for the slab's slot, which is not at address zero.
-        std::ptr::NonNull::new(self.door.at())
-            .map_or(self.secured.protections, |at| verify(at, self.page, self.secured.protections))
-    }
-
-    /// What is in force on the key's page, `now` or at creation; `None` once it is gone.
-    pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
+    /// The key's page; `None` once it is gone.
+    pub(crate) fn held(&self) -> Option<Held> {
         self.slab.as_ref()?;
-        Some(if now { self.protections_now() } else { self.secured.protections })
+        let at = NonNull::new(self.door.at())?;
+        Some(Held { at, len: self.page, claimed: self.secured.protections })
     }
 
     pub(crate) fn is_stuck(&self) -> bool {

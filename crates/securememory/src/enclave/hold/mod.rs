@@ -20,6 +20,8 @@ mod in_place;
 mod replica;
 pub(crate) mod split;
 
+use std::ptr::NonNull;
+
 use crate::enclave::cipher::{Confirmation, Forged, KEY};
 use crate::error::Error;
 use crate::region::lease::Lease;
@@ -43,6 +45,14 @@ pub(crate) enum KeyHold {
     Split(Split),
     Secretmem(InPlace),
     Guarded(Guarded),
+}
+
+/// Where a key lies, and what was found in force there at creation.
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) at: NonNull<u8>,
+    pub(crate) len: usize,
+    pub(crate) claimed: Protections,
 }
 
 /// When it is looked after the work whether the key was right until then.
@@ -195,12 +205,12 @@ impl KeyHold {
         true
     }
 
-    /// What is in force, `now` or at creation, on memory of its own; `None` where it has none besides the anchor.
-    pub(crate) fn protections(&self, now: bool) -> Option<Protections> {
+    /// Memory of its own; `None` where it has none besides the anchor.
+    pub(crate) fn held(&self) -> Option<Held> {
         match self {
             Self::Split(_) => None,
-            Self::Pkey(page) | Self::Secretmem(page) => page.protections(now),
-            Self::Guarded(guarded) => guarded.protections(now),
+            Self::Pkey(page) | Self::Secretmem(page) => page.held(),
+            Self::Guarded(guarded) => guarded.held(),
         }
     }
 
