@@ -9,9 +9,11 @@
 //!
 //! Whoever ends something does not wait for the lock: see [`left`].
 
+mod inner;
 mod left;
 mod limbo;
 mod tally;
+mod walks;
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,8 @@ use crate::registry::vaults::Seat;
 use crate::store::header::HEADER;
 use crate::store::roll::{Place, Roll};
 use crate::store::slab::{self, Pieces};
-use left::{Left, OfRecord, OfSecret, Settle};
+use inner::Inner;
+use left::Left;
 use limbo::Limbo;
 use tally::Tally;
 
@@ -39,33 +42,6 @@ pub(crate) struct Ledger {
     left: Left,
     /// How many records were ever retired, for whoever cannot have the lock.
     retired: AtomicU64,
-}
-
-struct Inner {
-    /// Of ciphertext. A page of them may be replaced by noise, should its memory be lost.
-    pieces: Pieces,
-    /// Of what paged secrets have in ordinary memory: addresses, for which noise would not do.
-    paged_pieces: Pieces,
-    roll: Roll,
-    /// Where the walk through it goes on.
-    walk: Place,
-    /// Secrets made and not ended.
-    tally: Tally,
-    /// The newest secret's id.
-    last_id: u64,
-    /// The vault is closed: nothing is made any more.
-    closed: bool,
-    /// The epoch of the key that seals; zero where there is none.
-    epoch: u64,
-    /// Records of epochs before this one are not counted: their keys were purged, or it is zero and none has
-    /// one.
-    oldest: u64,
-    /// Records of each live epoch.
-    records: [u64; LIVE],
-    /// Seals under the present key, and how many there may be.
-    seals: u64,
-    most_seals: u64,
-    limbo: Limbo,
 }
 
 /// The pieces of a new secret.
@@ -398,44 +374,6 @@ impl Ledger {
         }
     }
 
-    /// Walks on through the headers' pieces, free ones included, and calls `look` with each until it says that it has
-    /// enough. False: that was the end of the roll.
-    pub(super) fn walk(&self, mut look: impl FnMut(NonNull<u8>) -> bool) -> Result<bool, Error> {
-        let mut inner = self.lock()?;
-        while let Some((piece, next)) = inner.roll.at(inner.walk) {
-            inner.walk = next;
-            if !look(piece) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// In a child: counts the records anew. Those that other threads were making, or were about to take back, are counted
-    /// for nobody, and would keep a key alive for ever. `epoch_of`: of the record of a headers' piece, if it has one.
-    pub(super) fn recount(&self, epoch_of: impl Fn(NonNull<u8>) -> Option<u64>) {
-        let Ok(mut inner) = self.lock() else { return };
-        let inner = &mut *inner;
-        inner.limbo.forget_others();
-        inner.records = [0; LIVE];
-        let mut count = |epoch| {
-            if epoch >= inner.oldest {
-                inner.records[cell_of(epoch)] += 1;
-            }
-        };
-        inner.limbo.epochs().for_each(&mut count);
-        let mut place = Place::default();
-        while let Some((piece, next)) = inner.roll.at(place) {
-            place = next;
-            epoch_of(piece).into_iter().for_each(&mut count);
-        }
-    }
-
-    /// The headers' piece at a place, free or not, and the place after it. Without a place: the first.
-    pub(super) fn next_piece(&self, place: Option<Place>) -> Option<(NonNull<u8>, Place)> {
-        self.lock().ok()?.roll.at(place.unwrap_or_default())
-    }
-
     /// Keeps it as it is over a fork.
     pub(super) fn freeze(&self, patience: Duration) -> bool {
         self.inner.freeze(patience)
@@ -453,28 +391,6 @@ impl Ledger {
         {
             inner.seals += inner.most_seals.saturating_sub(inner.seals).div_ceil(2);
         }
-    }
-
-    /// As [`Self::walk`], from a place that the caller keeps.
-    pub(super) fn walk_from(
-        &self,
-        place: &mut Place,
-        mut look: impl FnMut(NonNull<u8>) -> bool,
-    ) -> Result<bool, Error> {
-        let inner = self.lock()?;
-        while let Some((piece, next)) = inner.roll.at(*place) {
-            *place = next;
-            if !look(piece) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The next walk begins at the start.
-    pub(super) fn walk_from_start(&self) -> Result<(), Error> {
-        self.lock()?.walk = Place::default();
-        Ok(())
     }
 
     /// From now on seals are made under the key of this epoch.
@@ -549,147 +465,6 @@ pub(super) enum Taking {
 impl From<Error> for Taking {
     fn from(error: Error) -> Self {
         Self::Failed(error)
-    }
-}
-
-impl Inner {
-    fn take_secret(
-        &mut self,
-        (item, choice): (Item, Choice),
-        size: usize,
-        id: Option<u64>,
-        large: Option<NonNull<u8>>,
-    ) -> Result<Taken, Error> {
-        self.check_open()?;
-        self.tally.check(item)?;
-        let kind = item.kind;
-        let seals = kind == Kind::Sealed && choice == Choice::Now;
-        let epoch = if seals { self.seal_under()? } else { 0 };
-        let header = self.roll.take()?;
-        let body = match large.map_or_else(|| self.pieces_of(kind).take(size), Ok) {
-            Ok(body) => body,
-            Err(error) => {
-                #[allow(unsafe_code)]
-                // SAFETY: just taken.
-                unsafe {
-                    self.roll.give(header);
-                }
-                return Err(error);
-            }
-        };
-        self.tally.add(item);
-        let id = id.unwrap_or_else(|| {
-            self.last_id += 1;
-            self.last_id
-        });
-        let seals = if seals { self.count_seal(epoch) } else { 0 };
-        Ok(Taken { id, header, body, epoch, seals })
-    }
-
-    /// Overwrites and frees what waits of a secret, up to the one that was retired as the `last`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Ledger::sweep`].
-    #[allow(unsafe_code)]
-    unsafe fn sweep(&mut self, secret: u64, last: u64) {
-        while let Some(record) = self.limbo.take(Some(secret), last) {
-            // SAFETY: as the caller vouches.
-            unsafe {
-                slab::overwrite(record.at, record.size);
-                self.give(Kind::Sealed, record.at, record.size, record.epoch);
-            }
-        }
-    }
-
-    fn check_open(&self) -> Result<(), Error> {
-        if self.closed { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    /// The epoch that a seal may be made under now.
-    fn seal_under(&self) -> Result<u64, Error> {
-        self.check_open()?;
-        match self.epoch {
-            0 => Err(Error::Purged),
-            _ if self.seals >= self.most_seals => Err(Error::KeyUsedUp { limit: self.most_seals }),
-            epoch => Ok(epoch),
-        }
-    }
-
-    fn count_seal(&mut self, epoch: u64) -> u64 {
-        self.records[cell_of(epoch)] += 1;
-        self.seals += 1;
-        self.seals
-    }
-
-    /// # Safety
-    ///
-    /// The body's memory, overwritten, which nobody uses any more.
-    #[allow(unsafe_code)]
-    unsafe fn give(&mut self, kind: Kind, body: NonNull<u8>, size: usize, epoch: u64) {
-        if kind == Kind::Sealed && epoch >= self.oldest {
-            let records = &mut self.records[cell_of(epoch)];
-            *records = records.saturating_sub(1);
-        }
-        // SAFETY: as the caller vouches.
-        unsafe { self.pieces_or_large(kind, body, size) };
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Self::give`].
-    #[allow(unsafe_code)]
-    unsafe fn pieces_or_large(&mut self, kind: Kind, piece: NonNull<u8>, size: usize) {
-        // SAFETY: as the caller vouches.
-        unsafe {
-            if slab::is_large(size) {
-                slab::give_large(piece, size);
-            } else {
-                self.pieces_of(kind).give(piece, size);
-            }
-        }
-    }
-
-    fn pieces_of(&mut self, kind: Kind) -> &mut Pieces {
-        match kind {
-            Kind::Sealed => &mut self.pieces,
-            Kind::Paged => &mut self.paged_pieces,
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-impl Settle for Inner {
-    fn secret(&mut self, header: NonNull<u8>, of: OfSecret) {
-        let item = of.item();
-        if of.ends() {
-            self.tally.remove(item.into());
-        }
-        // SAFETY: whoever has left them has vouched for them: see `Ledger::give_secret`.
-        unsafe {
-            self.roll.give(header);
-            if let Some(body) = of.body {
-                self.give(item.kind, body, of.size, of.epoch);
-            }
-        }
-    }
-
-    fn record(&mut self, record: NonNull<u8>, of: OfRecord) {
-        // SAFETY: as above: see `Ledger::free` and `Ledger::end_sealed`.
-        unsafe {
-            self.give(Kind::Sealed, record, of.size, of.epoch);
-            if of.secret != 0 {
-                self.sweep(of.secret, of.last);
-            }
-        }
-    }
-
-    fn ended(&mut self, live: Live) {
-        self.tally.remove(live);
-    }
-
-    fn kept(&mut self, count: usize) {
-        self.limbo.give_back(count);
     }
 }
 

@@ -1,20 +1,20 @@
 //! What the secrets of one vault share, and keep alive by counted references.
 
+mod views;
+
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use crate::counters::{self, Count};
 use crate::enclave::epoch::LIVE;
 use crate::enclave::hold::choice::is_usual;
 use crate::enclave::{Enclave, cipher};
-use crate::error::{Error, Outstanding, Protection};
+use crate::error::{Error, Protection};
 use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
-use crate::gate::{Deadline, Refusal, word};
 use crate::os::CallError;
-use crate::policy::{Cipher, Hold, Level, Policy, Store};
+use crate::policy::Level;
 use crate::region::canary::Canary;
 use crate::region::lease::Lease;
 use crate::region::pool::Pool;
@@ -25,72 +25,17 @@ use crate::registry::dying::why_gone;
 #[cfg(feature = "testing")]
 use crate::registry::guards;
 use crate::registry::vaults::Seat;
-use crate::registry::{HELD, Slot, Thread, dying, forks, lost};
+use crate::registry::{Slot, dying, forks, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
 use crate::status::{Evidence, Protections, VaultStatus};
 use crate::store::expiry::Due;
 use crate::store::heritage::Ready;
-use crate::store::ledger::{Kind, Ledger, Limits, Live};
+use crate::store::ledger::{Ledger, Live};
 use crate::store::linger::Lingering;
+use crate::store::settings::Settings;
 use crate::store::turnover::Turnover;
-
-/// What a vault is built from.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) policy: Policy,
-    pub(crate) store: Store,
-    pub(crate) hold: Hold,
-    pub(crate) hold_level: Level,
-    pub(crate) sealed_max: usize,
-    pub(crate) locked_max: usize,
-    pub(crate) views_max: usize,
-    /// Secrets and their bytes.
-    pub(crate) limits: Limits,
-    pub(crate) cipher: Option<Cipher>,
-    pub(crate) janitor: bool,
-    /// Close the vault when its last handle has gone.
-    pub(crate) close_on_drop: bool,
-    /// A key that has made so many seals is due to be replaced.
-    pub(crate) seals_max: u64,
-    /// So is one that is so old.
-    pub(crate) age_max: Option<Duration>,
-    /// `None`: as for all.
-    pub(crate) on_fault: Option<FaultPolicy>,
-}
-
-impl Settings {
-    /// How a secret of this length is kept that asks for this store.
-    pub(super) fn kind_for(&self, store: Store, len: usize) -> Kind {
-        match store {
-            Store::Sealed => Kind::Sealed,
-            Store::Paged => Kind::Paged,
-            Store::Auto if len <= self.sealed_max => Kind::Sealed,
-            Store::Auto => Kind::Paged,
-        }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policy: Policy::default(),
-            store: Store::Auto,
-            hold: Hold::Auto,
-            hold_level: Level::Prefer,
-            sealed_max: 64 * 1024,
-            locked_max: 64 * 1024,
-            views_max: 4096,
-            limits: Limits::NONE,
-            cipher: None,
-            janitor: false,
-            close_on_drop: false,
-            seals_max: u64::MAX,
-            age_max: None,
-            on_fault: None,
-        }
-    }
-}
+use views::{HOMES, Tickets};
 
 /// The machinery of one vault. In this order, since what every read touches shares few cache lines so.
 #[repr(C, align(64))]
@@ -172,9 +117,6 @@ impl std::fmt::Debug for Machinery {
         f.debug_struct("Vault").field("id", &self.id).finish_non_exhaustive()
     }
 }
-
-/// The first threads have a ticket of their own for a view that is not nested.
-const HOMES: usize = 64;
 
 static NEXT_VAULT: AtomicU64 = AtomicU64::new(1);
 
@@ -258,99 +200,6 @@ impl Machinery {
             #[cfg(feature = "testing")]
             watch: guards::current(),
         }))
-    }
-
-    /// Notes a view of a paged secret.
-    #[inline]
-    pub(super) fn take_ticket(&self, thread: Thread, secret: u64) -> Result<&'static Slot, Error> {
-        let home = thread.index();
-        if home < HOMES
-            && let Some(slot) = self.tickets.get(home)
-            && slot.take_own(HELD)
-        {
-            self.note_ticket(home, slot, thread, secret);
-            return Ok(slot);
-        }
-        self.take_shared_ticket(thread, secret)
-    }
-
-    #[cold]
-    fn take_shared_ticket(&self, thread: Thread, secret: u64) -> Result<&'static Slot, Error> {
-        let shared = self.tickets.get(HOMES..).unwrap_or_default();
-        // The first of them, so that what is looked at in search of views stays small.
-        let start = thread.index() % shared.len().clamp(1, HOMES);
-        let (before, after) = shared.split_at(start);
-        for (step, slot) in after.iter().chain(before).enumerate() {
-            if slot.take(HELD) {
-                self.note_ticket(HOMES + (start + step) % shared.len(), slot, thread, secret);
-                return Ok(slot);
-            }
-        }
-        Err(Error::ScratchExhausted { limit: shared.len() })
-    }
-
-    #[inline]
-    fn note_ticket(&self, index: usize, slot: &Slot, thread: Thread, secret: u64) {
-        slot.assign(thread, secret);
-        if index >= self.tickets_used.load(Ordering::Relaxed) {
-            self.tickets_used.fetch_max(index + 1, Ordering::SeqCst);
-        }
-    }
-
-    fn tickets(&self) -> &'static [Slot] {
-        &self.tickets[..self.tickets_used.load(Ordering::SeqCst)]
-    }
-
-    /// All places that views may be in.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &'static Slot> {
-        self.scratch.used().iter().chain(self.tickets())
-    }
-
-    /// The views of a secret, wherever they are.
-    #[cold]
-    pub(super) fn holders(&self, secret: u64) -> Outstanding {
-        let mut outstanding = Outstanding::default();
-        self.scratch.add_holders(secret, &mut outstanding);
-        slots::add_holders(self.tickets(), secret, &mut outstanding);
-        outstanding
-    }
-
-    /// The threads that have a key in hand.
-    #[cold]
-    pub(super) fn at_work(&self) -> Outstanding {
-        let mut outstanding = Outstanding::default();
-        slots::add_windows(self.scratch.used(), &mut outstanding);
-        outstanding
-    }
-
-    /// Has the thread a borrowed view of any secret?
-    #[cold]
-    pub(super) fn holds_any(&self, thread: Thread) -> bool {
-        self.slots().any(|slot| slots::is_borrowed_by(slot, thread))
-    }
-
-    /// Has the thread a borrowed view of the secret, in one of these roles?
-    #[cold]
-    pub(super) fn holds(&self, secret: u64, thread: Thread, roles: &[u32]) -> bool {
-        self.scratch.holds(secret, thread, roles) || slots::holds(self.tickets(), secret, thread, roles)
-    }
-
-    /// Has the thread a view of the paged secret besides the one that it is about to open?
-    #[cold]
-    pub(super) fn is_nested(&self, secret: u64, thread: Thread) -> bool {
-        slots::count(self.tickets(), secret, thread) > 1
-    }
-
-    /// Says in the user's terms why the gate refused.
-    #[cold]
-    pub(super) fn explain(&self, refusal: Refusal, secret: u64, deadline: Deadline) -> Error {
-        match refusal {
-            Refusal::Closed => Error::Closed,
-            Refusal::TooMany => Error::TooManyViews { limit: word::MAX_VIEWS },
-            Refusal::Call(cause) => Error::System(cause),
-            Refusal::Late if deadline.is_immediate() => Error::Busy(self.holders(secret)),
-            Refusal::Late => Error::Timeout { waited: deadline.waited(), holders: self.holders(secret) },
-        }
     }
 
     pub(crate) fn status(&self) -> VaultStatus {
@@ -493,29 +342,6 @@ impl Machinery {
 fn watch_failure(seat: Seat) {
     if let Some(watch) = guards::current() {
         watch.note(guards::remains_of(seat, seat.entry().id.load(Ordering::Relaxed)));
-    }
-}
-
-/// A table of tickets until a vault has taken it.
-struct Tickets(&'static [Slot]);
-
-impl Tickets {
-    fn make(max: usize) -> Result<Self, Error> {
-        slots::make(max).map(Self)
-    }
-
-    fn keep(self) -> &'static [Slot] {
-        let slots = self.0;
-        let _ = std::mem::ManuallyDrop::new(self);
-        slots
-    }
-}
-
-impl Drop for Tickets {
-    #[allow(unsafe_code)]
-    fn drop(&mut self) {
-        // SAFETY: no vault has taken the table, so nobody has a ticket.
-        unsafe { slots::free(self.0) };
     }
 }
 
