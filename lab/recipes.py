@@ -142,6 +142,21 @@ RECIPES = {
             *(stress(hold, 60) for hold in ("pkey", "secretmem", "split", "guarded")),
         ),
     ),
+    "x86_64-pkeys-lifecycle": Recipe(
+        about="the ends of vaults and threads, and vaults that children inherit, with memory protection keys",
+        machine=X86_64,
+        part="long",
+        command_line="secretmem.enable=1",
+        seconds=1500,
+        jobs=(
+            Job("vault_close", "vault_close", TEST, says=RAN, seconds=200),
+            Job("close_order", "close_order", TEST, says=RAN),
+            Job("fork_off", "fork_off", TEST, says=RAN, never=HELD, seconds=400),
+            Job("drops", "drops", TEST, says=RAN, seconds=200),
+            Job("threads", "threads", TEST, says=RAN, never=HELD, seconds=400),
+            Job("thread_ends", "thread_ends", TEST, says=RAN, never=HELD, seconds=400),
+        ),
+    ),
     "x86_64-pkeys-stress": Recipe(
         about="ten minutes of stress with a protection key",
         machine=X86_64,

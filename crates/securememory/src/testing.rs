@@ -9,8 +9,8 @@ mod footprint;
 mod guard;
 mod own_process;
 
-use crate::Vault;
 use crate::enclave::hold::broken;
+use crate::{Secret, Vault};
 
 pub use crate::os::inject;
 pub use crate::registry::guards::Left;
@@ -63,4 +63,18 @@ pub fn skip_confirmation(skipped: bool) {
 #[doc(hidden)]
 pub fn call_in_window(act: fn()) -> bool {
     broken::call_in_window(act)
+}
+
+/// Version, epoch, address and length of what is at rest of a sealed secret: also in a child that has inherited it, where
+/// [`Secret::status`] tells nothing.
+///
+/// # Safety
+///
+/// Nobody else uses the secret.
+#[doc(hidden)]
+#[must_use]
+#[allow(unsafe_code, reason = "the promise is handed on")]
+pub unsafe fn look_at_rest(secret: &Secret) -> Option<(u64, u64, (usize, usize))> {
+    // SAFETY: as the caller vouches.
+    unsafe { secret.object().look() }
 }

@@ -857,8 +857,8 @@ fn arguments_that_cannot_be() {
             drop((secret, vault));
             before.assert_same(name);
         }
-        let inheriting = Policy::new().fork(Level::Off);
-        assert!(matches!(Vault::builder().policy(inheriting).build().unwrap_err(), Error::Unsupported(_)));
+        let inheriting = Vault::builder().policy(Policy::new().fork(Level::Off)).hold(Hold::Secretmem);
+        assert!(matches!(inheriting.build().unwrap_err(), Error::Unsupported(_)));
         before.assert_same("in the end");
     });
 }

@@ -167,7 +167,8 @@ fn mappings_and_address_space_of_paged_secrets() {
             let mappings = (common::Footprint::now().mappings() - before.0) as f64;
             let space = (common::address_space() - before.1) as f64;
             println!("{size}: {mappings} mappings, {space} bytes, said {said:?}");
-            let near = |made: f64, said: u64| made <= 1.02 * said as f64 + 4.0 && made >= 0.9 * said as f64;
+            // What the size before has left on the heap is used again, and not taken off from what is said.
+            let near = |made: f64, said: u64| made <= 1.02 * said as f64 + 4.0 && made >= 0.85 * said as f64;
             assert!(near(mappings, said.mappings.needed), "{size}: {mappings} mappings, {said:?}");
             assert!(near(space, said.address_space.needed), "{size}: {space} bytes, {said:?}");
             drop(secrets);

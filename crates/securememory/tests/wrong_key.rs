@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use aegis::aegis256::Aegis256;
 use common::shares::{self, Anchor, Host, share_in};
 use common::{case, share_files};
-use securememory::testing::{call_in_window, skip_key_checks, wipe_key};
+use securememory::testing::{call_in_window, look_at_rest, skip_key_checks, wipe_key};
 use securememory::{Cipher, Error, Secret, Vault};
 
 const TRIES: u32 = 120_000;
@@ -41,17 +41,18 @@ type Key = [u8; 32];
 fn opens_under(key: &Key, secret: &Secret) -> Option<Vec<u8>> {
     let status = secret.status();
     assert_eq!(status.cipher, Some(Cipher::Aegis256), "the test knows this cipher");
-    let at = status.at_rest.unwrap();
     // SAFETY: the secret lives, and nobody writes to it meanwhile.
-    let record = unsafe {
-        std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(at.address), at.len).to_vec()
+    let (version, epoch, record) = unsafe {
+        let (version, epoch, (address, len)) = look_at_rest(secret).unwrap();
+        let record = std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(address), len);
+        (version, epoch, record.to_vec())
     };
     let mut bound = [0; 48];
     bound[..8].copy_from_slice(b"smv1\x01\0\0\0");
     bound[8..16].copy_from_slice(&status.vault_id.to_le_bytes());
     bound[16..24].copy_from_slice(&status.id.to_le_bytes());
-    bound[24..32].copy_from_slice(&status.version.to_le_bytes());
-    bound[32..40].copy_from_slice(&status.epoch.to_le_bytes());
+    bound[24..32].copy_from_slice(&version.to_le_bytes());
+    bound[32..40].copy_from_slice(&epoch.to_le_bytes());
     bound[40..48].copy_from_slice(&(status.len as u64).to_le_bytes());
     let nonce = record[..32].try_into().unwrap();
     let mut data = record[48..].to_vec();
@@ -572,13 +573,10 @@ fn judge(target: &mut Target, outcome: Result<Option<Secret>, Error>) -> usize {
             let value = target.value.to_le_bytes();
             let (secret, value) =
                 made.as_ref().map_or((&target.changing, &value[..]), |made| (made, &VALUE[..]));
-            let Some(at) = secret.status().at_rest else { return STRANGE };
-            // SAFETY: the secret lives.
+            // SAFETY: the secret lives, and nobody else uses it.
             let ciphertext = unsafe {
-                std::slice::from_raw_parts(
-                    std::ptr::with_exposed_provenance::<u8>(at.address + 48),
-                    at.len - 48,
-                )
+                let Some((_, _, (address, len))) = look_at_rest(secret) else { return STRANGE };
+                std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(address + 48), len - 48)
             };
             if opens_under(&target.key, secret).is_some_and(|found| found == value) {
                 RIGHT

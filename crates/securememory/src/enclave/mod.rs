@@ -71,6 +71,8 @@ impl Enclave {
     ) -> Result<Self, Error> {
         let cipher = cipher.unwrap_or_else(cipher::choose);
         cipher::available(cipher)?;
+        // Before there is anything that would stay.
+        hold::choice::check(wish, wish_level, levels)?;
         let mut anchor = Anchor::make(levels, seat)?;
         match KeyHold::make(wish, wish_level, cipher, &anchor, epoch::cell_of(1), levels) {
             Ok((hold, stepped_down)) => Ok(Self {

@@ -365,6 +365,11 @@ impl Secret {
         Vault::of(self.0.machinery())
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn object(&self) -> &Object {
+        &self.0
+    }
+
     pub(crate) fn from_object(object: Object) -> Self {
         Self(object)
     }

@@ -292,6 +292,22 @@ impl Object {
         }
     }
 
+    /// Version, epoch, address and length of what is at rest of a sealed secret, in a child, too.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else uses the secret.
+    #[cfg(feature = "testing")]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn look(&self) -> Option<(u64, u64, (usize, usize))> {
+        let header = self.header();
+        match header.body() {
+            // SAFETY: as the caller vouches.
+            Body::Sealed(sealed) => unsafe { sealed.look(header) },
+            Body::Paged(_) => None,
+        }
+    }
+
     /// Turns away whoever comes from now on.
     pub(crate) fn begin_close(&self) -> Result<(), Error> {
         let header = self.header();

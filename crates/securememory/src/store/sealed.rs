@@ -313,19 +313,29 @@ impl Sealed {
         let policy = header.policy();
         let thread = registry::thread();
         let slot = header.machinery.scratch.take(thread, header.id, 1, 1, false, policy.wait).ok()?;
-        let found = self.find(header).and_then(|record| {
-            // SAFETY: signed in, see `open_into`.
-            let record = unsafe { record.as_ref() };
-            let len = HEAD - std::mem::offset_of!(Record, envelope) + header.len;
-            let found = (record.version, record.epoch, ((&raw const record.envelope).addr(), len));
-            // Else the numbers are noise.
-            (!is_lost(record, header.len)).then_some(found)
-        });
+        // SAFETY: signed in, see `open_into`.
+        let found = unsafe { self.look(header) };
         slot.abandon();
         if header.gate.notify() && header.check_alive().is_ok() {
             header.end_left();
         }
         found
+    }
+
+    /// Version, epoch, address and length of what is found now.
+    ///
+    /// # Safety
+    ///
+    /// It is not freed meanwhile.
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn look(&self, header: &Header) -> Option<(u64, u64, (usize, usize))> {
+        let record = self.find(header)?;
+        // SAFETY: as the caller vouches.
+        let record = unsafe { record.as_ref() };
+        let len = HEAD - std::mem::offset_of!(Record, envelope) + header.len;
+        let found = (record.version, record.epoch, ((&raw const record.envelope).addr(), len));
+        // Else the numbers are noise.
+        (!is_lost(record, header.len)).then_some(found)
     }
 
     /// Overwrites and frees all records, if no reader is left by the deadline; `None`: there can be none. The caller

@@ -46,6 +46,11 @@ impl KeyHold {
     }
 }
 
+/// Refuses what can be had nowhere.
+pub(crate) fn check(wish: Hold, level: Level, levels: Levels) -> Result<(), Error> {
+    candidates(wish, level, levels.secretmem, levels.fork).map(drop)
+}
+
 /// The holds to be tried, in this order, and whether the user has forbidden others.
 fn candidates(
     wish: Hold,
