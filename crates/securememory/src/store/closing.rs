@@ -60,32 +60,31 @@ impl Machinery {
             return Err(Error::WouldDeadlock);
         }
         let deadline = Deadline::after(wait);
-        let quiet = self.close_keys(Deadline::after(wait.max(MOMENT)))?;
-        let mut failed = self.close_secrets(Deadline::after(wait.max(TIDYING))).err();
+        let (quiet, told) = self.close_keys(Deadline::after(wait.max(MOMENT)))?;
+        // What goes wrong here is tried again below.
+        let _ = self.close_secrets(Deadline::after(wait.max(TIDYING)));
         self.revoke_chunks();
         let ended = self.await_views(deadline);
         if !ended {
             self.leave_views();
         }
         // What was left to views that have ended meanwhile.
-        failed = self.close_secrets(Deadline::after(TIDYING)).err().or(failed);
-        failed = self.reclaim().err().or(failed);
-        if quiet {
-            failed = self.release_keys().err().or(failed);
-        }
+        let secrets = self.close_secrets(Deadline::after(TIDYING));
+        let reclaimed = self.reclaim();
+        let released = if quiet { self.release_keys() } else { Ok(()) };
         self.ledger.settle();
-        Ok(Closing { deferred: !ended, failed })
+        Ok(Closing { deferred: !ended, failed: told.and(secrets).and(reclaimed).and(released).err() })
     }
 
-    /// Destroys the keys. False: a thread may have one in hand.
-    fn close_keys(&self, deadline: Deadline) -> Result<bool, Error> {
+    /// Destroys the keys. False: a thread may have one in hand. The second: could the account be told?
+    fn close_keys(&self, deadline: Deadline) -> Result<(bool, Result<(), Error>), Error> {
         let _shield = masks::shield();
-        // Said before, so that no key comes after those that are found now.
-        self.enclave.close();
         let mut keys = self.enclave.epochs().freeze()?;
-        self.ledger.close()?;
-        self.ledger.forget_epochs(keys.newest() + 1)?;
-        Ok(self.erase_keys(&mut keys, deadline))
+        // Under their lock, so that no key comes after those that are found now.
+        self.enclave.close();
+        // Without the account a secret may still be begun, but is not made: there is no key, and `check_made`.
+        let told = self.ledger.close().and_then(|()| self.ledger.forget_epochs(keys.newest() + 1));
+        Ok((self.erase_keys(&mut keys, deadline), told))
     }
 
     /// Gives pages and descriptors of the keys back, which have been erased.

@@ -123,7 +123,7 @@ impl Machinery {
     }
 
     fn install_next(&self, keys: &mut Changing<'_>) -> Result<(), Error> {
-        // A close says so before it takes the keys away, for which it needs what we have.
+        // A close says so, and takes the keys away, when it has what we have.
         self.check_open()?;
         // A key that is half made is known to nobody who wipes.
         let _shield = masks::shield();
