@@ -10,7 +10,8 @@ mod guard;
 mod own_process;
 
 use crate::enclave::hold::broken;
-use crate::{Secret, Vault};
+use crate::vault::diagnostics;
+use crate::{OpenView, Secret, Vault};
 
 pub use crate::os::inject;
 pub use crate::registry::guards::Left;
@@ -77,4 +78,13 @@ pub fn call_in_window(act: fn()) -> bool {
 pub unsafe fn look_at_rest(secret: &Secret) -> Option<(u64, u64, (usize, usize))> {
     // SAFETY: as the caller vouches.
     unsafe { secret.object().look() }
+}
+
+/// The views of a vault, and how many of its secrets linger: what [`Vault::diagnostics`] says of them, without the kernel's
+/// listings, for tests that ask very often.
+#[doc(hidden)]
+#[must_use]
+pub fn open_views(vault: &Vault) -> (Vec<OpenView>, usize) {
+    let machinery = vault.machinery();
+    (diagnostics::open_views(machinery), machinery.lingering.count())
 }

@@ -178,7 +178,7 @@ fn lost_pages(vault: Seat) -> usize {
 }
 
 /// The open views of a vault, the oldest first.
-pub(super) fn open_views(machinery: &Machinery) -> Vec<OpenView> {
+pub(crate) fn open_views(machinery: &Machinery) -> Vec<OpenView> {
     let now = os::coarse_now();
     let mut views: Vec<_> = machinery.slots().filter_map(|slot| describe(slot, now)).collect();
     let of_secret = |view: &OpenView| view.secret_id != 0 && view.kind != ViewKind::Chunk;

@@ -3,7 +3,7 @@
 mod budget;
 mod closing;
 mod degradation;
-mod diagnostics;
+pub(crate) mod diagnostics;
 mod janitor;
 mod keys;
 mod preflight;

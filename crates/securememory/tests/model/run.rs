@@ -6,6 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use securememory::testing::open_views;
 use securememory::{Error, Level, Policy, Secret, Vault};
 
 use super::common::Needle;
@@ -252,9 +253,10 @@ impl Runner {
         for (at, vault) in self.vaults.iter().enumerate() {
             let (Some(vault), model) = (vault, &self.model.vaults[at]) else { continue };
             soon(model.setup.janitor, || {
-                let (found, open) = (vault.diagnostics(), model.slots + model.tickets);
+                let ((views, lingers), open) = (open_views(vault), model.slots + model.tickets);
                 let lingering = self.model.lingering(at);
-                check(found.views.len() == open && found.lingering == lingering, || {
+                check(views.len() == open && lingers == lingering, || {
+                    let found = vault.diagnostics();
                     format!("vault {at}: {found}; the model has {open} views and {lingering}")
                 })
             })?;
