@@ -1,4 +1,4 @@
-//! Limits of a program that is going to be executed: for tests in processes of their own. Feature `testing` only.
+//! Limits of a program that is going to be executed, and its end: for tests in processes of their own. Feature `testing` only.
 
 // Reason: what runs between fork and exec, and the C library's numbers of limits.
 #![allow(unsafe_code)]
@@ -28,4 +28,10 @@ pub(crate) fn set_before_exec(command: &mut Command, limits: Vec<(u32, u64)>) {
     };
     // SAFETY: between fork and exec only setrlimit(2) is called, which allocates nothing and takes no lock.
     unsafe { command.pre_exec(set) };
+}
+
+/// Ends the process without exit handlers. _exit(2)
+pub(crate) fn exit_at_once(code: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code) }
 }

@@ -54,6 +54,11 @@
 //! Direct functions and closures together are 256 at most. A closure that does not return holds up all others. A forked
 //! child has no thread of ours: there closures are passed over, until the child registers one. A program that is executed
 //! begins without handlers. The thread that is started for closures stays when the coordinator has gone, asleep.
+//!
+//! When a thread other than the main one calls [`std::process::exit`], Rust's standard library gives the main thread's alternate
+//! stack back, which that thread goes on to use: a signal that is delivered to it after that, and handled by anybody with
+//! `SA_ONSTACK`, ends the process by SIGSEGV. A program that ends so uninstalls its coordinator before, or blocks the signals
+//! in its main thread.
 
 mod deferred;
 pub(crate) mod masks;

@@ -50,7 +50,7 @@ pub struct OwnProcess {
 /// `tests::it_works`.
 ///
 /// The function runs its own binary again, with its name in an environment variable; the second run carries out the body,
-/// under a [`TestGuard`], and ends with a code that nothing else ends with.
+/// under a [`TestGuard`], and ends with a code that nothing else ends with, without exit handlers.
 ///
 /// ```no_run
 /// use securememory::testing::{Ending, own_process};
@@ -100,7 +100,7 @@ pub fn in_own_process(name: &'static str, mut body: impl FnMut()) {
 /// Ends a test's own process as that of one that cannot run here; the reason is shown.
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
-    std::process::exit(SKIPPED)
+    os::limits::exit_at_once(SKIPPED)
 }
 
 impl OwnProcess {
@@ -154,7 +154,9 @@ impl OwnProcess {
                 let _guard = self.guarded.then(|| TestGuard::at(place));
                 body();
             }));
-            std::process::exit(if outcome.is_ok() { DONE } else { WRONG });
+            // Not by `exit`: at that the standard library unmaps the alternate stack of the main thread, which is another than
+            // this one, and a signal that comes after that would find none.
+            os::limits::exit_at_once(if outcome.is_ok() { DONE } else { WRONG });
         }
         if let Some(&(resource, value)) = self.limits.iter().find(|&&limit| !os::limits::may_set(limit)) {
             let name = self.name;
