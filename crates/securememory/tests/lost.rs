@@ -713,7 +713,7 @@ fn an_error_is_told_before_anybody_touches_it() {
         let early =
             unsafe { libc::prctl(libc::PR_MCE_KILL, libc::PR_MCE_KILL_SET, libc::PR_MCE_KILL_EARLY, 0, 0) };
         assert_eq!(early, 0);
-        fault::install(FaultPolicy::Abort).expect("installed").keep();
+        let _handling = fault::install(FaultPolicy::Abort).expect("installed");
         let vault = split();
         let secrets = many(&vault, 48);
         let (lost, at) = &secrets[secrets.len() / 2];
