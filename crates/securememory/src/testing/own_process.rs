@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::footprint::Footprint;
 use super::guard::TestGuard;
-use crate::os;
+use crate::{os, signal};
 
 const VARIABLE: &str = "SECUREMEMORY_TEST_CASE";
 
@@ -50,7 +50,8 @@ pub struct OwnProcess {
 /// `tests::it_works`.
 ///
 /// The function runs its own binary again, with its name in an environment variable; the second run carries out the body,
-/// under a [`TestGuard`], and ends with a code that nothing else ends with, without exit handlers.
+/// under a [`TestGuard`], and ends with a code that nothing else ends with: by `exit`, or by `_exit(2)` where a coordinator of
+/// signals is still installed.
 ///
 /// ```no_run
 /// use securememory::testing::{Ending, own_process};
@@ -100,7 +101,7 @@ pub fn in_own_process(name: &'static str, mut body: impl FnMut()) {
 /// Ends a test's own process as that of one that cannot run here; the reason is shown.
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
-    os::limits::exit_at_once(SKIPPED)
+    std::process::exit(SKIPPED)
 }
 
 impl OwnProcess {
@@ -154,9 +155,13 @@ impl OwnProcess {
                 let _guard = self.guarded.then(|| TestGuard::at(place));
                 body();
             }));
-            // Not by `exit`: at that the standard library unmaps the alternate stack of the main thread, which is another than
-            // this one, and a signal that comes after that would find none.
-            os::limits::exit_at_once(if outcome.is_ok() { DONE } else { WRONG });
+            let code = if outcome.is_ok() { DONE } else { WRONG };
+            // At `exit` the standard library unmaps the alternate stack of the main thread, which is another than this one; a
+            // signal that is handled after that would find none.
+            if signal::coordinated().is_some() {
+                os::limits::exit_at_once(code);
+            }
+            std::process::exit(code);
         }
         if let Some(&(resource, value)) = self.limits.iter().find(|&&limit| !os::limits::may_set(limit)) {
             let name = self.name;
