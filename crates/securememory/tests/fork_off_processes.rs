@@ -10,16 +10,14 @@
 
 mod common;
 
-use std::ffi::{c_int, c_void};
 use std::io::{Read, Write};
 use std::process::Command;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::inherited::{BYTES, Family, builder, builders, own_vaults_work};
-use common::{Footprint, Needle, case, in_child, share_files};
+use common::inherited::{BYTES, Family, builder, builders, change_keys_in_shared_memory, own_vaults_work};
+use common::{Footprint, Needle, case, in_child, share_files, wait_for};
 use securememory::fault::{self, FaultPolicy};
-use securememory::{Error, Hold, Store};
+use securememory::{Hold, Store};
 
 fn families() -> Vec<Family> {
     builders().into_iter().map(Family::new).collect()
@@ -28,13 +26,6 @@ fn families() -> Vec<Family> {
 fn forked() -> libc::pid_t {
     // SAFETY: the child ends by `exit` or `_exit`.
     unsafe { libc::fork() }
-}
-
-fn wait_for(pid: libc::pid_t) -> i32 {
-    let mut status = -1;
-    // SAFETY: one word is written.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }, pid);
-    status
 }
 
 /// Reads and changes what it has, and makes more.
@@ -179,42 +170,13 @@ fn a_child_that_nobody_was_told_of_has_nothing_and_nor_have_its_children() {
     });
 }
 
-static VAULTS: AtomicPtr<Vec<Family>> = AtomicPtr::new(std::ptr::null_mut());
-static WRONG: AtomicU32 = AtomicU32::new(0);
-
-/// In a child that shares its parent's memory.
-extern "C" fn changes_keys(_: *mut c_void) -> c_int {
-    // SAFETY: the parent waits, and has lent it.
-    let families = unsafe { &*VAULTS.load(Ordering::Relaxed) };
-    for Family { vault, .. } in families {
-        let outcomes = [
-            vault.refresh(),
-            vault.finish_refresh(Duration::ZERO).map(drop),
-            vault.purge().map(drop),
-            vault.close(Duration::ZERO).map(drop),
-        ];
-        let wrong = outcomes.iter().filter(|outcome| **outcome != Err(Error::Forked)).count();
-        WRONG.fetch_add(wrong as u32, Ordering::Relaxed);
-    }
-    // SAFETY: ends the child and nothing else.
-    unsafe { libc::_exit(0) }
-}
-
 #[test]
 fn a_child_that_shares_memory_does_not_change_its_parents_keys() {
     case("a_child_that_shares_memory_does_not_change_its_parents_keys").run(|| {
         let mut families = families();
         let before = Footprint::now();
         for flags in [libc::CLONE_VM, libc::CLONE_VM | libc::CLONE_FILES] {
-            VAULTS.store(&raw mut families, Ordering::Relaxed);
-            let mut stack = vec![0_u64; 1 << 15];
-            // SAFETY: it has a stack of its own, and is waited for.
-            let pid = unsafe {
-                let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
-                libc::clone(changes_keys, top, libc::SIGCHLD | flags, std::ptr::null_mut())
-            };
-            assert_eq!((wait_for(pid), WRONG.load(Ordering::Relaxed)), (0, 0), "{flags:#x}");
-            drop(stack);
+            assert_eq!(change_keys_in_shared_memory(&families, flags), (0, 0), "{flags:#x}");
             assert!(families.iter_mut().all(Family::is_whole));
         }
         before.assert_same("after them");

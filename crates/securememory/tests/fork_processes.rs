@@ -10,15 +10,14 @@
 
 mod common;
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::CStr;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::inherited::{BYTES, Family, own_vaults_work};
-use common::{case, in_child, share_files};
+use common::inherited::{BYTES, Family, change_keys_in_shared_memory, own_vaults_work};
+use common::{case, in_child, share_files, wait_for};
 use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{Coordinator, Options, Signal};
 use securememory::{Error, Hold, Level, Vault, VaultBuilder};
@@ -38,13 +37,6 @@ fn builders() -> Vec<VaultBuilder> {
 
 fn families() -> Vec<Family> {
     builders().into_iter().map(Family::new).collect()
-}
-
-fn wait_for(pid: libc::pid_t) -> i32 {
-    let mut status = -1;
-    // SAFETY: one word is written.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }, pid);
-    status
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {
@@ -157,27 +149,6 @@ fn a_parent_of_spawned_programs_is_unharmed() {
     });
 }
 
-static VAULTS: AtomicPtr<Vec<Family>> = AtomicPtr::new(std::ptr::null_mut());
-static WRONG: AtomicU32 = AtomicU32::new(0);
-
-/// In a child that shares its parent's memory.
-extern "C" fn changes_keys(_: *mut c_void) -> c_int {
-    // SAFETY: the parent waits, and has lent it.
-    let families = unsafe { &*VAULTS.load(Ordering::Relaxed) };
-    for Family { vault, .. } in families {
-        let outcomes = [
-            vault.refresh(),
-            vault.finish_refresh(Duration::ZERO).map(drop),
-            vault.purge().map(drop),
-            vault.close(Duration::ZERO).map(drop),
-        ];
-        let wrong = outcomes.iter().filter(|outcome| **outcome != Err(Error::Forked)).count();
-        WRONG.fetch_add(wrong as u32, Ordering::Relaxed);
-    }
-    // SAFETY: ends the child and nothing else.
-    unsafe { libc::_exit(0) }
-}
-
 #[test]
 fn a_child_that_shares_memory_does_not_change_its_parents_keys() {
     case("a_child_that_shares_memory_does_not_change_its_parents_keys").run(|| {
@@ -186,15 +157,7 @@ fn a_child_that_shares_memory_does_not_change_its_parents_keys() {
         let shares = share_files();
         for flags in [libc::CLONE_VM, libc::CLONE_VM | libc::CLONE_FILES, libc::CLONE_VM | libc::CLONE_VFORK]
         {
-            VAULTS.store(&raw mut families, Ordering::Relaxed);
-            let mut stack = vec![0_u64; 1 << 15];
-            // SAFETY: it has a stack of its own, and is waited for.
-            let pid = unsafe {
-                let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
-                libc::clone(changes_keys, top, libc::SIGCHLD | flags, std::ptr::null_mut())
-            };
-            assert!(pid > 0);
-            assert_eq!((wait_for(pid), WRONG.load(Ordering::Relaxed)), (0, 0), "{flags:#x}");
+            assert_eq!(change_keys_in_shared_memory(&families, flags), (0, 0), "{flags:#x}");
             assert!(families.iter_mut().all(Family::is_whole));
             let now: Vec<_> = families.iter().map(|family| family.vault.status().replicas).collect();
             assert_eq!((now, share_files()), (replicas.clone(), shares.clone()));

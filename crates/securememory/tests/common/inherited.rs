@@ -1,8 +1,11 @@
 //! A vault with all that can be in it, and every call of the library's on it, for a child that has inherited it.
 
+use std::ffi::{c_int, c_void};
 use std::io::Write;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::wait_for;
 use securememory::{Error, Hold, Level, Policy, Secret, SecretStream, Store, Vault, VaultBuilder, with2};
 
 /// What is in its secrets, and in each chunk of its streams.
@@ -145,4 +148,40 @@ pub fn builders() -> Vec<VaultBuilder> {
         }
     };
     [Hold::Split, Hold::Guarded, Hold::Pkey].into_iter().filter(can).map(builder).collect()
+}
+
+static VAULTS: AtomicPtr<&'static [Family]> = AtomicPtr::new(std::ptr::null_mut());
+static WRONG: AtomicU32 = AtomicU32::new(0);
+
+/// In a child that shares its parent's memory.
+extern "C" fn changes_keys(_: *mut c_void) -> c_int {
+    // SAFETY: the parent waits, and has lent it.
+    let families = unsafe { *VAULTS.load(Ordering::Relaxed) };
+    for Family { vault, .. } in families {
+        let outcomes = [
+            vault.refresh(),
+            vault.finish_refresh(Duration::ZERO).map(drop),
+            vault.purge().map(drop),
+            vault.close(Duration::ZERO).map(drop),
+        ];
+        let wrong = outcomes.iter().filter(|outcome| **outcome != Err(Error::Forked)).count();
+        WRONG.fetch_add(wrong as u32, Ordering::Relaxed);
+    }
+    // SAFETY: ends the child and nothing else.
+    unsafe { libc::_exit(0) }
+}
+
+/// Has such a child, made with these flags of clone(2) besides, change and destroy the keys of the vaults. Gives its wait
+/// status, and how many calls of all such children were anything else than refused.
+pub fn change_keys_in_shared_memory(families: &[Family], flags: c_int) -> (i32, u32) {
+    let mut lent = families;
+    VAULTS.store((&raw mut lent).cast(), Ordering::Relaxed);
+    let mut stack = vec![0_u64; 1 << 15];
+    // SAFETY: it has a stack of its own, and is waited for.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len()).cast::<c_void>();
+        libc::clone(changes_keys, top, libc::SIGCHLD | flags, std::ptr::null_mut())
+    };
+    assert!(pid > 0);
+    (wait_for(pid), WRONG.load(Ordering::Relaxed))
 }

@@ -336,3 +336,11 @@ pub fn killed_by_a_panic(body: impl FnOnce() + Send + 'static) {
 
 /// What a thread that is to be killed says last.
 pub const KILLED: &str = "killed in the middle";
+
+/// Waits for a child, however it was made; gives its wait status.
+pub fn wait_for(pid: libc::pid_t) -> i32 {
+    let mut status = -1;
+    // SAFETY: one word is written.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }, pid);
+    status
+}
