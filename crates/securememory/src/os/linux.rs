@@ -28,8 +28,8 @@ pub(super) fn failed(call: Call) -> impl Fn(Errno) -> CallError {
 pub(super) fn page_size() -> usize {
     // SAFETY: asks for a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // It is always told.
-    usize::try_from(size).unwrap_or(4096)
+    // It is always told; if not, whole pages of this size are whole pages of all usual ones.
+    usize::try_from(size).unwrap_or(64 << 10)
 }
 
 pub(super) fn map(len: usize) -> CallResult<NonNull<u8>> {
@@ -225,7 +225,7 @@ pub(super) unsafe fn try_guard(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
 
 pub(super) fn signal_frame_size() -> usize {
     // Kernels before 5.14 do not tell; this is what AVX-512 needs, and more than any other processor without AMX.
-    const USUAL: usize = 4096;
+    const USUAL: usize = 4 << 10;
     // SAFETY: getauxval only reads the vector that the kernel gave the program.
     match unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } {
         0 => USUAL,

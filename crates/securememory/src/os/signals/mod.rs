@@ -6,9 +6,11 @@
 #![allow(unsafe_code)]
 
 mod frame;
+mod machine;
 mod memory;
 
 pub(crate) use frame::*;
+pub(crate) use machine::*;
 pub(crate) use memory::*;
 
 use std::ffi::{c_int, c_long, c_void};
@@ -133,11 +135,23 @@ pub(crate) fn bit(signal: c_int) -> Mask {
     1_u64.wrapping_shl((signal as u32).wrapping_sub(1))
 }
 
+/// The number of a process or thread, as an argument of a system call: one word, of whatever width. What is wider would take
+/// two places among the arguments where a word has 32 bits.
+fn number(id: u32) -> c_long {
+    id as c_long
+}
+
 fn change_mask(how: c_int, mask: Mask) -> Option<Mask> {
     let mut before: Mask = 0;
     // SAFETY: both sets are of the size given, and live over the call.
     keeping_errno(|| unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut before, size_of::<Mask>())
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            c_long::from(how),
+            &raw const mask,
+            &raw mut before,
+            size_of::<Mask>(),
+        )
     })
     .ok()
     .map(|_| before)
@@ -149,7 +163,7 @@ fn change_mask(how: c_int, mask: Mask) -> Option<Mask> {
 ///
 /// `info` is what a handler was called with.
 pub(crate) unsafe fn send_again(signal: c_int, info: *const Info) -> bool {
-    let (process, thread) = (c_long::from(super::process_id()), super::thread_id());
+    let (process, thread) = (number(super::process_id()), number(super::thread_id() as u32));
     // SAFETY: as the caller vouches. A process may send itself any words.
     keeping_errno(|| unsafe {
         libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, c_long::from(signal), info)
@@ -166,15 +180,15 @@ pub(crate) fn send_words(signal: c_int, words: &[u64; WORDS]) -> bool {
 
 /// Is there a thread of this number in this process? tgkill(2)
 pub(crate) fn is_thread(thread: u32) -> bool {
-    let process = c_long::from(super::process_id());
+    let process = number(super::process_id());
     // SAFETY: numbers only; nothing is sent.
-    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, c_long::from(thread), 0 as c_long) })
+    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, number(thread), 0 as c_long) })
         != Err(libc::ESRCH)
 }
 
 /// Sends a signal to this thread. tgkill(2)
 pub(crate) fn send(signal: c_int) -> bool {
-    let (process, thread) = (c_long::from(super::process_id()), super::thread_id());
+    let (process, thread) = (number(super::process_id()), number(super::thread_id() as u32));
     // SAFETY: numbers only.
     keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, thread, c_long::from(signal)) })
         .is_ok()
