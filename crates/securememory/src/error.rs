@@ -268,6 +268,8 @@ impl Error {
             | Self::TooManyViews { .. }
             | Self::TooManyHandlers { .. }
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
+            Self::Refused { cause, .. } if is_out_of_mappings(cause) => ErrorKind::Limit,
+            Self::HoldRefused(cause) if is_limit(cause) && cause.call != Call::PkeyAlloc => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
             Self::Closed | Self::Expired | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => {
@@ -313,6 +315,12 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// No protection was refused, but the room in the list of mappings that a part of one with marks of its own takes: madvise(2)
+/// says EAGAIN for the ENOMEM of older kernels.
+fn is_out_of_mappings(cause: &CallError) -> bool {
+    cause.call == Call::Madvise && matches!(cause.errno, libc::EAGAIN | libc::ENOMEM)
 }
 
 fn is_limit(cause: &CallError) -> bool {
@@ -361,6 +369,21 @@ pub enum Hint {
 }
 
 impl Hint {
+    /// What ENOMEM stands for, as far as that can be told: mappings or address space, of which there is less.
+    fn of_no_memory() -> Self {
+        // A vault takes less at a time, unless it is asked for more.
+        const MAPPINGS: u64 = 64;
+        const BYTES: u64 = 1 << 24;
+        let space = crate::os::room::address_space();
+        let mappings = crate::os::room::mappings();
+        match (space.in_use, space.left) {
+            (Some(used), Some(left)) if left < BYTES && mappings.left.is_none_or(|left| left > MAPPINGS) => {
+                Self::AddressSpace { limit: used.checked_add(left) }
+            }
+            _ => Self::Mappings { limit: crate::os::mapping_limit() },
+        }
+    }
+
     fn of_call(cause: &CallError) -> Option<Self> {
         match (cause.call, cause.errno) {
             // madvise(2) says EAGAIN where a mapping cannot be split, for ENOMEM.
@@ -374,7 +397,7 @@ impl Hint {
             (_, libc::EMFILE | libc::ENFILE) => {
                 Some(Self::Descriptors { limit: crate::os::descriptor_limit() })
             }
-            (_, libc::ENOMEM) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
+            (_, libc::ENOMEM) => Some(Self::of_no_memory()),
             (call, libc::EPERM | libc::ENOSYS | libc::EACCES) => Some(Self::Filter(call)),
             _ => None,
         }
@@ -405,12 +428,17 @@ impl fmt::Display for Hint {
                 number_or(f, *limit)?;
                 write!(
                     f,
-                    " (vm.max_map_count); raise it with sysctl, or look at `ulimit -v` and memory cgroups"
+                    " (vm.max_map_count); raise it with sysctl, or look at `ulimit -v`, memory cgroups and \
+                     vm.overcommit_memory"
                 )
             }
             Self::Memory { available } => {
                 bytes_or(f, *available, "an unknown amount")?;
-                write!(f, " of memory are left; add some, or raise memory.max of the cgroup or `ulimit -d`")
+                write!(
+                    f,
+                    " of memory are left; add some, or raise memory.max (memory.limit_in_bytes) of the cgroup, \
+                     `ulimit -d`, or, where vm.overcommit_memory is 2, vm.overcommit_ratio"
+                )
             }
             Self::AddressSpace { limit } => {
                 write!(f, "address space is limited to ")?;
