@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,19 @@ pub fn in_own_process(name: &'static str, mut body: impl FnMut()) {
     });
 }
 
+/// The path of this program; without /proc, by which it was started.
+fn own_program() -> PathBuf {
+    let by_name = || std::env::args_os().next().map(PathBuf::from);
+    std::env::current_exe().ok().or_else(by_name).expect("the test binary")
+}
+
+/// Where there is no /proc: ends a test's own process as one that cannot run here. Others panic when they want to read there.
+pub(super) fn need_proc() {
+    if std::env::var_os(VARIABLE).is_some() && std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
+        skip("needs /proc, to see what the process has taken from the system");
+    }
+}
+
 /// Ends a test's own process as that of one that cannot run here; the reason is shown.
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
@@ -185,7 +199,7 @@ impl OwnProcess {
     }
 
     fn start_and_wait(&self) -> (ExitStatus, String) {
-        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
+        let mut command = Command::new(own_program());
         command
             .args(["--exact", self.name, "--nocapture", "--test-threads=1"])
             .env(VARIABLE, self.name)
