@@ -18,7 +18,7 @@ MARKS = ("not a page size", "all page sizes")
 
 def is_page(text):
     if text.startswith("0x"):
-        return int(text[2:].replace("_", "") or "0", 16) in {0x1000, 0xFFF, 0x4000, 0x10000}
+        return int(text[2:].replace("_", "") or "0", 16) in {0x1000, 0xFFF, 0x4000}
     return int(text.replace("_", "")) in DECIMAL
 
 

@@ -269,7 +269,6 @@ impl Error {
             | Self::TooManyHandlers { .. }
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
             Self::Refused { cause, .. } if is_out_of_mappings(cause) => ErrorKind::Limit,
-            Self::HoldRefused(cause) if is_limit(cause) && cause.call != Call::PkeyAlloc => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
             Self::Closed | Self::Expired | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => {
@@ -307,6 +306,10 @@ impl Error {
                 Hint::of_call(cause)
             }
             Self::HoldRefused(cause) => Hint::of_call(cause),
+            Self::OutOfMemory { .. } => Some(
+                Hint::of_address_space()
+                    .unwrap_or_else(|| Hint::Memory { available: crate::os::room::memory().left }),
+            ),
             Self::ScratchExhausted { .. } => Some(Hint::Views),
             &Self::OverBudget { of, .. } => Some(Hint::Budget(of)),
             // No call has claimed it: vault and secret ask for different things.
@@ -369,19 +372,15 @@ pub enum Hint {
 }
 
 impl Hint {
-    /// What ENOMEM stands for, as far as that can be told: mappings or address space, of which there is less.
-    fn of_no_memory() -> Self {
+    /// The limit on address space, where that is what memory was refused by, as far as that can be told.
+    fn of_address_space() -> Option<Self> {
         // A vault takes less at a time, unless it is asked for more.
-        const MAPPINGS: u64 = 64;
         const BYTES: u64 = 1 << 24;
+        const MAPPINGS: u64 = 64;
         let space = crate::os::room::address_space();
-        let mappings = crate::os::room::mappings();
-        match (space.in_use, space.left) {
-            (Some(used), Some(left)) if left < BYTES && mappings.left.is_none_or(|left| left > MAPPINGS) => {
-                Self::AddressSpace { limit: used.checked_add(left) }
-            }
-            _ => Self::Mappings { limit: crate::os::mapping_limit() },
-        }
+        let limit = space.in_use?.checked_add(space.left.filter(|&left| left < BYTES)?);
+        let others = crate::os::room::mappings().left.is_none_or(|left| left > MAPPINGS);
+        others.then_some(Self::AddressSpace { limit })
     }
 
     fn of_call(cause: &CallError) -> Option<Self> {
@@ -397,7 +396,10 @@ impl Hint {
             (_, libc::EMFILE | libc::ENFILE) => {
                 Some(Self::Descriptors { limit: crate::os::descriptor_limit() })
             }
-            (_, libc::ENOMEM) => Some(Self::of_no_memory()),
+            (_, libc::ENOMEM) => Some(
+                Self::of_address_space()
+                    .unwrap_or_else(|| Self::Mappings { limit: crate::os::mapping_limit() }),
+            ),
             (call, libc::EPERM | libc::ENOSYS | libc::EACCES) => Some(Self::Filter(call)),
             _ => None,
         }

@@ -23,38 +23,59 @@ pub mod inject;
 #[cfg(feature = "testing")]
 pub(crate) mod limits;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+// Linux and Android. There too the other Unix systems' backend can be had, for tests.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod linux;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use linux as sys;
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+mod probe;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod proc;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) mod process;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod protection_key;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) mod room;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod secretmem;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod share_file;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) mod signals;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod sigxfsz;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod smaps;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use protection_key::ProtectionKey;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use secretmem::SecretFile;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use share_file::ShareFile;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+use linux as sys;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-compile_error!("securememory supports Linux and Android only, for now");
+#[cfg(unix)]
+pub(crate) mod signals;
+#[cfg(unix)]
+mod unix;
+
+#[cfg(target_vendor = "apple")]
+mod apple;
+#[cfg(any(target_os = "freebsd", target_os = "openbsd", target_os = "netbsd"))]
+mod bsd;
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+mod posix;
+#[cfg(all(target_os = "linux", securememory_posix))]
+mod posix_on_linux;
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+use posix as sys;
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+pub(crate) use posix::{ProtectionKey, SecretFile, ShareFile, process, room};
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "openbsd",
+    target_os = "netbsd"
+)))]
+compile_error!("securememory supports Linux, Android, macOS, FreeBSD, OpenBSD and NetBSD");
 
 pub use call::{Call, CallError};
 pub use capability::{Feature, Host};

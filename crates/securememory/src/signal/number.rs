@@ -60,9 +60,10 @@ impl Signal {
     ///
     /// # Errors
     ///
-    /// [`Error::BadSignal`] where there are not so many.
+    /// [`Error::BadSignal`] where there are not so many; macOS, FreeBSD and OpenBSD have none that can be coordinated.
     pub fn real_time(n: u8) -> Result<Self> {
-        Self::from_raw(libc::SIGRTMIN() + i32::from(n))
+        let signal = signals::real_time().map_or(0, |(first, _)| first + i32::from(n));
+        Self::from_raw(signal)
     }
 
     /// The signal of a number.
@@ -72,7 +73,7 @@ impl Signal {
     /// [`Error::BadSignal`] where there is no such signal, or it is none that can be coordinated.
     pub fn from_raw(signal: i32) -> Result<Self> {
         let ordinary = (1..32).contains(&signal) && signal != libc::SIGKILL && signal != libc::SIGSTOP;
-        let real_time = (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal);
+        let real_time = is_real_time(signal);
         if (ordinary && !FAULTS.contains(&signal)) || real_time {
             return Ok(Self(signal));
         }
@@ -94,11 +95,17 @@ impl Signal {
     }
 }
 
+fn is_real_time(signal: i32) -> bool {
+    signals::real_time().is_some_and(|(first, last)| (first..=last).contains(&signal))
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.pad(name),
-            None if self.0 >= libc::SIGRTMIN() => write!(f, "SIGRTMIN+{}", self.0 - libc::SIGRTMIN()),
+            None if is_real_time(self.0) => {
+                write!(f, "SIGRTMIN+{}", self.0 - signals::real_time().map_or(0, |(first, _)| first))
+            }
             None => write!(f, "signal {}", self.0),
         }
     }

@@ -119,8 +119,17 @@ pub fn cpu_time() -> std::time::Duration {
     std::time::Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
+/// In a process of one's own without /proc: ends it as one that cannot run here.
+pub fn need_proc() {
+    let own = std::env::var_os("SECUREMEMORY_TEST_CASE").is_some();
+    if own && std::fs::exists("/proc/self/status").is_ok_and(|there| !there) {
+        skip("needs /proc");
+    }
+}
+
 /// A line of this process's status in /proc.
 pub fn status_line(name: &str) -> String {
+    need_proc();
     let text = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name} in /proc/self/status")).trim().to_owned()
@@ -175,12 +184,14 @@ impl NoKeys {
 }
 
 fn maps_of(process: &str) -> BTreeSet<String> {
+    need_proc();
     let file = std::fs::File::open(format!("/proc/{process}/maps")).expect("its maps");
     std::io::BufReader::new(file).lines().map(|line| line.expect("a line")).collect()
 }
 
 /// Descriptors of the library's in-memory files.
 pub fn share_files() -> Vec<i32> {
+    need_proc();
     let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").flatten();
     let mut found: Vec<i32> = names
         .filter(|entry| {
@@ -268,6 +279,7 @@ impl Needle {
         for at in 0..=self.len - 8 {
             likely[usize::from(u16::from_le_bytes([self.byte(at), self.byte(at + 1)]))] = true;
         }
+        need_proc();
         let memory = std::fs::File::open(format!("/proc/{process}/mem")).expect("its memory");
         let mut buffer = vec![0u8; 1 << 16];
         let own = buffer.as_ptr().addr()..buffer.as_ptr().addr() + buffer.len();

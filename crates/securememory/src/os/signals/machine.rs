@@ -6,15 +6,7 @@
 
 use std::ffi::c_void;
 
-/// What kind of access has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "not every processor tells all of it")]
-pub(crate) enum Attempt {
-    Read,
-    Write,
-    Execute,
-    Unknown,
-}
+use super::Attempt;
 
 /// What the instruction that was interrupted by an access fault has tried to do.
 ///
