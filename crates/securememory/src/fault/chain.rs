@@ -22,7 +22,7 @@ use turn::Turn;
 pub(super) use turn::comes_back;
 
 /// A code of SIGSEGV: there is no such page. sigaction(2)
-pub(super) const SEGV_MAPERR: i32 = 1;
+const SEGV_MAPERR: i32 = 1;
 
 /// Times that our place may be taken back.
 pub(crate) const LEVELS: usize = 8;
@@ -193,6 +193,16 @@ impl Delivery {
     /// Did the kernel raise it for what this thread has done? Else somebody has sent it, and the address is none.
     pub(crate) fn is_fault(&self) -> bool {
         self.code > 0
+    }
+
+    /// Memory was lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.signal == libc::SIGBUS
+    }
+
+    /// There is no memory any more.
+    pub(super) fn is_unmapped(&self) -> bool {
+        self.signal == libc::SIGSEGV && self.code == SEGV_MAPERR
     }
 
     /// The access that has failed, for who dies of it.

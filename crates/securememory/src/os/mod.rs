@@ -18,9 +18,10 @@
 
 mod call;
 mod capability;
+pub mod errno;
 #[cfg(feature = "testing")]
 pub mod inject;
-#[cfg(feature = "testing")]
+#[cfg(all(feature = "testing", unix))]
 pub(crate) mod limits;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -28,6 +29,8 @@ mod linux;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use linux as sys;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod probe;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod proc;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -53,8 +56,20 @@ pub(crate) use secretmem::SecretFile;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use share_file::ShareFile;
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-compile_error!("securememory supports Linux and Android only, for now");
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as sys;
+#[cfg(all(feature = "testing", windows))]
+pub(crate) use windows::limits;
+#[cfg(windows)]
+pub(crate) use windows::{ProtectionKey, SecretFile, ShareFile, process, room, signals};
+
+#[cfg(not(any(target_os = "linux", target_os = "android", windows)))]
+compile_error!("securememory supports Linux, Android and Windows only, for now");
+
+/// What a file of ours is known by: the number of a descriptor.
+pub(crate) type FileNumber = i32;
 
 pub use call::{Call, CallError};
 pub use capability::{Feature, Host};
@@ -418,7 +433,7 @@ mod tests {
             protect(page.0, page_size(), Access::None).unwrap();
             lock(page.0, page_size())
         };
-        assert_eq!(refused, Err(CallError::new(Call::Mlock, libc::ENOMEM)));
+        assert_eq!(refused, Err(CallError::new(Call::Mlock, errno::ENOMEM)));
         // The mark itself, since `locked` asks for more than the mark.
         let listing = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", page.0.as_ptr() as usize);

@@ -41,15 +41,14 @@ impl Delivered {
     /// Who has sent it; `None`: the kernel has, or it is not known, since very many were waiting.
     #[must_use]
     pub fn sender(&self) -> Option<Sender> {
-        let by_process = |code| matches!(code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL);
-        let origin = self.origin.filter(|origin| by_process(origin.code))?;
+        let origin = self.origin.filter(Origin::is_of_process)?;
         Some(Sender { process: origin.process, user: origin.user })
     }
 
     /// The word that was sent with it. sigqueue(3)
     #[must_use]
     pub fn value(&self) -> Option<usize> {
-        self.origin.filter(|origin| origin.code == libc::SI_QUEUE).map(|origin| origin.value)
+        self.origin.filter(Origin::has_value).map(|origin| origin.value)
     }
 }
 
@@ -124,7 +123,7 @@ fn deliver(signal: i32, station: &Station, process: u32) {
             return;
         }
         match outcome {
-            Outcome::Handled => return,
+            Outcome::Handled => return thread::handled(station),
             Outcome::Terminate => return thread::send_on(signal, station, words.as_ref(), Onward::End),
             Outcome::Pass => {}
         }

@@ -114,6 +114,18 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Has a process sent it?
+    pub(crate) fn is_of_process(&self) -> bool {
+        matches!(self.code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
+    }
+
+    /// Has it sent a word with it? sigqueue(3)
+    pub(crate) fn has_value(&self) -> bool {
+        self.code == libc::SI_QUEUE
+    }
+}
+
 /// What came with a signal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Words {
