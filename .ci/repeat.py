@@ -28,14 +28,20 @@ print(f"seed {seed}", flush=True)
 
 
 def binaries():
-    """Each test binary, and where cargo would run it."""
-    command = ["cargo", "test", "--package", PACKAGE, "--lib", "--tests", "--no-run", "--message-format=json"]
+    """Each test binary, and where cargo would run it.
+
+    All packages are asked for, as by those who test the whole: for one alone cargo would unite features in another way, and
+    build everything again.
+    """
+    command = ["cargo", "test", "--workspace", "--lib", "--tests", "--no-run", "--message-format=json"]
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     for line in built.splitlines():
         message = json.loads(line)
-        is_test = message.get("executable") and message.get("profile", {}).get("test")
-        if is_test and message["target"]["name"] not in without:
-            yield message["executable"], os.path.dirname(message["manifest_path"])
+        if not message.get("executable") or not message.get("profile", {}).get("test"):
+            continue
+        directory = os.path.dirname(message["manifest_path"])
+        if os.path.basename(directory) == PACKAGE and message["target"]["name"] not in without:
+            yield message["executable"], directory
 
 
 def names(binary, directory):

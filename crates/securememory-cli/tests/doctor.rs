@@ -193,7 +193,10 @@ fn an_end_that_leaves_nothing_says_how_it_came_and_what_is_left_without_us() {
             assert!(text("detail").contains(part), "{part} is missing: {check}");
         }
         if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-            let held = text("detail").matches("; 24 bytes in registers").count();
+            // One to each side may be there by chance: each 256th time what lies beside them in the dump is the next byte.
+            let held: usize = (24..=26)
+                .map(|held| text("detail").matches(&format!("; {held} bytes in registers")).count())
+                .sum();
             let saved = text("detail").matches("saved them for the signal handler").count();
             assert_eq!((held, saved), (ends.len(), usize::from(ends.len() > 1)), "{check}");
         }

@@ -268,6 +268,8 @@ impl Error {
             | Self::TooManyViews { .. }
             | Self::TooManyHandlers { .. }
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
+            Self::Refused { cause, .. } if is_out_of_mappings(cause) => ErrorKind::Limit,
+            Self::HoldRefused(cause) if is_limit(cause) && cause.call != Call::PkeyAlloc => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
             Self::Closed | Self::Expired | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => {
@@ -305,6 +307,10 @@ impl Error {
                 Hint::of_call(cause)
             }
             Self::HoldRefused(cause) => Hint::of_call(cause),
+            Self::OutOfMemory { .. } => Some(
+                Hint::of_address_space()
+                    .unwrap_or_else(|| Hint::Memory { available: crate::os::room::memory().left }),
+            ),
             Self::ScratchExhausted { .. } => Some(Hint::Views),
             &Self::OverBudget { of, .. } => Some(Hint::Budget(of)),
             // No call has claimed it: vault and secret ask for different things.
@@ -313,6 +319,12 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// No protection was refused, but the room in the list of mappings that a part of one with marks of its own takes: madvise(2)
+/// says EAGAIN for the ENOMEM of older kernels.
+fn is_out_of_mappings(cause: &CallError) -> bool {
+    cause.call == Call::Madvise && matches!(cause.errno, errno::EAGAIN | errno::ENOMEM)
 }
 
 fn is_limit(cause: &CallError) -> bool {
@@ -361,6 +373,17 @@ pub enum Hint {
 }
 
 impl Hint {
+    /// The limit on address space, where that is what memory was refused by, as far as that can be told.
+    fn of_address_space() -> Option<Self> {
+        // A vault takes less at a time, unless it is asked for more.
+        const BYTES: u64 = 1 << 24;
+        const MAPPINGS: u64 = 64;
+        let space = crate::os::room::address_space();
+        let limit = space.in_use?.checked_add(space.left.filter(|&left| left < BYTES)?);
+        let others = crate::os::room::mappings().left.is_none_or(|left| left > MAPPINGS);
+        others.then_some(Self::AddressSpace { limit })
+    }
+
     fn of_call(cause: &CallError) -> Option<Self> {
         match (cause.call, cause.errno) {
             // madvise(2) says EAGAIN where a mapping cannot be split, for ENOMEM.
@@ -374,7 +397,10 @@ impl Hint {
             (_, errno::EMFILE | errno::ENFILE) => {
                 Some(Self::Descriptors { limit: crate::os::descriptor_limit() })
             }
-            (_, errno::ENOMEM) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
+            (_, errno::ENOMEM) => Some(
+                Self::of_address_space()
+                    .unwrap_or_else(|| Self::Mappings { limit: crate::os::mapping_limit() }),
+            ),
             (call, errno::EPERM | errno::ENOSYS | errno::EACCES) => Some(Self::Filter(call)),
             _ => None,
         }
@@ -405,12 +431,17 @@ impl fmt::Display for Hint {
                 number_or(f, *limit)?;
                 write!(
                     f,
-                    " (vm.max_map_count); raise it with sysctl, or look at `ulimit -v` and memory cgroups"
+                    " (vm.max_map_count); raise it with sysctl, or look at `ulimit -v`, memory cgroups and \
+                     vm.overcommit_memory"
                 )
             }
             Self::Memory { available } => {
                 bytes_or(f, *available, "an unknown amount")?;
-                write!(f, " of memory are left; add some, or raise memory.max of the cgroup or `ulimit -d`")
+                write!(
+                    f,
+                    " of memory are left; add some, or raise memory.max (memory.limit_in_bytes) of the cgroup, \
+                     `ulimit -d`, or, where vm.overcommit_memory is 2, vm.overcommit_ratio"
+                )
             }
             Self::AddressSpace { limit } => {
                 write!(f, "address space is limited to ")?;

@@ -15,14 +15,11 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::{outside, thread};
-use crate::os::signals::{self, Action, Info, MAX_SIGNAL, Mask};
+use crate::os::signals::{self, Action, Failure, Info, MAX_SIGNAL, Mask};
 use crate::registry::deliveries;
 use crate::shutdown::dying::{self, Fatal};
 use turn::Turn;
 pub(super) use turn::comes_back;
-
-/// A code of SIGSEGV: there is no such page. sigaction(2)
-const SEGV_MAPERR: i32 = 1;
 
 /// Times that our place may be taken back.
 pub(crate) const LEVELS: usize = 8;
@@ -192,46 +189,32 @@ impl Delivery {
 
     /// Did the kernel raise it for what this thread has done? Else somebody has sent it, and the address is none.
     pub(crate) fn is_fault(&self) -> bool {
-        self.code > 0
+        signals::is_fault(self.code)
     }
 
-    /// Memory was lost.
-    pub(super) fn is_lost(&self) -> bool {
-        self.signal == libc::SIGBUS
-    }
-
-    /// There is no memory any more.
-    pub(super) fn is_unmapped(&self) -> bool {
-        self.signal == libc::SIGSEGV && self.code == SEGV_MAPERR
+    /// What has failed, if it is about an access to memory.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        signals::failure(self.signal, self.code).filter(|_| self.is_fault())
     }
 
     /// The access that has failed, for who dies of it.
     pub(super) fn fatal(&self) -> Option<Fatal> {
-        let is_lost = match self.signal {
-            libc::SIGBUS => true,
-            libc::SIGSEGV => self.code == SEGV_MAPERR,
-            _ => return None,
-        };
-        self.is_fault().then_some(Fatal { address: self.address, is_lost })
+        let is_lost = self.failure()? != Failure::Denied;
+        Some(Fatal { address: self.address, is_lost })
     }
 
     /// Is it abort(3), which ends the process whatever is done about the signal, and does not tell us so? Or raise(3), which
     /// looks the same.
     fn is_abort(&self) -> bool {
         self.signal == libc::SIGABRT
-            && self.code == libc::SI_TKILL
+            && signals::is_raised(self.code)
             && self.sender.cast_unsigned() == crate::os::process_id()
     }
 
     /// Does it come again if the thread goes on as before? So it seems; who has sent it with a code of the kernel's, which
     /// a process may do to itself, has made it seem so.
     fn recurs(&self) -> bool {
-        self.is_fault()
-            && match self.signal {
-                libc::SIGBUS => self.code != libc::BUS_MCEERR_AO,
-                libc::SIGSEGV | libc::SIGILL | libc::SIGFPE => true,
-                _ => false,
-            }
+        signals::recurs(self.signal, self.code)
     }
 
     /// How deep in the stack our handler was called: it lies in its frame.

@@ -17,19 +17,12 @@ use std::time::Duration;
 
 pub(super) use super::proc::{locked_now, mapping_limit, threads};
 pub(super) use super::smaps::range_flags;
+pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blocked};
 
 /// Gives an error number of rustix the name of its call.
 #[inline]
 pub(super) fn failed(call: Call) -> impl Fn(Errno) -> CallError {
     move |errno| CallError::new(call, errno.raw_os_error())
-}
-
-/// sysconf(3), which is async-signal-safe.
-pub(super) fn page_size() -> usize {
-    // SAFETY: asks for a number.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // It is always told.
-    usize::try_from(size).unwrap_or(4096)
 }
 
 pub(super) fn map(len: usize) -> CallResult<NonNull<u8>> {
@@ -141,42 +134,6 @@ pub(super) fn thread_id() -> u64 {
     rustix::thread::gettid().as_raw_pid().unsigned_abs().into()
 }
 
-/// Runs `run` with all signals blocked but those that are raised by what a thread itself does: a thread made in it
-/// begins like that.
-pub(super) fn with_signals_blocked<T>(run: impl FnOnce() -> CallResult<T>) -> CallResult<T> {
-    let mut wanted = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigfillset` writes the whole set, which then is changed and read in place; `before` is written by
-    // the call that succeeds.
-    unsafe {
-        libc::sigfillset(wanted.as_mut_ptr());
-        for own in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS] {
-            libc::sigdelset(wanted.as_mut_ptr(), own);
-        }
-        match libc::pthread_sigmask(libc::SIG_BLOCK, wanted.as_ptr(), before.as_mut_ptr()) {
-            0 => {}
-            errno => return Err(CallError::new(Call::Sigprocmask, errno)),
-        }
-    }
-    let result = run();
-    // SAFETY: the mask that was found above; restoring a valid mask cannot fail.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    result
-}
-
-pub(super) fn on_fork(
-    prepare: extern "C" fn(),
-    parent: extern "C" fn(),
-    child: extern "C" fn(),
-) -> CallResult<()> {
-    // SAFETY: the functions live as long as the program; that they suit the time around a fork is theirs to
-    // see to.
-    match unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } {
-        0 => Ok(()),
-        errno => Err(CallError::new(Call::Atfork, errno)),
-    }
-}
-
 pub(super) fn lock_limit() -> Option<u64> {
     getrlimit(Resource::Memlock).current
 }
@@ -198,20 +155,52 @@ pub(super) fn errno_place() -> *mut c_int {
     }
 }
 
-/// Makes a call of the C library that reports by -1 and `errno`, and leaves `errno` as it was: these calls
-/// are made in signal handlers too.
-#[inline]
-pub(super) fn keeping_errno(make: impl FnOnce() -> c_long) -> Result<c_long, i32> {
-    let errno = errno_place();
-    // SAFETY: see above.
-    let before = unsafe { errno.read() };
-    let result = make();
-    if result != -1 {
-        return Ok(result);
+/// The kernel's own flag of what is done about a signal (`SA_RESTORER`), that the C library sets or not.
+pub(super) const FLAGS_OF_ITS_OWN: c_int = 0x0400_0000;
+
+/// What the codes of signals mean. sigaction(2)
+pub(super) mod codes {
+    use super::super::signals::Failure;
+    use std::ffi::c_int;
+
+    const SEGV_MAPERR: c_int = 1;
+
+    /// Of a signal that a thread has sent to a thread.
+    pub(in super::super) const RAISED: c_int = libc::SI_TKILL;
+    /// Of signals that a process has sent.
+    pub(in super::super) const SENT: [c_int; 2] = [libc::SI_USER, libc::SI_TKILL];
+    /// Of one that was sent with a value.
+    pub(in super::super) const QUEUED: Option<c_int> = Some(libc::SI_QUEUE);
+    /// Memory was lost that this thread has not touched.
+    pub(in super::super) const NOT_OF_THIS_THREAD: c_int = libc::BUS_MCEERR_AO;
+
+    pub(in super::super) fn is_fault(code: c_int) -> bool {
+        code > 0
     }
-    // SAFETY: see above.
-    let reason = unsafe { errno.replace(before) };
-    Err(reason)
+
+    pub(in super::super) fn failure(signal: c_int, code: c_int) -> Failure {
+        match (signal, code) {
+            (libc::SIGBUS, _) => Failure::Lost,
+            (_, SEGV_MAPERR) => Failure::Unmapped,
+            _ => Failure::Denied,
+        }
+    }
+}
+
+/// Writes as much as can be written at once; -1 and `errno`. write(2), by number, since the C library's function is a place
+/// where a thread can be cancelled.
+///
+/// # Safety
+///
+/// `len` bytes from `bytes` may be read.
+pub(super) unsafe fn write_raw(to: c_int, bytes: *const u8, len: usize) -> c_long {
+    // SAFETY: as the caller vouches.
+    unsafe { libc::syscall(libc::SYS_write, c_long::from(to), bytes, len) }
+}
+
+/// The first and the last real-time signal.
+pub(super) fn real_time() -> Option<(c_int, c_int)> {
+    Some((libc::SIGRTMIN(), libc::SIGRTMAX()))
 }
 
 /// Makes pages guards. madvise(2), `MADV_GUARD_INSTALL`.
@@ -230,26 +219,5 @@ pub(super) fn signal_frame_size() -> usize {
     match unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } {
         0 => USUAL,
         size => size as usize,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errno_stays_as_it_was() {
-        let failing = || {
-            // SAFETY: there is no descriptor -1.
-            c_long::from(unsafe { libc::close(-1) })
-        };
-        failing();
-        let before = std::io::Error::last_os_error().raw_os_error();
-        assert_eq!(before, Some(libc::EBADF));
-        // SAFETY: asks for a signal number that does not exist.
-        let other = || c_long::from(unsafe { libc::kill(0, -1) });
-        assert_eq!(keeping_errno(other), Err(libc::EINVAL));
-        assert_eq!(std::io::Error::last_os_error().raw_os_error(), before);
-        assert_eq!(keeping_errno(|| 5), Ok(5));
     }
 }

@@ -24,37 +24,31 @@ pub mod inject;
 #[cfg(all(feature = "testing", unix))]
 pub(crate) mod limits;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+// Linux and Android. There too the other Unix systems' backend can be had, for tests.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod linux;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use linux as sys;
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod probe;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod proc;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) mod process;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod protection_key;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) mod room;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod secretmem;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod share_file;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) mod signals;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod sigxfsz;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod smaps;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use protection_key::ProtectionKey;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use secretmem::SecretFile;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use share_file::ShareFile;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+use linux as sys;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
 
 #[cfg(windows)]
 mod windows;
@@ -65,8 +59,34 @@ pub(crate) use windows::limits;
 #[cfg(windows)]
 pub(crate) use windows::{ProtectionKey, SecretFile, ShareFile, process, room, signals};
 
-#[cfg(not(any(target_os = "linux", target_os = "android", windows)))]
-compile_error!("securememory supports Linux, Android and Windows only, for now");
+#[cfg(unix)]
+pub(crate) mod signals;
+#[cfg(unix)]
+mod unix;
+
+#[cfg(target_vendor = "apple")]
+mod apple;
+#[cfg(any(target_os = "freebsd", target_os = "openbsd", target_os = "netbsd"))]
+mod bsd;
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
+mod posix;
+#[cfg(all(target_os = "linux", securememory_posix))]
+mod posix_on_linux;
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
+use posix as sys;
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
+pub(crate) use posix::{ProtectionKey, SecretFile, ShareFile, process, room};
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "openbsd",
+    target_os = "netbsd",
+    windows
+)))]
+compile_error!("securememory supports Linux, Android, macOS, FreeBSD, OpenBSD, NetBSD and Windows");
 
 /// What a file of ours is known by: the number of a descriptor.
 pub(crate) type FileNumber = i32;

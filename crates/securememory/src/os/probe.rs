@@ -103,6 +103,11 @@ pub(super) fn may_lock_any() -> bool {
     may_lock_all(rustix::thread::capabilities(None).ok().map(|sets| sets.effective))
 }
 
+/// May this process have what is kept for administrators?
+pub(super) fn is_administrator() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// The kernel asks for the capability in the first user namespace, so one that root has in its own does not
 /// count.
 fn may_lock_all(capabilities: Option<CapabilitySet>) -> bool {

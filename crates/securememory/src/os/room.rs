@@ -55,36 +55,91 @@ pub(crate) fn data() -> Room {
     Room::under(getrlimit(Resource::Data).current, size("VmData"))
 }
 
-/// Bytes that the machine, and the control groups of the second version around this process, have left for
-/// its memory: free, or to be had from caches and swap. proc_meminfo(5), cgroups(7).
+/// Bytes that the machine, and the control groups around this process, have left for its memory: free, or to be had from
+/// caches and swap. proc_meminfo(5), cgroups(7).
 pub(crate) fn memory() -> Room {
-    let machine = proc::text("/proc/meminfo").and_then(|text| {
-        let bytes = |name| proc::field(&text, name).and_then(proc::kilobytes);
+    let info = proc::text("/proc/meminfo");
+    let machine = info.as_deref().and_then(|text| {
+        let bytes = |name| proc::field(text, name).and_then(proc::kilobytes);
         bytes("MemAvailable")?.checked_add(bytes("SwapFree").unwrap_or(0))
     });
-    let groups = proc::text("/proc/self/cgroup").and_then(|text| groups(&text, proc::text));
-    Room { in_use: size("VmRSS"), left: machine.map(|left| left.min(groups.unwrap_or(u64::MAX))) }
+    let listing = proc::text("/proc/self/cgroup");
+    let listing = listing.as_deref().unwrap_or_default();
+    let bounds = [
+        groups(listing, &SECOND, proc::text),
+        groups(listing, &FIRST, proc::text),
+        info.as_deref().and_then(|info| committable(info, proc::text)),
+    ];
+    let bound = bounds.into_iter().flatten().min().unwrap_or(u64::MAX);
+    Room { in_use: size("VmRSS"), left: machine.map(|left| left.min(bound)) }
 }
+
+/// What may be promised to this process where the kernel promises no more than there is: `vm.overcommit_memory` is 2. `None`:
+/// it is not. proc_sys_vm(5), Documentation/mm/overcommit-accounting.rst.
+fn committable(info: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let number = |name: &str| read(&format!("/proc/sys/vm/{name}"))?.parse::<u64>().ok();
+    if number("overcommit_memory")? != 2 {
+        return None;
+    }
+    let bytes = |name| proc::field(info, name).and_then(proc::kilobytes);
+    let left = bytes("CommitLimit")?.saturating_sub(bytes("Committed_AS")?);
+    // Kept for administrators, and for them to do away with this process.
+    let kept = |name| number(name).unwrap_or(0).saturating_mul(1024);
+    let own = kept("user_reserve_kbytes").min(size("VmSize").unwrap_or(0) / 32);
+    let reserve = if super::probe::is_administrator() { 0 } else { kept("admin_reserve_kbytes") };
+    Some(left.saturating_sub(reserve).saturating_sub(own))
+}
+
+/// How a version of control groups is laid out.
+struct Version {
+    /// The path in a line of /proc/self/cgroup.
+    path: fn(&str) -> Option<&str>,
+    root: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    /// What of the usage are caches, in `memory.stat`.
+    caches: [&'static str; 2],
+}
+
+const SECOND: Version = Version {
+    path: |line| line.strip_prefix("0::"),
+    root: "/sys/fs/cgroup",
+    limit: "memory.max",
+    usage: "memory.current",
+    caches: ["active_file", "inactive_file"],
+};
+
+const FIRST: Version = Version {
+    path: |line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|one| one == "memory").then_some(path)
+    },
+    root: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    caches: ["total_active_file", "total_inactive_file"],
+};
 
 fn size(name: &str) -> Option<u64> {
     proc::kilobytes(proc::field(&proc::status()?, name)?)
 }
 
-/// The least that one of the control groups has left; `None` where none of them has a limit.
-fn groups(listing: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
-    let mut path = listing.lines().find_map(|line| line.strip_prefix("0::"))?.trim_end_matches('/');
+/// The least that one of the control groups has left; `None` where none of them has a limit. In a container the path may be that
+/// outside of it: then only the last step, the root of what is mounted, is there.
+fn groups(listing: &str, version: &Version, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let mut path = listing.lines().find_map(version.path)?.trim_end_matches('/');
     let mut least = None;
     loop {
-        let file = |name| read(&format!("/sys/fs/cgroup{path}/{name}"));
+        let file = |name| read(&format!("{}{path}/{name}", version.root));
         let number = |name| file(name)?.parse::<u64>().ok();
-        // Without a limit it says `max`, which is no number.
-        if let (Some(limit), Some(current)) = (number("memory.max"), number("memory.current")) {
+        // Without a limit it says `max`, which is no number, or names more than any machine has.
+        if let (Some(limit), Some(current)) = (number(version.limit), number(version.usage)) {
             let stat = file("memory.stat").unwrap_or_default();
-            let cached = |name| {
+            let cached = |name: &str| {
                 let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
                 line.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
             };
-            let caches = cached("active_file").saturating_add(cached("inactive_file"));
+            let caches = version.caches.into_iter().map(cached).fold(0, u64::saturating_add);
             let left = limit.saturating_sub(current.saturating_sub(caches));
             least = Some(least.map_or(left, |least: u64| least.min(left)));
         }
@@ -122,11 +177,47 @@ mod tests {
             };
             Some(text.to_owned())
         };
-        assert_eq!(groups("9:memory:/x\n0::/a/b", files), Some(200));
-        assert_eq!(groups("0::/", files), Some(500));
-        assert_eq!(groups("0::/other", files), Some(500));
-        assert_eq!(groups("9:memory:/a", files), None);
-        assert_eq!(groups("0::/a/b", |_| None), None);
+        assert_eq!(groups("9:memory:/x\n0::/a/b", &SECOND, files), Some(200));
+        assert_eq!(groups("0::/", &SECOND, files), Some(500));
+        assert_eq!(groups("0::/other", &SECOND, files), Some(500));
+        assert_eq!(groups("9:memory:/a", &SECOND, files), None);
+        assert_eq!(groups("0::/a/b", &SECOND, |_| None), None);
+    }
+
+    #[test]
+    fn groups_of_the_first_version_count_too() {
+        let files = |path: &str| {
+            let text = match path.strip_prefix("/sys/fs/cgroup/memory")? {
+                "/a/memory.limit_in_bytes" => "1000",
+                "/a/memory.usage_in_bytes" => "900",
+                "/a/memory.stat" => {
+                    "cache 300\ninactive_file 9\ntotal_inactive_file 30\ntotal_active_file 70"
+                }
+                "/memory.limit_in_bytes" => "9223372036854771712",
+                "/memory.usage_in_bytes" => "1500",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        assert_eq!(groups("3:cpu,memory:/a\n0::/b", &FIRST, files), Some(200));
+        let unbounded = 9_223_372_036_854_771_712 - 1500;
+        assert_eq!(groups("3:memory:/outside/of/this", &FIRST, files), Some(unbounded));
+        assert_eq!(groups("3:cpu:/a\n0::/a", &FIRST, files), None);
+    }
+
+    #[test]
+    fn strict_accounting_leaves_what_is_not_promised() {
+        let info = "MemAvailable: 900 kB\nCommitLimit: 1000 kB\nCommitted_AS: 400 kB\n";
+        let under = |mode: &'static str| {
+            move |path: &str| match path.strip_prefix("/proc/sys/vm/")? {
+                "overcommit_memory" => Some(mode.to_owned()),
+                _ => None,
+            }
+        };
+        assert_eq!(committable(info, under("0")), None);
+        assert_eq!(committable(info, under("2")), Some(600 * 1024));
+        assert_eq!(committable("CommitLimit: 1 kB\nCommitted_AS: 4 kB\n", under("2")), Some(0));
+        assert_eq!(committable("", under("2")), None);
     }
 
     #[test]

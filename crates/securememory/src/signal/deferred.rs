@@ -41,14 +41,14 @@ impl Delivered {
     /// Who has sent it; `None`: the kernel has, or it is not known, since very many were waiting.
     #[must_use]
     pub fn sender(&self) -> Option<Sender> {
-        let origin = self.origin.filter(Origin::is_of_process)?;
+        let origin = self.origin.filter(Origin::is_process)?;
         Some(Sender { process: origin.process, user: origin.user })
     }
 
     /// The word that was sent with it. sigqueue(3)
     #[must_use]
     pub fn value(&self) -> Option<usize> {
-        self.origin.filter(Origin::has_value).map(|origin| origin.value)
+        self.origin.filter(Origin::is_queued).map(|origin| origin.value)
     }
 }
 

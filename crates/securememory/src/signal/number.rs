@@ -64,12 +64,10 @@ impl Signal {
     ///
     /// # Errors
     ///
-    /// [`Error::BadSignal`] where there are not so many.
+    /// [`Error::BadSignal`] where there are not so many; macOS, FreeBSD and OpenBSD have none that can be coordinated.
     pub fn real_time(n: u8) -> Result<Self> {
-        match signals::real_time() {
-            Some(of_them) => Self::from_raw(of_them.start() + i32::from(n)),
-            None => Err(Error::BadSignal { signal: i32::from(n) }),
-        }
+        let signal = signals::real_time().map_or(0, |(first, _)| first + i32::from(n));
+        Self::from_raw(signal)
     }
 
     /// The signal of a number.
@@ -79,7 +77,7 @@ impl Signal {
     /// [`Error::BadSignal`] where there is no such signal, or it is none that can be coordinated.
     pub fn from_raw(signal: i32) -> Result<Self> {
         let ordinary = signals::can_be_handled(signal);
-        let real_time = signals::real_time().is_some_and(|of_them| of_them.contains(&signal));
+        let real_time = is_real_time(signal);
         if (ordinary && !FAULTS.contains(&signal)) || real_time {
             return Ok(Self(signal));
         }
@@ -101,14 +99,18 @@ impl Signal {
     }
 }
 
+fn is_real_time(signal: i32) -> bool {
+    signals::real_time().is_some_and(|(first, last)| (first..=last).contains(&signal))
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.pad(name),
-            None => match signals::real_time().map(|of_them| self.0 - of_them.start()) {
-                Some(n) if n >= 0 => write!(f, "SIGRTMIN+{n}"),
-                _ => write!(f, "signal {}", self.0),
-            },
+            None if is_real_time(self.0) => {
+                write!(f, "SIGRTMIN+{}", self.0 - signals::real_time().map_or(0, |(first, _)| first))
+            }
+            None => write!(f, "signal {}", self.0),
         }
     }
 }

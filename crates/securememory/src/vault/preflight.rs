@@ -15,8 +15,8 @@ use crate::vault::Vault;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
-    /// Memory, in bytes: of the machine, of the control groups (the second version of them) around the
-    /// process, and for sealed secrets what `ulimit -d` grants.
+    /// Memory, in bytes: of the machine, of the control groups around the process, what the kernel may still promise
+    /// where `vm.overcommit_memory` is 2, and for sealed secrets what `ulimit -d` grants.
     Memory,
     /// Address space, in bytes: `ulimit -v`.
     AddressSpace,

@@ -125,7 +125,7 @@ fn describe(report: &mut FaultReport, delivery: &Delivery, found: &Found, done: 
     let ended = found.ended && matches!(found.site, Site::Above | Site::Below | Site::Inside);
     let is_key = matches!(found.purpose, Purpose::Key | Purpose::Anchor);
     report.place = match found.site {
-        _ if delivery.is_lost() => Place::Lost,
+        _ if delivery.failure() == Some(signals::Failure::Lost) => Place::Lost,
         Site::Unmapped => Place::Unmapped,
         _ if ended => Place::Ended,
         Site::Above => Place::Overflow { bytes: found.distance },

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::fault::chain::Delivery;
-use crate::os;
+use crate::os::{self, signals::Failure};
 use crate::registry::arenas::{self, Arena, Purpose, Region, UNUSED};
 use crate::registry::{self, FREE, Slot, WINDOW};
 
@@ -73,7 +73,7 @@ pub(super) fn examine(delivery: &Delivery) -> Option<Found> {
     let within = offset.wrapping_sub(index.wrapping_mul(stride));
     if within >= page {
         let tenant = tenant(arena, index);
-        let site = if delivery.is_unmapped() { Site::Unmapped } else { Site::Inside };
+        let site = if delivery.failure() == Some(Failure::Unmapped) { Site::Unmapped } else { Site::Inside };
         return Some(found(arena, purpose, site, tenant, 0));
     }
     // A guard: below the slot of that index, and above the one before. Where there are secrets on both sides, it is
@@ -140,7 +140,7 @@ fn tenant(arena: &Arena, index: usize) -> Option<Tenant> {
 /// Ciphertext that is too large for our slabs lies in the allocator's memory. A page that is whole inside of what this
 /// thread is decrypting, or is sealing into, is ours, too.
 fn in_window(delivery: &Delivery, process: u32) -> Option<Found> {
-    if !delivery.is_lost() {
+    if delivery.failure() != Some(Failure::Lost) {
         return None;
     }
     let page = os::page_size();

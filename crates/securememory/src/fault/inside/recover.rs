@@ -15,7 +15,7 @@ use crate::shutdown::noise::Noise;
 #[inline(never)]
 #[allow(unsafe_code)]
 pub(super) fn recover(delivery: &Delivery, found: &Found) -> bool {
-    if !delivery.is_lost() {
+    if delivery.failure() != Some(signals::Failure::Lost) {
         return false;
     }
     let page = os::page_size();

@@ -7,7 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::os::signals::{self, Info, MAX_SIGNAL};
+use crate::os::signals::{self, Failure, Info, MAX_SIGNAL};
 use crate::shutdown::dying::Fatal;
 use windows_sys::Win32::Foundation::EXCEPTION_IN_PAGE_ERROR;
 
@@ -127,19 +127,20 @@ impl Delivery {
         Self { signal, info, context, code: 0, address: 0, is_mapped: true, is_handed_over: Cell::new(false) }
     }
 
-    /// Memory was lost.
-    pub(super) fn is_lost(&self) -> bool {
-        self.signal == EXCEPTION_IN_PAGE_ERROR
-    }
-
-    /// There is no memory any more.
-    pub(super) fn is_unmapped(&self) -> bool {
-        !self.is_mapped
+    /// What has failed.
+    #[allow(clippy::unnecessary_wraps, reason = "as elsewhere, where it may be no access")]
+    pub(super) fn failure(&self) -> Option<Failure> {
+        Some(match self.signal {
+            EXCEPTION_IN_PAGE_ERROR => Failure::Lost,
+            _ if self.is_mapped => Failure::Denied,
+            _ => Failure::Unmapped,
+        })
     }
 
     /// The access that has failed, for who dies of it.
     pub(super) fn fatal(&self) -> Option<Fatal> {
-        Some(Fatal { address: self.address, is_lost: self.is_lost() || self.is_unmapped() })
+        let is_lost = self.failure()? != Failure::Denied;
+        Some(Fatal { address: self.address, is_lost })
     }
 
     /// Nothing comes with an event that somebody could want to know.

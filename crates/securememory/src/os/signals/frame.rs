@@ -1,4 +1,4 @@
-//! What the kernel has put on the stack for a handler: what came with the signal, and the state of what was interrupted.
+//! What the kernel has put on the stack for a handler: the state of what was interrupted.
 //! Dying, as all of [`super`].
 
 // Reason: reads what the kernel has written; every block says why it is sound.
@@ -7,10 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
-use super::{Info, Mask, change_mask};
-
-/// As many words are in it.
-pub(crate) const WORDS: usize = 16;
+use super::{Attempt, Mask, change_mask, mask_of, put_mask};
 
 /// The alternate stack that a handler runs on.
 #[derive(Clone, Copy, Debug)]
@@ -56,103 +53,13 @@ pub(crate) unsafe fn interrupted_stack(context: *const c_void) -> Option<usize> 
     }
 }
 
-/// What would come with a signal that this process sends to itself.
-pub(crate) fn words_of(signal: c_int) -> [u64; WORDS] {
-    let mut words = [0; WORDS];
-    let info = words.as_mut_ptr().cast::<Info>();
-    // SAFETY: as large as it is.
-    unsafe {
-        (*info).si_signo = signal;
-        (*info).si_code = libc::SI_TKILL;
-    }
-    words
-}
-
 /// A context with this thread's mask, and no registers.
 pub(crate) fn context_here() -> libc::ucontext_t {
     // SAFETY: numbers and pointers, for which zero is right.
     let mut context = unsafe { MaybeUninit::<libc::ucontext_t>::zeroed().assume_init() };
     let mask = change_mask(libc::SIG_BLOCK, 0).unwrap_or(Mask::MAX);
-    // SAFETY: the set is at least 64 bits.
-    unsafe { (&raw mut context.uc_sigmask).cast::<Mask>().write_unaligned(mask) };
+    put_mask(mask, &mut context.uc_sigmask);
     context
-}
-
-/// One word of what came with a signal.
-///
-/// # Safety
-///
-/// `info` is what a handler was called with; `index` is below [`WORDS`].
-pub(crate) unsafe fn word(info: *const Info, index: usize) -> u64 {
-    // SAFETY: as the caller vouches; the kernel writes all of it.
-    unsafe { info.cast::<u64>().add(index).read_unaligned() }
-}
-
-/// Who has sent a signal, and what with it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
-    pub(crate) code: c_int,
-    pub(crate) process: u32,
-    pub(crate) user: u32,
-    pub(crate) value: usize,
-}
-
-impl Origin {
-    /// Of the words that came with a signal.
-    pub(crate) fn of(words: &[u64; WORDS]) -> Self {
-        let info = words.as_ptr().cast::<Info>();
-        // SAFETY: as large, and any bits are right for the numbers that are read here. Which of them mean something
-        // depends on the code, and is for the caller to know.
-        unsafe {
-            Self {
-                code: (*info).si_code,
-                process: (*info).si_pid().unsigned_abs(),
-                user: (*info).si_uid(),
-                value: (*info).si_value().sival_ptr.addr(),
-            }
-        }
-    }
-}
-
-impl Origin {
-    /// Has a process sent it?
-    pub(crate) fn is_of_process(&self) -> bool {
-        matches!(self.code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL)
-    }
-
-    /// Has it sent a word with it? sigqueue(3)
-    pub(crate) fn has_value(&self) -> bool {
-        self.code == libc::SI_QUEUE
-    }
-}
-
-/// What came with a signal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Words {
-    pub(crate) code: c_int,
-    pub(crate) address: usize,
-    /// Who has sent it, if somebody has.
-    pub(crate) sender: c_int,
-}
-
-/// Reads what came with a signal.
-///
-/// # Safety
-///
-/// `info` is what a handler was called with.
-pub(crate) unsafe fn words(info: *const Info) -> Words {
-    // SAFETY: as the caller vouches. For a sent signal the address is other numbers, and for a fault the sender is; which
-    // is for the caller to know.
-    unsafe { Words { code: (*info).si_code, address: (*info).si_addr().addr(), sender: (*info).si_pid() } }
-}
-
-/// What kind of access has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    Read,
-    Write,
-    Execute,
-    Unknown,
 }
 
 /// What the instruction that was interrupted by an access fault has tried to do.
@@ -275,8 +182,8 @@ pub(crate) unsafe fn wipe_vectors(_: *mut c_void) {}
 ///
 /// `context` is what a handler was called with.
 pub(crate) unsafe fn interrupted_mask(context: *const c_void) -> Mask {
-    // SAFETY: as the caller vouches; the set is at least 64 bits.
-    unsafe { (&raw const (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<Mask>().read_unaligned() }
+    // SAFETY: as the caller vouches.
+    mask_of(unsafe { &(*context.cast::<libc::ucontext_t>()).uc_sigmask })
 }
 
 /// # Safety

@@ -5,16 +5,29 @@
 // Reason: system calls, and what the kernel has put on the stack; every block says why it is sound.
 #![allow(unsafe_code)]
 
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod frame;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod memory;
+mod origin;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+mod raw;
 
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) use frame::*;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) use memory::*;
+pub(crate) use origin::*;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+pub(crate) use raw::*;
 
-use std::ffi::{c_int, c_long, c_void};
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+pub(crate) use super::posix::signals::*;
+
+use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
-use super::linux::keeping_errno;
+use super::sys::{self, keeping_errno};
 use super::{Call, CallError, CallResult};
 
 /// What a handler is called with.
@@ -23,17 +36,12 @@ pub(crate) type Info = libc::siginfo_t;
 /// A function that the kernel calls.
 pub(crate) type Function = extern "C" fn(c_int, *mut Info, *mut c_void);
 
-/// Numbers of signals, and of real-time signals the first and the last.
+/// Numbers of signals.
 pub(crate) mod numbers {
     pub(crate) use libc::{
         SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP,
         SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ,
     };
-}
-
-/// The real-time signals that are free for programs.
-pub(crate) fn real_time() -> Option<std::ops::RangeInclusive<c_int>> {
-    Some(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
 /// Is it an ordinary signal that a handler can be installed for?
@@ -46,9 +54,6 @@ pub(crate) type Mask = u64;
 
 /// Signals are numbered from 1 to this.
 pub(crate) const MAX_SIGNAL: usize = 64;
-
-/// The kernel's own flag, that the C library sets or not.
-const SA_RESTORER: c_int = 0x0400_0000;
 
 /// What is done about a signal. sigaction(2)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +84,8 @@ impl Action {
     }
 
     fn from_c(action: &libc::sigaction) -> Self {
-        // SAFETY: a set of the C library is at least the kernel's 64 bits, in its first bytes.
-        let mask = unsafe { (&raw const action.sa_mask).cast::<Mask>().read_unaligned() };
-        Self { handler: action.sa_sigaction, flags: action.sa_flags & !SA_RESTORER, mask }
+        let flags = action.sa_flags & !sys::FLAGS_OF_ITS_OWN;
+        Self { handler: action.sa_sigaction, flags, mask: mask_of(&action.sa_mask) }
     }
 
     fn to_c(self) -> libc::sigaction {
@@ -89,8 +93,7 @@ impl Action {
         let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
         action.sa_sigaction = self.handler;
         action.sa_flags = self.flags;
-        // SAFETY: as in `from_c`.
-        unsafe { (&raw mut action.sa_mask).cast::<Mask>().write_unaligned(self.mask) };
+        put_mask(self.mask, &mut action.sa_mask);
         action
     }
 }
@@ -159,59 +162,21 @@ pub(crate) fn bit(signal: c_int) -> Mask {
     1_u64.wrapping_shl((signal as u32).wrapping_sub(1))
 }
 
-fn change_mask(how: c_int, mask: Mask) -> Option<Mask> {
-    let mut before: Mask = 0;
-    // SAFETY: both sets are of the size given, and live over the call.
-    keeping_errno(|| unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut before, size_of::<Mask>())
-    })
-    .ok()
-    .map(|_| before)
-}
-
-/// Sends a signal to this thread with the very words that came with it. rt_tgsigqueueinfo(2)
-///
-/// # Safety
-///
-/// `info` is what a handler was called with.
-pub(crate) unsafe fn send_again(signal: c_int, info: *const Info) -> bool {
-    let (process, thread) = (c_long::from(super::process_id()), super::thread_id());
-    // SAFETY: as the caller vouches. A process may send itself any words.
-    keeping_errno(|| unsafe {
-        libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, c_long::from(signal), info)
-    })
-    .is_ok()
-}
-
 /// Sends a signal to this thread with words that came with it on another. rt_tgsigqueueinfo(2)
 pub(crate) fn send_words(signal: c_int, words: &[u64; WORDS]) -> bool {
-    const { assert!(size_of::<Info>() == size_of::<[u64; WORDS]>()) };
     // SAFETY: as many bytes as the kernel reads, and any are right.
     unsafe { send_again(signal, words.as_ptr().cast()) }
 }
 
-/// Is there a thread of this number in this process? tgkill(2)
-pub(crate) fn is_thread(thread: u32) -> bool {
-    let process = c_long::from(super::process_id());
-    // SAFETY: numbers only; nothing is sent.
-    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, c_long::from(thread), 0 as c_long) })
-        != Err(libc::ESRCH)
-}
-
-/// Sends a signal to this thread. tgkill(2)
-pub(crate) fn send(signal: c_int) -> bool {
-    let (process, thread) = (c_long::from(super::process_id()), super::thread_id());
-    // SAFETY: numbers only.
-    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, thread, c_long::from(signal)) })
-        .is_ok()
+/// The first and the last real-time signal that can be coordinated, where there are any.
+pub(crate) fn real_time() -> Option<(c_int, c_int)> {
+    sys::real_time()
 }
 
 /// Writes to standard error, as much as can be written at once. write(2)
 pub(crate) fn tell(bytes: &[u8]) {
     // SAFETY: readable bytes.
-    let _ = keeping_errno(|| unsafe {
-        libc::syscall(libc::SYS_write, c_long::from(libc::STDERR_FILENO), bytes.as_ptr(), bytes.len())
-    });
+    let _ = keeping_errno(|| unsafe { sys::write_raw(libc::STDERR_FILENO, bytes.as_ptr(), bytes.len()) });
 }
 
 /// Lets other threads run for a moment. nanosleep(2)
@@ -221,23 +186,15 @@ pub(crate) fn pause(nanoseconds: u32) {
     let _ = keeping_errno(|| unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) }.into());
 }
 
-/// Ends the process as an uncaught signal does that no other way has led to. kill(2), exit_group(2)
-pub(crate) fn end_now(signal: c_int) -> ! {
-    loop {
-        // SAFETY: numbers only; it does not return.
-        unsafe { libc::syscall(libc::SYS_exit_group, c_long::from(signal.wrapping_add(128))) };
-    }
-}
-
 /// The error number of the C library, to be put back by [`set_errno`].
 pub(crate) fn errno() -> c_int {
     // SAFETY: this thread's own.
-    unsafe { *super::linux::errno_place() }
+    unsafe { *sys::errno_place() }
 }
 
 pub(crate) fn set_errno(errno: c_int) {
     // SAFETY: this thread's own.
-    unsafe { *super::linux::errno_place() = errno };
+    unsafe { *sys::errno_place() = errno };
 }
 
 /// Has a function called when the process ends by `exit`, or by returning from `main`. atexit(3). It cannot be undone.

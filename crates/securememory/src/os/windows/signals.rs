@@ -77,7 +77,7 @@ pub(crate) fn signal_of(event: u32) -> Option<c_int> {
 }
 
 /// There are no real-time signals.
-pub(crate) fn real_time() -> Option<std::ops::RangeInclusive<c_int>> {
+pub(crate) fn real_time() -> Option<(c_int, c_int)> {
     None
 }
 
@@ -191,6 +191,17 @@ pub(crate) fn end_with(code: u32) -> ! {
     }
 }
 
+/// What an exception of an access was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The page is there, and does not allow it.
+    Denied,
+    /// There is no such page.
+    Unmapped,
+    /// The page is there, and its memory is not.
+    Lost,
+}
+
 /// What kind of access has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
@@ -294,11 +305,11 @@ impl Origin {
         Self { process: 0, user: 0, value: 0 }
     }
 
-    pub(crate) fn is_of_process(&self) -> bool {
+    pub(crate) fn is_process(&self) -> bool {
         false
     }
 
-    pub(crate) fn has_value(&self) -> bool {
+    pub(crate) fn is_queued(&self) -> bool {
         false
     }
 }
