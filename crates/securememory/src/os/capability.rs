@@ -134,8 +134,8 @@ mod tests {
     #[cfg(feature = "testing")]
     #[test]
     fn a_refusal_is_reported_with_its_number() {
-        use crate::os::{Call, errno};
         use crate::os::inject::{self, Plan};
+        use crate::os::{Call, errno};
         let plans = [Call::Mlock, Call::MemfdSecret, Call::PkeyAlloc, Call::MemfdCreate]
             .map(|call| inject::fail(call, Plan::Always { errno: errno::EPERM }));
         let host = Host::probe();
