@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from common import PROJECT, Failure, Skip, call, tell
+from common import PROJECT, Failure, Skip, call, locked, tell
 from packages import need
 from toolchains import DEBIAN_RUST, TOOLCHAINS, Toolchain
 
@@ -103,11 +103,12 @@ def build(triple, tests, tool):
 def zig(place):
     """A directory with zig, as Python's packages have it, and with the command that lets cargo use it."""
     programs = place / "zig/bin"
-    if not (programs / "cargo-zigbuild").exists():
-        tell("installing zig")
-        no = "zig cannot be had from Python's packages"
-        call([sys.executable, "-m", "venv", str(place / "zig")], 120, Skip(no))
-        call([str(programs / "pip"), "install", "--quiet", "ziglang", "cargo-zigbuild"], 600, Skip(no))
+    with locked(place):
+        if not (programs / "cargo-zigbuild").exists():
+            tell("installing zig")
+            no = "zig cannot be had from Python's packages"
+            call([sys.executable, "-m", "venv", str(place / "zig")], 120, Skip(no))
+            call([str(programs / "pip"), "install", "--quiet", "ziglang", "cargo-zigbuild"], 600, Skip(no))
     return programs
 
 

@@ -1,5 +1,7 @@
 """What all parts of the lab share: how it speaks, how it runs commands, and how it says that something is not to be had."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -45,3 +47,11 @@ def cache():
     except OSError as error:
         raise Skip(f"nowhere to keep downloads (SECUREMEMORY_LAB can name a place): {error}") from error
     return place
+
+
+@contextlib.contextmanager
+def locked(place):
+    """While it lasts, nobody else fetches, or makes what is kept."""
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -50,7 +50,7 @@ def init(jobs, mark):
         f"echo; echo {mark} kernel $(uname -sr), $(uname -m), pages of $page, $(nproc) processors",
     ]
     for job in jobs:
-        command = shlex.join(["timeout", "-s", "KILL", str(job.seconds), f"/{job.program}", *job.arguments])
+        command = shlex.join(["timeout", "-s", "KILL", str(job.seconds), f"/programs/{job.program}", *job.arguments])
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in job.environment)
         lines.append(f"echo {mark} begin {job.name}")
         # Through a pipe, so that nobody takes the console for a person's terminal; what goes to standard error afterwards,
@@ -64,7 +64,7 @@ def init(jobs, mark):
 def image(jobs, programs, busybox, mark, work):
     """The machine's whole disk, an initramfs: /init, busybox, the programs."""
     root = work / "root"
-    for directory in ("bin", "proc", "sys", "dev", "tmp"):
+    for directory in ("bin", "proc", "sys", "dev", "tmp", "programs"):
         (root / directory).mkdir(parents=True)
     shutil.copy(busybox, root / "bin/busybox")
     needed = set()
@@ -72,15 +72,15 @@ def image(jobs, programs, busybox, mark, work):
         # What is not from a cross compiler has all in it that a debugger wants.
         mine = libraries(programs[name])
         if mine:
-            call(["strip", "-o", str(root / name), str(programs[name])], 60, Failure("strip"))
+            call(["strip", "-o", str(root / "programs" / name), str(programs[name])], 60, Failure("strip"))
         else:
-            shutil.copy(programs[name], root / name)
+            shutil.copy(programs[name], root / "programs" / name)
         needed |= mine
     for library in needed:
         (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, root / library[1:])
     (root / "init").write_text(init(jobs, mark))
-    for path in (root / "bin/busybox", *root.iterdir()):
+    for path in (root / "init", *root.glob("*/*"), *root.iterdir()):
         path.chmod(0o755)
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*"))) + "\n"
     pack = ["cpio", "--quiet", "--create", "--format=newc", "--owner=+0:+0"]
@@ -139,6 +139,8 @@ def boot(target, jobs, kernel, busybox, programs, verbose):
                     limit = time.monotonic() + SLACK
                     found.ended[words[2]] = int(words[3]), lines, took
                     tell(f"{words[2]}: exit code {words[3]}, {took:.0f} s")
+                    if words[3] != "0" and not verbose:
+                        print("\n".join(f"    | {text}" for text in lines[-300:] if text.strip()), flush=True)
                 elif words[1] == "done":
                     break
         except TimeoutError:

@@ -46,8 +46,8 @@ def run(target, jobs, programs, place, verbose):
         code, lines, took = one([*command, str(programs[job.program]), *job.arguments], job, more)
         found.ended[job.name] = code, lines, took
         tell(f"{job.name}: {'killed' if code is None else f'exit code {code}'}, {took:.0f} s")
-        if verbose:
-            print("\n".join(f"    | {line}" for line in lines), flush=True)
+        if verbose or code != 0:
+            print("\n".join(f"    | {line}" for line in lines[-300:] if line.strip()), flush=True)
     return found
 
 

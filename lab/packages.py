@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 import tempfile
 
-from common import Failure, Skip, call, tell
+from common import Failure, Skip, call, locked, tell
 
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
@@ -61,11 +61,15 @@ def fetch(suite, architecture, package, member, place, name):
 
     `member` is a regular expression for its path in the package.
     """
-    result = place / name
-    if result.exists():
-        return result
+    with locked(place):
+        result = place / name
+        return result if result.exists() else fetched(suite, architecture, package, member, place, result)
+
+
+def fetched(suite, architecture, package, member, place, result):
+    """The same where it is not in the cache."""
     if not shutil.which("apt-get") or not KEYRING.exists():
-        raise Skip(f"no {name} in {place}, and no apt with {KEYRING} to fetch it")
+        raise Skip(f"no {result.name} in {place}, and no apt with {KEYRING} to fetch it")
     no = f"{package} of {suite} for {architecture} cannot be fetched"
     environment = own_apt(suite, architecture, place, no)
     # A package of a kernel is empty and names the one that has the image, which since Linux 7 does the same once more.
@@ -87,7 +91,7 @@ def fetch(suite, architecture, package, member, place, name):
             raise Failure(f"{archive.name} has nothing like {member}")
         found.chmod(0o755)
         found.rename(result)
-    tell(f"fetched: {name}, from {archive.name}")
+    tell(f"fetched: {result.name}, from {archive.name}")
     return result
 
 
@@ -122,5 +126,6 @@ def own_apt(suite, architecture, place, no):
 
 def forget(place):
     """Lists are of use for one run only; what was taken from packages stays."""
-    for root in place.glob("apt-*"):
-        shutil.rmtree(root)
+    with locked(place):
+        for root in place.glob("apt-*"):
+            shutil.rmtree(root)

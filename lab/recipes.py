@@ -19,7 +19,44 @@ KEYS = TARGETS["x86_64-pkeys"]
 # A test that finds nothing to do passes; here that counts as a failure.
 RAN = (r"test result: ok\. [1-9]",)
 
+# Settings of a whole machine; where the process cannot be looked at from outside, as `conditions` does it.
+SAID_AND_DONE = ("--exact", "what_is_said_is_what_is_done", "--nocapture")
+
+
+def setting(name, *values):
+    """What the library says and does under each value of a setting."""
+    return tuple(
+        Job(
+            f"{name.partition('/')[2]}-{value}",
+            "conditions",
+            SAID_AND_DONE,
+            environment=(("SECUREMEMORY_CONDITIONS_PRESS", f"sysctl:{name}={value}"),),
+            says=RAN,
+            never=(r"no such condition here",),
+        )
+        for value in values
+    )
+
+
 RECIPES = {
+    "conditions": Recipe(
+        about="what is said and done under vm.memfd_noexec 1 and 2, and with strict accounting of memory",
+        target=KEYS,
+        jobs=(
+            *setting("vm/overcommit_memory", 2),
+            Job(
+                "strict-accounting",
+                "preflight",
+                (*TEST, "memory_that_the_kernel_promises"),
+                environment=(("SECUREMEMORY_STRICT_ACCOUNTING", "1"),),
+                says=RAN,
+                never=(r"SKIPPED",),
+                seconds=120,
+            ),
+            # Not to be set back: the kernel refuses a lower value.
+            *setting("vm/memfd_noexec", 1, 2),
+        ),
+    ),
     "stress": Recipe(
         about="a minute of stress on each key hold, with memory protection keys",
         target=KEYS,

@@ -1,6 +1,7 @@
 """What was seen on each target: kept in docs/platforms.json, told in docs/PLATFORMS.md and in a table of README.md."""
 
 import json
+import pathlib
 import re
 
 from common import PROJECT
@@ -145,7 +146,20 @@ def readme(results):
     return f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}"
 
 
+def anonymous(value):
+    """Without the paths of this machine."""
+    if isinstance(value, str):
+        value = value.replace(str(PROJECT), ".").replace(str(pathlib.Path.home()), "~")
+        return re.sub(r"/\S*securememory-lab-\w+", "(a directory of the lab)", value)
+    if isinstance(value, list):
+        return [anonymous(each) for each in value]
+    if isinstance(value, dict):
+        return {anonymous(name): anonymous(each) for name, each in value.items()}
+    return value
+
+
 def write(results):
+    results = anonymous(results)
     DATA.parent.mkdir(exist_ok=True)
     DATA.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")

@@ -138,7 +138,7 @@ TARGETS = {
             processor=ARM,
             command_line=SECRETMEM,
             pace=EMULATED,
-            subset=("lib", "basics", "holds", "closing", "views", "budget", "faults_of_ours", "fork", "read_path", "handler_stack"),
+            subset=(),
             subset_doctor=("--store", "plain,sealed-split,paged"),
         ),
         Target(
@@ -178,7 +178,6 @@ TARGETS = {
             "x86_64-pc-windows-gnu",
             pace=CROSS,
             runner="wine",
-            subset=("lib", "basics"),
             limits="Wine is not Windows: quotas of working sets and a second VirtualUnlock differ",
         ),
         Target("macos-arm64", "macOS, arm64", "", "aarch64-apple-darwin", check=True),

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 
-from common import Failure, Skip, call, tell
+from common import Failure, Skip, call, locked, tell
 from packages import need
 
 # Rust's standard library imports this; Wine before 9 has it not, and a program without it ends at once and says nothing.
@@ -27,6 +27,13 @@ def prepare(place):
         "WINEDLLOVERRIDES": "winedbg.exe=;mscoree=;mshtml=",
         "WINEARCH": "win64",
     }
+    with locked(place):
+        make(prefix, settings)
+    return [LOADER], settings
+
+
+def make(prefix, settings):
+    """The prefix, if it is not there."""
     library = prefix / "drive_c/windows/system32/bcryptprimitives.dll"
     if not (prefix / "made").exists():
         shutil.rmtree(prefix, ignore_errors=True)
@@ -38,7 +45,6 @@ def prepare(place):
             compile_ = ["x86_64-w64-mingw32-gcc", "-shared", "-O1", "-o", str(library), str(source), "-ladvapi32"]
             call(compile_, 60, Failure("bcryptprimitives.dll cannot be made"))
         (prefix / "made").touch()
-    return [LOADER], settings
 
 
 def version():

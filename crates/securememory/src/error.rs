@@ -269,7 +269,6 @@ impl Error {
             | Self::TooManyHandlers { .. }
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
             Self::Refused { cause, .. } if is_out_of_mappings(cause) => ErrorKind::Limit,
-            Self::HoldRefused(cause) if is_limit(cause) && cause.call != Call::PkeyAlloc => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
             Self::Closed | Self::Expired | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => {

@@ -189,7 +189,7 @@ pub(super) type SetWord = u32;
 
 /// `struct __darwin_ucontext`.
 #[repr(C)]
-pub(super) struct Context {
+pub(crate) struct Context {
     on_stack: c_int,
     mask: libc::sigset_t,
     stack: libc::stack_t,

@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,19 @@ pub fn in_own_process(name: &'static str, mut body: impl FnMut()) {
     });
 }
 
+/// The path of this program; without /proc, by which it was started.
+fn own_program() -> PathBuf {
+    let by_name = || std::env::args_os().next().map(PathBuf::from);
+    std::env::current_exe().ok().or_else(by_name).expect("the test binary")
+}
+
+/// Where there is no /proc: ends a test's own process as one that cannot run here. Others panic when they want to read there.
+pub(super) fn need_proc() {
+    if std::env::var_os(VARIABLE).is_some() && std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
+        skip("needs /proc, to see what the process has taken from the system");
+    }
+}
+
 /// Ends a test's own process as that of one that cannot run here; the reason is shown.
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
@@ -116,7 +130,8 @@ impl OwnProcess {
         self
     }
 
-    /// How long it may take: 100 seconds, if nothing else is said.
+    /// How long it may take: 100 seconds, if nothing else is said. `SECUREMEMORY_PATIENCE` multiplies it, where processors
+    /// are emulated.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -184,7 +199,7 @@ impl OwnProcess {
     }
 
     fn start_and_wait(&self) -> (ExitStatus, String) {
-        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
+        let mut command = Command::new(own_program());
         command
             .args(["--exact", self.name, "--nocapture", "--test-threads=1"])
             .env(VARIABLE, self.name)
@@ -202,11 +217,12 @@ impl OwnProcess {
         let readers =
             [drain(child.stdout.take().expect("a pipe")), drain(child.stderr.take().expect("a pipe"))];
         let started = Instant::now();
+        let deadline = self.deadline * patience();
         let status = loop {
             if let Some(status) = child.try_wait().expect("a child") {
                 break Some(status);
             }
-            if started.elapsed() > self.deadline {
+            if started.elapsed() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
                 break None;
@@ -214,10 +230,15 @@ impl OwnProcess {
             std::thread::sleep(Duration::from_millis(5));
         };
         let output: String = readers.into_iter().map(|reader| reader.join().unwrap_or_default()).collect();
-        let status = status
-            .unwrap_or_else(|| panic!("case {} took longer than {:?}:\n{output}", self.name, self.deadline));
+        let status =
+            status.unwrap_or_else(|| panic!("case {} took longer than {deadline:?}:\n{output}", self.name));
         (status, output)
     }
+}
+
+/// By what a deadline is to be multiplied here.
+fn patience() -> u32 {
+    std::env::var("SECUREMEMORY_PATIENCE").map_or(1, |text| text.parse().expect("a whole number"))
 }
 
 #[cfg(unix)]

@@ -15,7 +15,10 @@ impl Drop for Pressed {
         match self {
             // SAFETY: mapped by `mappings`, and nobody refers to it.
             Self::Mappings(at, len) => unsafe { _ = libc::munmap(*at, *len) },
-            Self::Setting(path, before) => std::fs::write(path, before).expect("what it was before"),
+            Self::Setting(path, before) => {
+                // Some can only be raised.
+                let _ = std::fs::write(path, before);
+            }
             Self::Descriptors(_) | Self::Lasting => {}
         }
     }
@@ -43,7 +46,7 @@ pub fn press(what: &str) -> Result<Pressed, String> {
 /// No descriptor is left.
 fn descriptors() -> Pressed {
     let limit = crate::common::limits_of(libc::RLIMIT_NOFILE);
-    let low = limit.rlim_cur.min(256);
+    let low = limit.soft.min(256);
     crate::common::limit(libc::RLIMIT_NOFILE, low).expect("a lower limit");
     let mut all = Vec::with_capacity(256);
     loop {

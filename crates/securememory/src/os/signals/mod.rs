@@ -8,6 +8,8 @@
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod frame;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+mod machine;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod memory;
 mod origin;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
@@ -15,6 +17,8 @@ mod raw;
 
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) use frame::*;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
+pub(crate) use machine::*;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) use memory::*;
 pub(crate) use origin::*;
