@@ -131,7 +131,12 @@ fn sizes_that_cannot_be_are_errors() {
         assert_eq!(vault.secret().random(0).unwrap_err(), Error::Empty);
         // All addresses of a process on x86-64, or half of those that 32 bits can name.
         let all = if usize::BITS == 64 { 1_u64 << 47 } else { 1 << 31 };
-        for len in [usize::MAX, usize::MAX - rustix::param::page_size(), isize::MAX as usize, all as usize] {
+        for len in [
+            usize::MAX,
+            usize::MAX - securememory::Host::probe().page_size,
+            isize::MAX as usize,
+            all as usize,
+        ] {
             assert!(vault.secret().init_with(len, |_| ()).is_err(), "{len}");
         }
         assert!(matches!(vault.secret().align(3).random(4), Err(Error::BadAlignment { .. })));

@@ -1,5 +1,6 @@
 //! A drop waits for no lock: where others have it, what is dropped is wiped at once and given back by whoever takes the
 //! lock next.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -3,6 +3,7 @@
 //!
 //! The sweeps set a plan for the n-th call, run one step of a secret's life, take the plan away, and look at what is
 //! there; n grows until the step no longer makes so many calls. Each test runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
 //! A close that does not wait leaves the end of the secret to its views, or to whoever moves it to another key at the
 //! moment: the last one wipes what is at rest.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::fs::FileExt;

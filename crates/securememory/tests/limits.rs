@@ -1,5 +1,6 @@
 //! What happens at the limits of the system and of the library: a clear error or a recorded fallback, nothing
 //! leaks, the process lives. Each case runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

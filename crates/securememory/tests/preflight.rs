@@ -1,4 +1,5 @@
 //! Whether what preflight says comes true. Limits are set in processes of their own.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests end by panics")]
 
 mod common;

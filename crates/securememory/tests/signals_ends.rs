@@ -1,5 +1,6 @@
 //! The coordinator of signals: what becomes of a signal that nobody wants, or that ends the process. Each case is a process
 //! of its own, judged by its end.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

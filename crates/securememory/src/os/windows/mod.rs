@@ -14,9 +14,11 @@ pub(crate) mod limits;
 pub(crate) mod process;
 pub(crate) mod room;
 pub(crate) mod signals;
+mod veil;
 mod working_set;
 
 pub(crate) use absent::{ProtectionKey, SecretFile, ShareFile};
+pub(crate) use veil::{Veil, unlocked_at_rest};
 pub(super) use working_set::{lock, lock_limit, locked_now, unlock};
 
 use super::{Access, Advice, Call, CallError, CallResult, RangeFlags};
