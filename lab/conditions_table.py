@@ -31,7 +31,12 @@ LONG = ("model", "shutdown", "wrong_key", "widened", "handler_object", "handler_
 
 # What cannot be tested where something lacks, by `BINARY::TEST`, and why, where no typed error of the library's tells it.
 NEEDS = {
-    "lock": (),
+    "lock": (
+        ("holds::the_key_in_place_never_comes_into_scratch", "it finds the key's page by its lock"),
+        ("lost::(a_guarded_key_is_lost|under_abort_all_is_wiped.*)", "it finds the key's page by its lock"),
+        ("events::all_is_told_at_its_level.*", "a refusal is told once in a process, and has been told"),
+        ("fork_off_faults::memory_is_locked_again_in_the_child", "it is about memory that is locked"),
+    ),
     "proc": (),
     "files": (),
 }
@@ -61,7 +66,7 @@ MASKED = "\n".join(
      "for one in bus fs irq sys; do mount --bind /proc/$one /proc/$one; mount -o remount,bind,ro /proc/$one; done")
 )
 
-NO_LOCK = r"call: Mlock, errno: (1|38)\b"
+NO_LOCK = r"call: Mlock, errno: (1|38)\b|call: Mmap, errno: 11\b"
 # By name: the calls; how the condition shows; what tests are told that need them; what else cannot be tested.
 REFUSED_CALLS = {
     "memfd_create": (
