@@ -35,6 +35,7 @@ NEEDS = {
         ("holds::the_key_in_place_never_comes_into_scratch", "it finds the key's page by its lock"),
         ("lost::(a_guarded_key_is_lost|under_abort_all_is_wiped.*)", "it finds the key's page by its lock"),
         ("events::all_is_told_at_its_level.*", "a refusal is told once in a process, and has been told"),
+        ("preflight::the_store_is_the_one_that_the_vault_would_take", "preflight says that nothing can be locked"),
         ("fork_off_faults::memory_is_locked_again_in_the_child", "it is about memory that is locked"),
     ),
     "proc": (
