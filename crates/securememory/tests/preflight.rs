@@ -60,7 +60,7 @@ proptest! {
             prop_assert_eq!(found.fits, found.shortages().next().is_none());
             prop_assert_eq!(found.unverified().count(), 0);
             let own = if paged { found.count as u64 } else { 0 };
-            prop_assert!(found.mappings.needed == 2 * own && found.locked.needed >= 4096 * own, "{found:?}");
+            prop_assert!(found.mappings.needed == 2 * own && found.locked.needed >= common::page_size() as u64 * own, "{found:?}");
             prop_assert!(paged || found.locked.needed == 0, "{found:?}");
         }
     }
@@ -146,7 +146,7 @@ fn address_space_for_sealed_secrets() {
             let short = vault.preflight(said + 1, size).unwrap();
             assert!(short.shortages().all(|short| short.resource == Resource::AddressSpace && short.refuses));
             let refused = fill(&vault, size, &mut secrets);
-            common::soft_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY).unwrap();
+            common::soft_limit(libc::RLIMIT_AS, common::UNLIMITED).unwrap();
             assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused:?}");
             let (made, said) = (secrets.len() as f64, said as f64);
             println!("{size}: said {said}, made {made}");

@@ -109,6 +109,7 @@ mod tests {
     fn json_has_host_vault_and_advice() {
         let page: serde_json::Value = serde_json::from_str(&json::page(&probed())).unwrap();
         assert_eq!(page["version"], 1);
+        // The smallest there is, not a page size of here.
         assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
         assert!(page["vault"]["hold"].is_string());
         assert!(page["advice"].is_array());

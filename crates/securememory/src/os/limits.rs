@@ -6,27 +6,28 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// May this process set this limit (number and value) to that, soft and hard? getrlimit(2)
+/// May this process set this limit (number and value) to that, soft and hard? prlimit(2), by number: in 64 bits on every
+/// processor.
 pub(crate) fn may_set((resource, value): (u32, u64)) -> bool {
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes one structure that lives over the call.
-    let known = unsafe { libc::getrlimit(resource as _, &raw mut now) } == 0;
-    rustix::process::geteuid().is_root() || (known && value <= now.rlim_max)
+    let mut now = [0_u64; 2];
+    // SAFETY: writes two numbers that live over the call.
+    let known = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, 0_usize, &raw mut now) } == 0;
+    rustix::process::geteuid().is_root() || (known && value <= now[1])
 }
 
-/// Has these limits set, soft and hard, when the program is executed. setrlimit(2)
+/// Has these limits set, soft and hard, when the program is executed. prlimit(2)
 pub(crate) fn set_before_exec(command: &mut Command, limits: Vec<(u32, u64)>) {
     let set = move || {
         limits.iter().try_for_each(|&(resource, value)| {
-            let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
-            // SAFETY: reads one structure that lives over the call.
-            match unsafe { libc::setrlimit(resource as _, &raw const wanted) } {
+            let wanted = [value; 2];
+            // SAFETY: reads two numbers that live over the call.
+            match unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const wanted, 0_usize) } {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
             }
         })
     };
-    // SAFETY: between fork and exec only setrlimit(2) is called, which allocates nothing and takes no lock.
+    // SAFETY: between fork and exec only prlimit(2) is called, which allocates nothing and takes no lock.
     unsafe { command.pre_exec(set) };
 }
 

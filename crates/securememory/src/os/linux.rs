@@ -3,6 +3,16 @@
 // Reason: system calls, by rustix and, for what it lacks, by libc.
 #![allow(unsafe_code)]
 
+mod probe;
+mod proc;
+pub(crate) mod process;
+mod protection_key;
+pub(crate) mod room;
+mod secretmem;
+mod share_file;
+mod sigxfsz;
+mod smaps;
+
 use super::{Access, Advice, Call, CallError, CallResult};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
@@ -15,9 +25,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-pub(super) use super::proc::{locked_now, mapping_limit, threads};
-pub(super) use super::smaps::range_flags;
 pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blocked};
+pub(super) use proc::{locked_now, mapping_limit, threads};
+pub(super) use smaps::range_flags;
+pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
 
 /// Gives an error number of rustix the name of its call.
 #[inline]
@@ -214,7 +225,7 @@ pub(super) unsafe fn try_guard(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
 
 pub(super) fn signal_frame_size() -> usize {
     // Kernels before 5.14 do not tell; this is what AVX-512 needs, and more than any other processor without AMX.
-    const USUAL: usize = 4096;
+    const USUAL: usize = 4 << 10;
     // SAFETY: getauxval only reads the vector that the kernel gave the program.
     match unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } {
         0 => USUAL,

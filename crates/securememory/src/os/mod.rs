@@ -18,36 +18,28 @@
 
 mod call;
 mod capability;
+pub mod errno;
 #[cfg(feature = "testing")]
 pub mod inject;
-#[cfg(feature = "testing")]
+#[cfg(all(feature = "testing", unix))]
 pub(crate) mod limits;
 
 // Linux and Android. There too the other Unix systems' backend can be had, for tests.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod linux;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod probe;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod proc;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-pub(crate) mod process;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod protection_key;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-pub(crate) mod room;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod secretmem;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod share_file;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod sigxfsz;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod smaps;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 use linux as sys;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
+pub(crate) use linux::{ProtectionKey, SecretFile, ShareFile, process, room};
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as sys;
+#[cfg(all(feature = "testing", windows))]
+pub(crate) use windows::limits;
+#[cfg(windows)]
+pub(crate) use windows::{ProtectionKey, SecretFile, ShareFile, process, room, signals};
 
 #[cfg(unix)]
 pub(crate) mod signals;
@@ -58,13 +50,13 @@ mod unix;
 mod apple;
 #[cfg(any(target_os = "freebsd", target_os = "openbsd", target_os = "netbsd"))]
 mod bsd;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
 mod posix;
 #[cfg(all(target_os = "linux", securememory_posix))]
 mod posix_on_linux;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
 use posix as sys;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
 pub(crate) use posix::{ProtectionKey, SecretFile, ShareFile, process, room};
 
 #[cfg(not(any(
@@ -73,9 +65,13 @@ pub(crate) use posix::{ProtectionKey, SecretFile, ShareFile, process, room};
     target_vendor = "apple",
     target_os = "freebsd",
     target_os = "openbsd",
-    target_os = "netbsd"
+    target_os = "netbsd",
+    windows
 )))]
-compile_error!("securememory supports Linux, Android, macOS, FreeBSD, OpenBSD and NetBSD");
+compile_error!("securememory supports Linux, Android, macOS, FreeBSD, OpenBSD, NetBSD and Windows");
+
+/// What a file of ours is known by: the number of a descriptor.
+pub(crate) type FileNumber = i32;
 
 pub use call::{Call, CallError};
 pub use capability::{Feature, Host};
@@ -439,7 +435,7 @@ mod tests {
             protect(page.0, page_size(), Access::None).unwrap();
             lock(page.0, page_size())
         };
-        assert_eq!(refused, Err(CallError::new(Call::Mlock, libc::ENOMEM)));
+        assert_eq!(refused, Err(CallError::new(Call::Mlock, errno::ENOMEM)));
         // The mark itself, since `locked` asks for more than the mark.
         let listing = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", page.0.as_ptr() as usize);

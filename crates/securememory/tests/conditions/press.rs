@@ -46,7 +46,7 @@ pub fn press(what: &str) -> Result<Pressed, String> {
 /// No descriptor is left.
 fn descriptors() -> Pressed {
     let limit = crate::common::limits_of(libc::RLIMIT_NOFILE);
-    let low = limit.rlim_cur.min(256);
+    let low = limit.soft.min(256);
     crate::common::limit(libc::RLIMIT_NOFILE, low).expect("a lower limit");
     let mut all = Vec::with_capacity(256);
     loop {

@@ -85,12 +85,12 @@ pub(super) fn number<N: std::str::FromStr>(path: &str) -> Option<N> {
     text(path)?.parse().ok()
 }
 
-pub(super) fn locked_now() -> Option<u64> {
+pub(in crate::os) fn locked_now() -> Option<u64> {
     kilobytes(field(&status()?, "VmLck")?)
 }
 
 /// Allocates nothing.
-pub(super) fn threads() -> Option<u64> {
+pub(in crate::os) fn threads() -> Option<u64> {
     let mut lines = Lines::new(own!("status")?);
     while let Some(line) = lines.next_line() {
         if let Some(number) = line.strip_prefix("Threads:") {
@@ -100,7 +100,7 @@ pub(super) fn threads() -> Option<u64> {
     None
 }
 
-pub(super) fn mapping_limit() -> Option<u64> {
+pub(in crate::os) fn mapping_limit() -> Option<u64> {
     number("/proc/sys/vm/max_map_count")
 }
 
@@ -124,7 +124,7 @@ mod tests {
     fn lines_come_whole_and_the_beginnings_of_long_ones() {
         let long = "x".repeat(3000);
         let text = format!("first\n\n{long}\nlast\nwithout an end");
-        for step in [1, 7, 1023, 1024, 2047, 2048, 4096] {
+        for step in [1, 7, LINE / 2 - 1, LINE / 2, LINE - 1, LINE, 2 * LINE] {
             let mut lines = Lines::new(Slow(text.as_bytes(), step));
             assert_eq!(lines.next_line(), Some("first"));
             assert_eq!(lines.next_line(), Some(""));
