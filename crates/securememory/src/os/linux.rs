@@ -3,7 +3,7 @@
 // Reason: system calls, by rustix and, for what it lacks, by libc.
 #![allow(unsafe_code)]
 
-use super::{Access, Advice, Call, CallError, CallResult};
+use super::{Access, Advice, Build, Call, CallError, CallResult};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
@@ -18,6 +18,21 @@ use std::time::Duration;
 pub(super) use super::proc::{locked_now, mapping_limit, threads};
 pub(super) use super::smaps::range_flags;
 pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blocked};
+
+pub(super) const BUILD: Build = Build {
+    backend: "linux",
+    split: true,
+    pkey: cfg!(target_arch = "x86_64"),
+    secretmem: super::secretmem::HAS_CALL,
+    wipe_on_fork: true,
+    dont_fork: true,
+    dont_dump: true,
+    verifies: true,
+    replaces_lost: true,
+    sends_words_on: true,
+    sleeps_on_words: true,
+    closes_process: true,
+};
 
 /// Gives an error number of rustix the name of its call.
 #[inline]

@@ -18,6 +18,11 @@ use super::{Advice, Call, CallError, CallResult};
 #[path = "signals/frame.rs"]
 mod frame;
 
+pub(super) const NAME: &str = "posix";
+pub(super) const WIPES_ON_FORK: bool = !cfg!(securememory_posix_absent);
+pub(super) const LEAVES_OUT_OF_DUMPS: bool = !cfg!(securememory_posix_absent);
+pub(super) const SLEEPS_ON_WORDS: bool = false;
+
 pub(super) const MAP_FLAGS: c_int = 0;
 /// `SA_RESTORER`.
 pub(super) const FLAGS_OF_ITS_OWN: c_int = 0x0400_0000;
