@@ -74,6 +74,7 @@ fn size(mut text: impl BufRead, name: &str) -> io::Result<Option<u64>> {
 }
 
 fn lines(mut text: impl Read) -> io::Result<u64> {
+    // Bytes read at a time, not a page size.
     let (mut count, mut piece) = (0, [0; 4096]);
     loop {
         match text.read(&mut piece) {

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
-use crate::os::{Call, CallError};
+use crate::os::{Call, CallError, errno};
 
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -269,7 +269,6 @@ impl Error {
             | Self::TooManyHandlers { .. }
             | Self::KeyUsedUp { .. } => ErrorKind::Limit,
             Self::Refused { cause, .. } if is_out_of_mappings(cause) => ErrorKind::Limit,
-            Self::HoldRefused(cause) if is_limit(cause) && cause.call != Call::PkeyAlloc => ErrorKind::Limit,
             Self::Refused { .. } | Self::NotInForce(_) | Self::HoldRefused(_) => ErrorKind::Protection,
             Self::Busy(_) | Self::Timeout { .. } | Self::LockTimeout(_) => ErrorKind::Busy,
             Self::Closed | Self::Expired | Self::Revoked | Self::Forked | Self::Dying | Self::Purged => {
@@ -307,6 +306,10 @@ impl Error {
                 Hint::of_call(cause)
             }
             Self::HoldRefused(cause) => Hint::of_call(cause),
+            Self::OutOfMemory { .. } => Some(
+                Hint::of_address_space()
+                    .unwrap_or_else(|| Hint::Memory { available: crate::os::room::memory().left }),
+            ),
             Self::ScratchExhausted { .. } => Some(Hint::Views),
             &Self::OverBudget { of, .. } => Some(Hint::Budget(of)),
             // No call has claimed it: vault and secret ask for different things.
@@ -320,11 +323,11 @@ impl Error {
 /// No protection was refused, but the room in the list of mappings that a part of one with marks of its own takes: madvise(2)
 /// says EAGAIN for the ENOMEM of older kernels.
 fn is_out_of_mappings(cause: &CallError) -> bool {
-    cause.call == Call::Madvise && matches!(cause.errno, libc::EAGAIN | libc::ENOMEM)
+    cause.call == Call::Madvise && matches!(cause.errno, errno::EAGAIN | errno::ENOMEM)
 }
 
 fn is_limit(cause: &CallError) -> bool {
-    matches!(cause.errno, libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOSPC)
+    matches!(cause.errno, errno::ENOMEM | errno::EMFILE | errno::ENFILE | errno::EAGAIN | errno::ENOSPC)
 }
 
 /// What to change about a limit. Its `Display` is a sentence for the person who runs the program.
@@ -369,36 +372,35 @@ pub enum Hint {
 }
 
 impl Hint {
-    /// What ENOMEM stands for, as far as that can be told: mappings or address space, of which there is less.
-    fn of_no_memory() -> Self {
+    /// The limit on address space, where that is what memory was refused by, as far as that can be told.
+    fn of_address_space() -> Option<Self> {
         // A vault takes less at a time, unless it is asked for more.
-        const MAPPINGS: u64 = 64;
         const BYTES: u64 = 1 << 24;
+        const MAPPINGS: u64 = 64;
         let space = crate::os::room::address_space();
-        let mappings = crate::os::room::mappings();
-        match (space.in_use, space.left) {
-            (Some(used), Some(left)) if left < BYTES && mappings.left.is_none_or(|left| left > MAPPINGS) => {
-                Self::AddressSpace { limit: used.checked_add(left) }
-            }
-            _ => Self::Mappings { limit: crate::os::mapping_limit() },
-        }
+        let limit = space.in_use?.checked_add(space.left.filter(|&left| left < BYTES)?);
+        let others = crate::os::room::mappings().left.is_none_or(|left| left > MAPPINGS);
+        others.then_some(Self::AddressSpace { limit })
     }
 
     fn of_call(cause: &CallError) -> Option<Self> {
         match (cause.call, cause.errno) {
             // madvise(2) says EAGAIN where a mapping cannot be split, for ENOMEM.
-            (Call::Madvise, libc::EAGAIN) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
+            (Call::Madvise, errno::EAGAIN) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
             // The page of a key in secretmem could not be populated: newer kernels count it only then.
-            (Call::Getrandom, libc::EFAULT)
-            | (Call::Mlock, libc::ENOMEM | libc::EAGAIN | libc::EPERM)
-            | (_, libc::EAGAIN) => {
+            (Call::Getrandom, errno::EFAULT)
+            | (Call::Mlock, errno::ENOMEM | errno::EAGAIN | errno::EPERM)
+            | (_, errno::EAGAIN) => {
                 Some(Self::LockedMemory { limit: crate::os::lock_limit(), in_use: crate::os::locked_now() })
             }
-            (_, libc::EMFILE | libc::ENFILE) => {
+            (_, errno::EMFILE | errno::ENFILE) => {
                 Some(Self::Descriptors { limit: crate::os::descriptor_limit() })
             }
-            (_, libc::ENOMEM) => Some(Self::of_no_memory()),
-            (call, libc::EPERM | libc::ENOSYS | libc::EACCES) => Some(Self::Filter(call)),
+            (_, errno::ENOMEM) => Some(
+                Self::of_address_space()
+                    .unwrap_or_else(|| Self::Mappings { limit: crate::os::mapping_limit() }),
+            ),
+            (call, errno::EPERM | errno::ENOSYS | errno::EACCES) => Some(Self::Filter(call)),
             _ => None,
         }
     }

@@ -5,6 +5,10 @@
 //!   from the system ([`Footprint`]).
 //! - [`inject`]: system calls that fail on demand.
 
+#[cfg(unix)]
+mod footprint;
+#[cfg(windows)]
+#[path = "testing/footprint_windows.rs"]
 mod footprint;
 mod guard;
 mod own_process;
@@ -13,7 +17,7 @@ use crate::enclave::hold::broken;
 use crate::vault::diagnostics;
 use crate::{OpenView, Secret, Vault};
 
-pub use crate::os::inject;
+pub use crate::os::{errno, inject};
 pub use crate::registry::guards::Left;
 pub use footprint::Footprint;
 pub use guard::{GuardHandle, TestGuard, UnderGuard, expect_leak};

@@ -20,7 +20,9 @@ use securememory::{
     Store, Vault, VaultBuilder,
 };
 
-const PAGE: u64 = 4096;
+fn page() -> u64 {
+    common::page_size() as u64
+}
 
 fn stores() -> [(&'static str, VaultBuilder); 2] {
     [("sealed", Vault::builder().store(Store::Sealed)), ("paged", Vault::builder().store(Store::Paged))]
@@ -274,7 +276,7 @@ fn lock_elsewhere(bytes: u64) {
 #[test]
 fn the_limit_on_locked_memory_is_counted_as_the_kernel_does() {
     case("the_limit_on_locked_memory_is_counted_as_the_kernel_does")
-        .limit(libc::RLIMIT_MEMLOCK, 40 * PAGE)
+        .limit(libc::RLIMIT_MEMLOCK, 40 * page())
         .run(|| {
             common::become_ordinary_user();
             let vault = Vault::builder().store(Store::Paged).policy(Policy::strict()).build().unwrap();
@@ -282,13 +284,13 @@ fn the_limit_on_locked_memory_is_counted_as_the_kernel_does() {
             let mut others = 0;
             loop {
                 let budget = vault.budget();
-                assert_eq!(budget.lock_limit, Some(40 * PAGE));
+                assert_eq!(budget.lock_limit, Some(40 * page()));
                 assert_eq!(budget.locked + others, common::locked(), "{budget}");
                 assert_eq!(budget.locked_in_process, Some(common::locked()));
-                assert_eq!(budget.lock_left, Some(40 * PAGE - common::locked()));
+                assert_eq!(budget.lock_left, Some(40 * page() - common::locked()));
                 let made = vault.secret().random(32);
                 // Exactly as many as it says.
-                assert_eq!(made.is_ok(), budget.lock_left >= Some(PAGE), "{budget}");
+                assert_eq!(made.is_ok(), budget.lock_left >= Some(page()), "{budget}");
                 match made {
                     Ok(secret) => secrets.push(secret),
                     Err(error) => {
@@ -297,8 +299,8 @@ fn the_limit_on_locked_memory_is_counted_as_the_kernel_does() {
                     }
                 }
                 if secrets.len() == 5 {
-                    lock_elsewhere(7 * PAGE);
-                    others = 7 * PAGE;
+                    lock_elsewhere(7 * page());
+                    others = 7 * page();
                 }
             }
             assert!(secrets.len() > 10, "{}", secrets.len());
@@ -369,7 +371,7 @@ fn where_pages_cannot_be_locked_the_policy_decides() {
 
 #[test]
 fn at_the_real_limit_as_well() {
-    case("at_the_real_limit_as_well").limit(libc::RLIMIT_MEMLOCK, 32 * PAGE).run(|| {
+    case("at_the_real_limit_as_well").limit(libc::RLIMIT_MEMLOCK, 32 * page()).run(|| {
         common::become_ordinary_user();
         let vault = with(OnLockLimit::NextStore).build().unwrap();
         let secrets: Vec<Secret> = (0..60).map(|_| vault.secret().random(32).unwrap()).collect();

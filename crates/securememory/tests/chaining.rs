@@ -19,7 +19,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use program::{By, End, Line, Stop};
+use program::{By, End, Line, Stop, page_size};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::TestGuard;
 use securememory::{Build, Error, Hold, Vault};
@@ -321,10 +321,10 @@ fn repair(context: *mut c_void) {
     unsafe {
         match EVENT.load(Ordering::Relaxed) {
             CLOSED => {
-                libc::mprotect(PAGE.load(Ordering::Relaxed) as *mut c_void, 4096, libc::PROT_READ);
+                libc::mprotect(PAGE.load(Ordering::Relaxed) as *mut c_void, page_size(), libc::PROT_READ);
             }
             CUT => {
-                libc::ftruncate(FILE.load(Ordering::Relaxed), 4096);
+                libc::ftruncate(FILE.load(Ordering::Relaxed), page_size() as libc::off_t);
             }
             _ => {
                 let after = AFTER.load(Ordering::Relaxed);
@@ -394,7 +394,7 @@ fn a_program() {
     unsafe {
         let map = |at: usize, access, flags, file| {
             let flags = flags | libc::MAP_FIXED_NOREPLACE;
-            let got = libc::mmap(at as *mut c_void, 4096, access, flags, file, 0);
+            let got = libc::mmap(at as *mut c_void, page_size(), access, flags, file, 0);
             assert_eq!(got.addr(), at);
             at
         };
@@ -463,7 +463,7 @@ fn happen(event: &str) {
             "wild" => sm_touch(0x8000_0000_0000_0000),
             "closed" => {
                 EVENT.store(CLOSED, Ordering::Relaxed);
-                libc::mprotect(page as *mut c_void, 4096, libc::PROT_NONE);
+                libc::mprotect(page as *mut c_void, page_size(), libc::PROT_NONE);
                 sm_touch(page + 5);
             }
             "cut" => {

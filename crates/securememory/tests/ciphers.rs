@@ -52,6 +52,7 @@ fn secrets_come_back_under_every_cipher() {
     let _guard = TestGuard::new();
     for (cipher, vault) in vaults() {
         assert_eq!(vault.status().cipher, cipher);
+        // Lengths, not a page size.
         for len in [1, 63, 1023, 1024, 1025, 4096, 200_000] {
             let original: Vec<u8> = (0..len).map(|n| (n * 7 + 3) as u8).collect();
             let secret = vault.secret().from_bytes(&mut original.clone()).unwrap();

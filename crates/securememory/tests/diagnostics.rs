@@ -13,7 +13,7 @@ mod spelling;
 
 use std::io::Write;
 
-use common::{Needle, case};
+use common::{Needle, case, page_of, page_size};
 use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport};
 use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
@@ -123,9 +123,9 @@ fn each_degradation_is_told_with_what_was_asked_and_who_refused() {
 
 /// The fault's cause is done away with.
 fn open_page(report: &FaultReport) -> AfterFault {
-    let page = report.address & !4095;
+    let page = page_of(report.address);
     // SAFETY: the guard page below, which this test has closed for itself.
-    unsafe { libc::mprotect(page as *mut libc::c_void, 4096, libc::PROT_READ) };
+    unsafe { libc::mprotect(page as *mut libc::c_void, page_size(), libc::PROT_READ) };
     AfterFault::Resume
 }
 
@@ -137,10 +137,10 @@ fn faults_are_told_of_the_vault_that_they_were_in() {
         let _guard = fault::install(FaultPolicy::Abort).unwrap();
         let vault = Vault::builder().store(Store::Paged).on_fault(policy).build().unwrap();
         let other = Vault::builder().build().unwrap();
-        let secret = vault.secret().label("one\nline").random(4096).unwrap();
+        let secret = vault.secret().label("one\nline").random(page_size()).unwrap();
         let view = secret.view().unwrap();
         // SAFETY: a guard page, which is what this is about; the handler opens it.
-        let byte = unsafe { view.as_ptr().add(4096).read_volatile() };
+        let byte = unsafe { view.as_ptr().add(page_size()).read_volatile() };
         assert_eq!(byte, 0);
         let found = vault.diagnostics();
         assert_eq!((found.faults, found.replaced), (1, 0));
@@ -161,10 +161,10 @@ fn a_vault_in_the_place_of_another_begins_without_its_faults() {
         let policy = unsafe { FaultPolicy::call(open_page) };
         let _guard = fault::install(FaultPolicy::Abort).unwrap();
         let vault = Vault::builder().store(Store::Paged).on_fault(policy).build().unwrap();
-        let secret = vault.secret().random(4096).unwrap();
+        let secret = vault.secret().random(page_size()).unwrap();
         let view = secret.view().unwrap();
         // SAFETY: as above.
-        unsafe { view.as_ptr().add(4096).read_volatile() };
+        unsafe { view.as_ptr().add(page_size()).read_volatile() };
         assert_eq!(vault.diagnostics().faults, 1);
         drop(view);
         drop((secret, vault));

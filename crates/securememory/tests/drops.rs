@@ -73,6 +73,7 @@ fn secrets_are_dropped(store: Store, len: usize) {
     assert!(freeze_vault(&vault, false));
     assert_eq!(vault.status().secrets, 1);
     let again = make(&vault, len, COUNT);
+    // Bytes of a secret, not a page size.
     if len <= 4096 {
         assert_eq!(places(&again), before, "the memory is used again");
     }

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::Needle;
+use common::{Needle, page_of, page_size};
 use program::{DONE, End, Ended, Line, SEGV, large_stack, set_action};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::TestGuard;
@@ -343,7 +343,7 @@ fn survives(store: &str, busy: bool) {
     assert!(plan.is_none_or(|plan| plan.calls() >= 2));
     let secrets: Vec<_> = (0..4).map(|_| vault.secret().from_bytes(&mut [9; 100]).unwrap()).collect();
     let view = secrets[0].view().unwrap();
-    let guard = (view.as_ptr().addr() + 100) / 4096 * 4096 + 4096;
+    let guard = page_of(view.as_ptr().addr() + 100) + page_size();
     let owned = secrets[1].owned_view().unwrap();
     let mut changing = secrets[2].view_mut().unwrap();
     changing[0] = 1;
@@ -427,7 +427,7 @@ fn reads(vault: &Vault, secret: &Secret) {
 fn closing() {
     fault::install(FaultPolicy::Abort).unwrap().keep();
     let secret = vault("paged").secret().random(40_000).unwrap();
-    let page = secret.view().unwrap().as_ptr().addr() & !4095;
+    let page = page_of(secret.view().unwrap().as_ptr().addr());
     std::thread::spawn(move || {
         loop {
             // SAFETY: pages of the library's, closed as it does itself.
@@ -443,7 +443,7 @@ fn random(store: &str, death: &str, after: u32) {
     let shared = vault(store);
     let secret = shared.secret().from_bytes(&mut [9; 100]).unwrap();
     let view = secret.view().unwrap();
-    GUARD.store((view.as_ptr().addr() + 100) / 4096 * 4096 + 4096, Ordering::Relaxed);
+    GUARD.store(page_of(view.as_ptr().addr() + 100) + page_size(), Ordering::Relaxed);
     let _kept = std::mem::ManuallyDrop::new(view);
     let store: &'static str = String::leak(store.to_owned());
     let (shared, secret): (&'static Vault, &'static Secret) =

@@ -15,7 +15,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::share_files;
+use common::{page_of, page_size, raw_clone, share_files};
 use program::{DONE, End, Ended, Line, SEGV, set_action};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::TestGuard;
@@ -120,7 +120,7 @@ fn child_dies(child: &str, death: &str) {
         STORES.iter().map(|store| vault(store).secret().from_bytes(&mut [9; 100]).unwrap()).collect();
     read_all(&secrets);
     let view = secrets[0].view().unwrap();
-    let page = (view.as_ptr().addr() + 100) / 4096 * 4096 + 4096;
+    let page = page_of(view.as_ptr().addr() + 100) + page_size();
     GUARD.store(page, Ordering::Relaxed);
     let number = match death {
         "fault" => 0,
@@ -147,10 +147,8 @@ fn child_dies(child: &str, death: &str) {
                     pid
                 }
                 // As fork(3), but nobody is told.
-                "clone" => libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32,
-                "clone-files" => {
-                    libc::syscall(libc::SYS_clone, libc::SIGCHLD | libc::CLONE_FILES, 0, 0, 0, 0) as i32
-                }
+                "clone" => raw_clone(libc::SIGCHLD),
+                "clone-files" => raw_clone(libc::SIGCHLD | libc::CLONE_FILES),
                 "share" => libc::clone(die, top, libc::SIGCHLD | libc::CLONE_VM, std::ptr::null_mut()),
                 _ => {
                     let flags = libc::SIGCHLD | libc::CLONE_VM | libc::CLONE_FILES;

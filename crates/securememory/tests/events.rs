@@ -229,8 +229,9 @@ fn all_is_told_at_its_level_and_nothing_of_a_secret() {
 
 #[test]
 fn near_the_limit_on_locked_memory_there_is_one_warning() {
-    const LIMIT: u64 = 160 * 4096;
-    case("near_the_limit_on_locked_memory_there_is_one_warning").limit(libc::RLIMIT_MEMLOCK, LIMIT).run(
+    let page = common::page_size() as u64;
+    let limit = 160 * page;
+    case("near_the_limit_on_locked_memory_there_is_one_warning").limit(libc::RLIMIT_MEMLOCK, limit).run(
         || {
             common::become_ordinary_user();
             let _recorder = recorder::install();
@@ -239,17 +240,17 @@ fn near_the_limit_on_locked_memory_there_is_one_warning() {
             let is_near = |line: &String| line.contains("nearly locked as much memory as it may");
             let mut at = None;
             // Until there is no room: its end is a refusal, which is told, too.
-            while vault.budget().lock_left > Some(8 * 4096) {
+            while vault.budget().lock_left > Some(8 * page) {
                 kept.push(vault.secret().random(32).unwrap());
                 if let Some(line) = recorder::take().iter().find(|line| is_near(line)) {
-                    assert!(line.starts_with("WARN") && line.contains(&format!("limit={LIMIT}")), "{line}");
+                    assert!(line.starts_with("WARN") && line.contains(&format!("limit={limit}")), "{line}");
                     assert_eq!(at.replace(common::locked()), None, "once");
                 }
             }
             let at = at.expect("a warning");
             // A few pages of what the recorder used meanwhile.
-            let near = LIMIT - LIMIT / 8;
-            assert!((near..=near + 8 * 4096).contains(&at), "{at}");
+            let near = limit - limit / 8;
+            assert!((near..=near + 8 * page).contains(&at), "{at}");
         },
     );
 }

@@ -17,14 +17,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Footprint, Needle, NoKeys, case};
+use common::{Footprint, Needle, NoKeys, case, page_size};
 use securememory::testing::inject::{self, Injection, Plan};
 use securememory::{
     Call, CallError, Closed, Error, ErrorKind, Hold, HoldUsed, Level, Policy, Secret, Store, Vault,
     VaultBuilder, WithError, with2,
 };
-
-const PAGE: usize = 4096;
 
 /// What a build, a use and an end of a secret may call.
 const CALLS: [Call; 16] = [
@@ -385,7 +383,7 @@ fn creating_in_place() {
             // Larger than a page, and more than one at a time.
             let armed = fault.arm();
             let mut runs = 0;
-            let one = vault.secret().init_with(3 * PAGE, |room| {
+            let one = vault.secret().init_with(3 * page_size(), |room| {
                 runs += 1;
                 assert!(room.iter().all(|&byte| byte == 0), "zeros are found");
                 room.fill(0xC3);
@@ -404,7 +402,7 @@ fn creating_in_place() {
                 [&one, &two, &three].iter().filter(|o| o.is_ok()).count() as u64
             );
             if let Ok(secret) = one {
-                assert_value(&secret, &[0xC3; 3 * PAGE]);
+                assert_value(&secret, &vec![0xC3; 3 * page_size()]);
             }
             if let Ok(secret) = two {
                 assert_usable(&secret, &OLD);
@@ -547,7 +545,7 @@ fn closing() {
     case("closing").run(|| {
         sweep_stores("closing", [&[], &[], &[Call::Mprotect]], |sweep, fault, vault| {
             let secret = secret_in(&vault);
-            let large = vault.secret().random(3 * PAGE).unwrap();
+            let large = vault.secret().random(3 * page_size()).unwrap();
             let armed = fault.arm();
             let outcomes = [secret.close(), large.close_timeout(Duration::from_millis(1))];
             let hit = armed.disarm();
@@ -579,7 +577,7 @@ fn dropping() {
     case("dropping").run(|| {
         sweep_stores("dropping secrets", [&[], &[], &[Call::Mprotect]], |_, fault, vault| {
             let secrets: Vec<_> = (0..3).map(|_| secret_in(&vault)).collect();
-            let large = vault.secret().random(3 * PAGE).unwrap();
+            let large = vault.secret().random(3 * page_size()).unwrap();
             let armed = fault.arm();
             drop((secrets, large));
             let hit = armed.disarm();
@@ -777,7 +775,7 @@ fn pages_that_cannot_be_wiped_when_dropped() {
     case("pages_that_cannot_be_wiped_when_dropped").run(|| {
         warm_up();
         let before = Footprint::now();
-        for len in [64usize, 3 * PAGE] {
+        for len in [64usize, 3 * page_size()] {
             let vault = Vault::builder().store(Store::Paged).build().unwrap();
             let needle = Needle::new(len as u64, len);
             let secret = vault.secret().init_with(len, |room| needle.write(room, 0)).unwrap();

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use program::tells::{SECRET, tells};
-use program::{DONE, End, Ended, Line, SEGV, large_stack, set_action};
+use program::{DONE, End, Ended, Line, SEGV, large_stack, page_of, page_size, set_action};
 use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport};
 use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
@@ -200,7 +200,7 @@ fn beside(side: &str, store: &str, way: &str, bytes: usize, len: usize) {
         (at + len + bytes - 1, format!("{bytes} bytes beyond the last of "), BEYOND)
     } else {
         // The guard is below the page; what is between is ours, and no fault.
-        let address = at / 4096 * 4096 - bytes;
+        let address = page_of(at) - bytes;
         (address, format!("{} bytes before the first of ", at - address), BELOW)
     };
     expect(&line(verb(way), address, &place, of, &secret, &format!("{WIPED}; {look}")));
@@ -273,7 +273,11 @@ fn says_resume(report: &FaultReport) -> AfterFault {
     check(report);
     // SAFETY: a guard page of the library's, which is to be read now.
     let opened = unsafe {
-        libc::mprotect((report.address & !4095) as *mut c_void, 4096, libc::PROT_READ | libc::PROT_WRITE)
+        libc::mprotect(
+            page_of(report.address) as *mut c_void,
+            page_size(),
+            libc::PROT_READ | libc::PROT_WRITE,
+        )
     };
     if opened == 0 { AfterFault::Resume } else { AfterFault::Abort }
 }
@@ -381,9 +385,10 @@ fn two_resume() {
                     barrier.wait();
                     touch(view.as_ptr().addr() + 5008, "read");
                     assert!(view.iter().all(|&byte| byte == 7));
-                    let page = (view.as_ptr().addr() + 5008) & !4095;
+                    let page = page_of(view.as_ptr().addr() + 5008);
                     // SAFETY: the guard that was opened.
-                    assert_eq!(unsafe { libc::mprotect(page as *mut c_void, 4096, libc::PROT_NONE) }, 0);
+                    let shut = unsafe { libc::mprotect(page as *mut c_void, page_size(), libc::PROT_NONE) };
+                    assert_eq!(shut, 0);
                 }
             });
         }

@@ -143,7 +143,7 @@ fn where_memory_cannot_be_locked_again_the_child_says_so_or_has_nothing() {
                 let required = own.secret().store(Store::Paged).policy(off().lock(Level::Require));
                 let required = required.from_bytes(&mut BYTES.to_vec()).unwrap();
                 // What is locked stays so; but nothing more.
-                let old = common::limits_of(libc::RLIMIT_MEMLOCK).rlim_cur;
+                let old = common::limits_of(libc::RLIMIT_MEMLOCK).soft;
                 common::soft_limit(libc::RLIMIT_MEMLOCK, 0).unwrap();
                 let status = in_child(|| {
                     assert_eq!(locked(), 0);

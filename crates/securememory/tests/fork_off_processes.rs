@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::inherited::{BYTES, Family, builder, builders, change_keys_in_shared_memory, own_vaults_work};
-use common::{Footprint, Needle, case, in_child, share_files, wait_for};
+use common::{Footprint, Needle, case, in_child, raw_clone, share_files, wait_for};
 use securememory::Store;
 use securememory::fault::{self, FaultPolicy};
 
@@ -147,7 +147,7 @@ fn a_child_that_nobody_was_told_of_has_nothing_and_nor_have_its_children() {
     case("a_child_that_nobody_was_told_of_has_nothing_and_nor_have_its_children").run(|| {
         let mut families = families();
         // SAFETY: as fork(3), by a raw call; the child ends below, by `_exit`.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t };
+        let pid = unsafe { raw_clone(libc::SIGCHLD) };
         if pid == 0 {
             let mut refused = || {
                 let wrong: Vec<_> = families.iter_mut().flat_map(Family::not_refused).collect();

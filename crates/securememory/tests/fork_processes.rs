@@ -17,7 +17,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::inherited::{BYTES, Family, change_keys_in_shared_memory, own_vaults_work};
-use common::{case, in_child, share_files, wait_for};
+use common::{case, in_child, raw_clone, share_files, wait_for};
 use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{Coordinator, Options, Signal};
 use securememory::{Error, Hold, Level, Vault, VaultBuilder};
@@ -187,7 +187,7 @@ fn a_child_that_nobody_was_told_of_has_nothing() {
     case("a_child_that_nobody_was_told_of_has_nothing").run(|| {
         let mut families = families();
         // SAFETY: as fork(3), by a raw call; the child ends below, by `_exit`.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t };
+        let pid = unsafe { raw_clone(libc::SIGCHLD) };
         if pid == 0 {
             let wrong: Vec<_> = families.iter_mut().flat_map(Family::not_refused).collect();
             if !wrong.is_empty() {

@@ -87,7 +87,7 @@ fn closed_page() -> usize {
     // SAFETY: a new mapping.
     let page = unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_NONE, flags, -1, 0)
+        libc::mmap(std::ptr::null_mut(), page_size(), libc::PROT_NONE, flags, -1, 0)
     };
     assert_ne!(page, libc::MAP_FAILED);
     page.addr()

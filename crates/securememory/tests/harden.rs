@@ -27,7 +27,7 @@ fn dumpable() -> i32 {
 
 fn core_limits() -> (u64, u64) {
     let found = common::limits_of(libc::RLIMIT_CORE);
-    (found.rlim_cur, found.rlim_max)
+    (found.soft, found.hard)
 }
 
 fn filter() -> String {
@@ -36,7 +36,7 @@ fn filter() -> String {
 
 /// Cores as large as may be.
 fn allow_cores() {
-    let most = common::limits_of(libc::RLIMIT_CORE).rlim_max;
+    let most = common::limits_of(libc::RLIMIT_CORE).hard;
     if most < 64 << 20 {
         common::skip("needs a hard limit on cores that allows some");
     }

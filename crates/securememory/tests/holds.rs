@@ -27,7 +27,6 @@ use securememory::{
 };
 
 /// Where the holds of this file are to be had, a page of theirs has so many bytes.
-const PAGE: u64 = 4096;
 const VALUE: &[u8; 32] = b"what is kept by a key in place..";
 
 /// A vault with this hold and no other; skipped where it cannot be had.
@@ -359,14 +358,14 @@ fn pkey_leaves_other_keys_as_they_are() {
         let page = unsafe {
             let page = libc::mmap(
                 std::ptr::null_mut(),
-                4096,
+                common::page_size(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             );
             let access = libc::PROT_READ | libc::PROT_WRITE;
-            assert_eq!(libc::syscall(libc::SYS_pkey_mprotect, page, 4096, access, before), 0);
+            assert_eq!(libc::syscall(libc::SYS_pkey_mprotect, page, common::page_size(), access, before), 0);
             page.cast::<u8>()
         };
         let vault = vault(Hold::Pkey);
@@ -543,7 +542,7 @@ fn status_is_true(hold: Hold, used: HoldUsed) {
     let unlisted =
         mappings(|header, lines| header.contains("/secretmem") && !has_flags(lines, &["lo"])).len() as u64;
     assert!(unlisted == 0 || hold == Hold::Secretmem);
-    assert_eq!(status.locked_bytes as u64, common::locked() - before + unlisted * PAGE);
+    assert_eq!(status.locked_bytes as u64, common::locked() - before + unlisted * common::page_size() as u64);
     assert_eq!(secret.status().hold, Some(used));
 }
 
@@ -579,7 +578,7 @@ fn key_seen_in_scratch(hold: Hold, key_page: usize, vault: &Vault) -> bool {
             seen = scratch
                 .iter()
                 .filter(|&&at| at != key_page)
-                .filter_map(|&at| peek(at, 4096).ok())
+                .filter_map(|&at| peek(at, common::page_size()).ok())
                 .any(|page| page.windows(8).any(|window| window == &key[..8]));
         }
         stop.store(true, Ordering::Relaxed);

@@ -13,14 +13,20 @@ mod common;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use common::{Footprint, Needle, NoKeys, case, cpu_time};
+use common::{Footprint, Needle, NoKeys, case, cpu_time, page_size};
 use securememory::testing::TestGuard;
 use securememory::{
     Call, CallError, Closed, Error, ErrorKind, Evidence, Hint, Hold, HoldUsed, Level, OwnedView, Policy,
     Protection, Secret, Store, Vault, VaultBuilder, View,
 };
 
-const PAGE: usize = 4096;
+/// Views of a vault by default; not a page size.
+const VIEWS: usize = 4096;
+
+/// All addresses of a process on x86-64, or half of those that 32 bits can name.
+fn all_addresses() -> usize {
+    (if usize::BITS == 64 { 1_u64 << 47 } else { 1 << 31 }) as usize
+}
 
 /// How the sealed and paged stores are asked for, by the names of the doctor.
 fn builders() -> [(&'static str, VaultBuilder); 3] {
@@ -464,6 +470,7 @@ fn little_address_space() {
         let before = Footprint::now();
         let (mut failed, mut worked) = (0, 0);
         for (name, builder) in builders() {
+            // KiB, not a page size.
             for room in [0u64, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 65536] {
                 // Prepared with room, so that the pressure is on each step in turn.
                 let vault = builder.clone().views_max(100_000).build().unwrap();
@@ -486,7 +493,7 @@ fn little_address_space() {
                 }
                 let right = views.iter().all(|view| view.with(|bytes| bytes == b"made before").unwrap());
                 let changed = secret.replace(&mut b"MADE BEFORE".to_vec());
-                common::soft_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY).unwrap();
+                common::soft_limit(libc::RLIMIT_AS, common::UNLIMITED).unwrap();
                 assert!(right, "{name} {room}");
                 assert_eq!(large.is_err(), untouched, "{name} {room}");
                 for outcome in [built, large, nested, changed] {
@@ -555,7 +562,7 @@ impl Drop for Heap {
                 self.0 = next;
             }
         }
-        common::soft_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY).unwrap();
+        common::soft_limit(libc::RLIMIT_AS, common::UNLIMITED).unwrap();
     }
 }
 
@@ -739,23 +746,24 @@ fn sizes_that_cannot_be() {
         for (name, builder) in builders() {
             let vault = builder.build().unwrap();
             let small = vault.secret().random(8).unwrap();
+            let most = all_addresses();
             let sizes = [
                 usize::MAX,
                 usize::MAX - 1,
-                usize::MAX - PAGE,
-                usize::MAX - 2 * PAGE,
+                usize::MAX - page_size(),
+                usize::MAX - 2 * page_size(),
                 usize::MAX / 2,
                 usize::MAX / 2 + 1,
-                isize::MAX as usize - 3 * PAGE,
+                isize::MAX as usize - 3 * page_size(),
                 (isize::MAX as usize) / 2,
                 (isize::MAX as usize) / 2 - 64,
-                1 << 47,
-                (1 << 47) - PAGE,
-                (1 << 47) + 1,
-                1 << 56,
+                most,
+                most - page_size(),
+                most + 1,
+                if usize::BITS == 64 { most << 9 } else { usize::MAX / 4 * 3 },
             ];
             for len in sizes {
-                for align in [1, 16, PAGE] {
+                for align in [1, 16, page_size()] {
                     let make = || vault.secret().align(align);
                     let mut ran = false;
                     let outcomes = [
@@ -794,7 +802,7 @@ fn sizes_that_cannot_be() {
             before.assert_same(name);
         }
         // Limits of a vault that cannot be.
-        for views in [0, usize::MAX, usize::MAX / 128, 1 << 47] {
+        for views in [0, usize::MAX, usize::MAX / 128, all_addresses()] {
             let error = Vault::builder().views_max(views).build().unwrap_err();
             assert!(
                 matches!(
@@ -815,14 +823,14 @@ fn arguments_that_cannot_be() {
         let before = Footprint::now();
         for (name, builder) in builders() {
             let vault = builder.build().unwrap();
-            for align in [0, 3, 24, PAGE + 1, 2 * PAGE, usize::MAX, 1 << 63] {
+            for align in [0, 3, 24, page_size() + 1, 2 * page_size(), usize::MAX, !(usize::MAX >> 1)] {
                 let mut source = [5; 3];
                 let error = vault.secret().align(align).from_bytes(&mut source).unwrap_err();
-                assert_eq!(error, Error::BadAlignment { align, limit: PAGE }, "{name}");
+                assert_eq!(error, Error::BadAlignment { align, limit: page_size() }, "{name}");
                 assert_eq!((error.kind(), source), (ErrorKind::Usage, [5; 3]));
             }
             for align in (0..=12).map(|bits| 1usize << bits) {
-                for len in [1, 17, PAGE - 31, PAGE, PAGE + 1] {
+                for len in [1, 17, page_size() - 31, page_size(), page_size() + 1] {
                     let secret = vault.secret().align(align).init_with(len, |room| room.fill(9)).unwrap();
                     let view = secret.view().unwrap();
                     assert_eq!(view.as_ptr().addr() % align, 0, "{name} {align}");
@@ -880,17 +888,17 @@ fn ten_thousand_views() {
                 match secret.view() {
                     Ok(view) => views.push(view),
                     Err(error) => {
-                        assert_eq!(error, Error::ScratchExhausted { limit: 4096 }, "{name}");
+                        assert_eq!(error, Error::ScratchExhausted { limit: VIEWS }, "{name}");
                         break;
                     }
                 }
             }
             // Of a paged secret, a thread's first view is not counted.
-            let most = if name == "paged" { 4097 } else { 4096 };
+            let most = if name == "paged" { VIEWS + 1 } else { VIEWS };
             assert_eq!(views.len(), most, "{name}");
             let refused = Instant::now();
             for _ in 0..10 {
-                let exhausted = Error::ScratchExhausted { limit: 4096 };
+                let exhausted = Error::ScratchExhausted { limit: VIEWS };
                 assert_eq!(other.view().unwrap_err(), exhausted, "{name}");
                 if name != "paged" {
                     // A copy needs a place in scratch, of which a paged secret's views take none.
@@ -985,6 +993,7 @@ fn views_of_64_kib_where_64_kib_are_lockable() {
             assert!(status.locked_bytes <= 64 * 1024, "{name}: {status:?}");
             drop(views);
             let mut change = secret.view_mut().unwrap();
+            // Not a page size.
             change[65_535] ^= 1;
             change.commit().unwrap();
             use_fully(name, &vault);
@@ -1031,14 +1040,14 @@ impl Crowd {
         }
         // Every other page is readable, so that no two neighbours merge.
         let wanted = limit.checked_sub(Footprint::now().mappings() + free)?;
-        let len = wanted * PAGE;
+        let len = wanted * page_size();
         // SAFETY: a new mapping, whose pages change their access; nobody refers to them.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
             let at = libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0);
             assert_ne!(at, libc::MAP_FAILED);
             for page in (1..wanted).step_by(2) {
-                if libc::mprotect(at.byte_add(page * PAGE), PAGE, libc::PROT_READ) != 0 {
+                if libc::mprotect(at.byte_add(page * page_size()), page_size(), libc::PROT_READ) != 0 {
                     break;
                 }
             }
@@ -1100,7 +1109,7 @@ fn no_mapping_is_left() {
         assert_out_of_mappings(&error);
         assert!(secrets.len() > 100, "{}", secrets.len());
         // The large ones have mappings of their own.
-        assert_out_of_mappings(&vault.secret().random(3 * PAGE).unwrap_err());
+        assert_out_of_mappings(&vault.secret().random(3 * page_size()).unwrap_err());
         // All that are there can be read, changed (or not: an error, and the old value) and closed.
         for secret in &secrets {
             let view = secret.view().unwrap();
@@ -1150,7 +1159,7 @@ fn no_mapping_is_left() {
         assert!(views.iter().all(|view| view.with(|bytes| bytes == b"sealed").unwrap()));
         use_fully("paged", &vault);
         use_fully("sealed", &sealed);
-        assert_eq!(vault.secret().random(3 * PAGE).unwrap().close(), Ok(Closed::Closed));
+        assert_eq!(vault.secret().random(3 * page_size()).unwrap().close(), Ok(Closed::Closed));
         assert!(secrets[half..].iter().all(|secret| secret.with(|bytes| bytes.len() == 11).unwrap()));
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
         drop((secrets, views, sealed_secret, vault, sealed));
@@ -1173,7 +1182,7 @@ fn few_mappings_are_left() {
             for access in [libc::PROT_READ, libc::PROT_WRITE].into_iter().cycle() {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
                 // SAFETY: a new mapping; a neighbour has another access, or it merges and the next one does not.
-                let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, access, flags, -1, 0) };
+                let at = unsafe { libc::mmap(std::ptr::null_mut(), page_size(), access, flags, -1, 0) };
                 if at == libc::MAP_FAILED || singles.len() == singles.capacity() {
                     return;
                 }
@@ -1185,7 +1194,7 @@ fn few_mappings_are_left() {
         let give = |singles: &mut Vec<*mut libc::c_void>| {
             let at = singles.pop().unwrap();
             // SAFETY: mapped above, and nobody refers to it.
-            assert_eq!(unsafe { libc::munmap(at, PAGE) }, 0);
+            assert_eq!(unsafe { libc::munmap(at, page_size()) }, 0);
         };
         for free in 0..40 {
             give(&mut singles);

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::signals::{PLAIN, count_plain, install, installed, queue, raise, send, until, until_counted};
-use common::{Ending, case, in_child};
+use common::{Ending, case, in_child, page_of, page_size};
 use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{
     Change, Coordinator, IfReplaced, Options, Outcome, Priority, Registration, Signal, Uninstalled, register,
@@ -436,20 +436,19 @@ fn forks_in_the_middle_of_everything_leave_a_child_that_works() {
 }
 
 static PAGES: AtomicUsize = AtomicUsize::new(0);
-const PAGE: usize = 4096;
 
 /// Opens the page that was touched: what virtual machines do.
 extern "C" fn opens_the_page(_: i32, info: *mut libc::siginfo_t, _: *mut c_void) {
     THEIRS.fetch_add(1, Ordering::SeqCst);
     // SAFETY: the test's own pages.
     unsafe {
-        let address = (*info).si_addr().addr() & !(PAGE - 1);
+        let address = page_of((*info).si_addr().addr());
         let pages = PAGES.load(Ordering::SeqCst);
-        if !(pages..pages + 8 * PAGE).contains(&address) {
+        if !(pages..pages + 8 * page_size()).contains(&address) {
             libc::_exit(3);
         }
         let page = std::ptr::with_exposed_provenance_mut(address);
-        libc::mprotect(page, PAGE, libc::PROT_READ | libc::PROT_WRITE);
+        libc::mprotect(page, page_size(), libc::PROT_READ | libc::PROT_WRITE);
     }
 }
 
@@ -473,7 +472,7 @@ fn making_place_for_a_handler_is_for_a_moment() {
             action.sa_flags = libc::SA_SIGINFO;
             libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut());
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            libc::mmap(std::ptr::null_mut(), 8 * PAGE, libc::PROT_NONE, flags, -1, 0).cast::<u8>()
+            libc::mmap(std::ptr::null_mut(), 8 * page_size(), libc::PROT_NONE, flags, -1, 0).cast::<u8>()
         };
         PAGES.store(pages.expose_provenance(), Ordering::SeqCst);
         let guard = fault::install(FaultPolicy::Abort).unwrap();
@@ -481,7 +480,7 @@ fn making_place_for_a_handler_is_for_a_moment() {
         assert_ne!(ours, function as usize);
         for n in 0..8 {
             // SAFETY: inside the mapping; the handler opens it.
-            unsafe { pages.add(n * PAGE).write_volatile(1) };
+            unsafe { pages.add(n * page_size()).write_volatile(1) };
             assert_eq!(load(&THEIRS), n as u32 + 1);
             until("ours is back", || segv() == ours);
         }

@@ -643,7 +643,7 @@ fn memory_that_runs_out_is_an_error_and_loses_nothing() {
         let block = bytes(100_000);
         let mut room = vec![0; block.len()];
         stream.write_all(&block).unwrap();
-        let limit = common::limits_of(libc::RLIMIT_AS).rlim_cur;
+        let limit = common::limits_of(libc::RLIMIT_AS).soft;
         common::soft_limit(libc::RLIMIT_AS, common::address_space() + (4 << 20)).unwrap();
         let mut given = block.len();
         let refused = loop {

@@ -380,7 +380,10 @@ fn a_closed_vault_gives_everything_back_though_its_secrets_live() {
             drop(owned);
             let after = vault.status();
             // The page with the alive mark stays, by which a child is told from its parent.
-            assert!(after.locked_bytes <= 4096.max(before.locked_bytes / 4), "{before:?} {after:?}");
+            assert!(
+                after.locked_bytes <= common::page_size().max(before.locked_bytes / 4),
+                "{before:?} {after:?}"
+            );
             assert_eq!((after.scratch_slots, after.secrets), (0, 0), "{after:?}");
             assert!(secrets.iter().all(|secret| secret.view().err() == Some(Error::Closed)));
         }

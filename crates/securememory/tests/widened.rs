@@ -101,8 +101,14 @@ impl Naive {
         // SAFETY: a new mapping, in which one page is written before anybody else knows it.
         let page = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let page =
-                libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                common::page_size(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            );
             assert_ne!(page, libc::MAP_FAILED);
             page.cast::<u8>().write_bytes(VALUE, 64);
             page.cast::<u8>()
@@ -115,7 +121,9 @@ impl Naive {
     fn protect(&self, protection: i32) {
         spin(LATE);
         // SAFETY: of our own page; that it is taken away under a reader is what is shown.
-        let outcome = unsafe { libc::mprotect(self.page.load(Ordering::SeqCst).cast(), 4096, protection) };
+        let outcome = unsafe {
+            libc::mprotect(self.page.load(Ordering::SeqCst).cast(), common::page_size(), protection)
+        };
         assert_eq!(outcome, 0);
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use aegis::aegis256::Aegis256;
 use common::shares::{self, Anchor, Host, share_in};
-use common::{case, share_files};
+use common::{case, raw_clone, share_files};
 use securememory::testing::{call_in_window, look_at_rest, skip_key_checks, wipe_key};
 use securememory::{Cipher, Error, Secret, Vault};
 
@@ -543,7 +543,7 @@ extern "C" fn split_process(_: libc::c_int) {
     // SAFETY: system calls, as a signal handler may make them; the child goes on where its parent was interrupted.
     unsafe {
         let errno = *libc::__errno_location();
-        let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t;
+        let child = raw_clone(libc::SIGCHLD);
         if child == 0 {
             libc::alarm(20);
             CHILD.store(true, Ordering::SeqCst);

@@ -49,7 +49,7 @@ const THIRD: Option<Goal> = Some(AtMost(1.0 / 3.0));
 const OF_CIPHER: Option<Goal> = Some(AtMost(1.0 / 0.95));
 const OF_CIPHER_IN_PLACE: Option<Goal> = Some(AtMost(1.0 / 0.8));
 
-const PAGE: usize = 4096;
+const FOUR_KIB: usize = 4 << 10;
 const MIB: usize = 1 << 20;
 
 /// All rows, in the order in which they are run.
@@ -108,7 +108,7 @@ fn sealed_read_busy() -> Result<Halves, Failure> {
 }
 
 fn sealed_read_page() -> Result<Halves, Failure> {
-    let secret = large(&split_vault()?, PAGE)?;
+    let secret = large(&split_vault()?, FOUR_KIB)?;
     let mut share = floor::Share::new().map_err(no_floor)?;
     let mut bare = bare(&secret)?;
     let floor = move || {

@@ -267,6 +267,7 @@ pub mod tests {
                 memory[68..100].copy_from_slice(&hidden);
                 let shares = [[9; KEY], share];
                 let mut crack = Crack::new(&record, &shares, 4);
+                // not a page size: addresses.
                 crack.look(0x1000, &memory);
                 let found = crack.found.unwrap();
                 assert_eq!((found.address, found.with), (0x1000 + 68, with));
@@ -279,6 +280,7 @@ pub mod tests {
             memory[32..64].copy_from_slice(&share);
             memory[128..160].copy_from_slice(&other);
             let mut crack = Crack::new(&record, &[], 16);
+            // An address, not a page size.
             crack.look(0x1000, &memory);
             assert!(crack.found.is_none());
             crack.look_at_pairs();

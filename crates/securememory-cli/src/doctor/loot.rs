@@ -117,6 +117,7 @@ mod tests {
             };
             <File as std::os::fd::FromRawFd>::from_raw_fd(made)
         };
+        // not a page size: of a file.
         file.set_len(4096).unwrap();
         assert!(file.read_at(&mut [0; 8], 0).is_err());
         assert_eq!(content(&file).unwrap(), vec![0; 4096]);

@@ -299,6 +299,7 @@ mod tests {
                 without(&whole, Some(hole)).into_iter().map(|part| (part.range.start, part.range.end));
             parts.collect::<Vec<_>>()
         };
+        // not a page size: addresses.
         assert_eq!(parts(0x2010..0x2020), [(0x1000, 0x2010), (0x2020, 0x5000)]);
         assert_eq!(parts(0x1000..0x5000), []);
         assert_eq!(parts(0x6000..0x7000), [(0x1000, 0x5000)]);

@@ -147,6 +147,7 @@ mod tests {
 
     #[test]
     fn long_needles_are_masked_whole() {
+        // Lengths, not a page size.
         for len in [1023, 1024, 1025, 4096] {
             let bytes: Vec<u8> = (0..len).map(|n: u32| n as u8).collect();
             let needle = Needle::hide(bytes.iter().copied()).unwrap();

@@ -112,6 +112,7 @@ mod tests {
         assert_eq!(page["build"]["backend"], securememory::Build::HERE.backend);
         assert_eq!(page["build"].as_object().unwrap().len(), 12);
         assert!(page["build"]["split"] == true || page["holds"]["split"]["available"] == false, "{page:#}");
+        // The smallest there is, not a page size of here.
         assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
         assert!(page["vault"]["hold"].is_string());
         assert!(page["advice"].is_array());

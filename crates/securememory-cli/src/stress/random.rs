@@ -15,6 +15,7 @@ impl Random {
 
     /// Any number.
     pub fn next(&mut self) -> u64 {
+        // Of the generator, not a page size.
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

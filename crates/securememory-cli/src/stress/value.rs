@@ -6,6 +6,7 @@ use super::random::Random;
 pub const HEAD: usize = 24;
 
 /// Lengths of secrets: small ones, and those around the end of a page with what the library puts beside them.
+// Lengths, not a page size.
 pub const LENGTHS: [usize; 10] = [24, 40, 64, 1000, 3952, 3953, 4080, 4081, 4096, 5000];
 
 /// Marks a version that is written and never made valid: nobody may see it but its writer.

@@ -135,15 +135,15 @@ mod tests {
     #[cfg(feature = "testing")]
     #[test]
     fn a_refusal_is_reported_with_its_number() {
-        use crate::os::Call;
         use crate::os::inject::{self, Plan};
+        use crate::os::{Call, errno};
         let plans = [Call::Mlock, Call::MemfdSecret, Call::PkeyAlloc, Call::MemfdCreate]
-            .map(|call| inject::fail(call, Plan::Always { errno: libc::EPERM }));
+            .map(|call| inject::fail(call, Plan::Always { errno: errno::EPERM }));
         let host = Host::probe();
         drop(plans);
-        let refused = Feature::Unavailable { errno: libc::EPERM };
+        let refused = Feature::Unavailable { errno: errno::EPERM };
         assert_eq!([host.lock, host.secretmem, host.protection_keys, host.memfd], [refused; 4]);
-        let _plan = inject::fail(Call::Mmap, Plan::Nth { n: 1, errno: libc::ENOMEM });
+        let _plan = inject::fail(Call::Mmap, Plan::Nth { n: 1, errno: errno::ENOMEM });
         assert_eq!(Host::probe().dont_dump, Feature::Unknown);
     }
 }

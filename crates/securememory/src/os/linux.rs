@@ -229,7 +229,7 @@ pub(super) unsafe fn try_guard(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
 
 pub(super) fn signal_frame_size() -> usize {
     // Kernels before 5.14 do not tell; this is what AVX-512 needs, and more than any other processor without AMX.
-    const USUAL: usize = 4096;
+    const USUAL: usize = 4 << 10;
     // SAFETY: getauxval only reads the vector that the kernel gave the program.
     match unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } {
         0 => USUAL,

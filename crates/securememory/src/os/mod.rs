@@ -19,9 +19,10 @@
 mod build;
 mod call;
 mod capability;
+pub mod errno;
 #[cfg(feature = "testing")]
 pub mod inject;
-#[cfg(feature = "testing")]
+#[cfg(all(feature = "testing", unix))]
 pub(crate) mod limits;
 
 // Linux and Android. There too the other Unix systems' backend can be had, for tests.
@@ -50,6 +51,15 @@ use linux as sys;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
 
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as sys;
+#[cfg(all(feature = "testing", windows))]
+pub(crate) use windows::limits;
+#[cfg(windows)]
+pub(crate) use windows::{ProtectionKey, SecretFile, ShareFile, process, room, signals};
+
 #[cfg(unix)]
 pub(crate) mod signals;
 #[cfg(unix)]
@@ -59,13 +69,13 @@ mod unix;
 mod apple;
 #[cfg(any(target_os = "freebsd", target_os = "openbsd", target_os = "netbsd"))]
 mod bsd;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
 mod posix;
 #[cfg(all(target_os = "linux", securememory_posix))]
 mod posix_on_linux;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
 use posix as sys;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))))]
 pub(crate) use posix::{ProtectionKey, SecretFile, ShareFile, process, room};
 
 #[cfg(not(any(
@@ -74,9 +84,13 @@ pub(crate) use posix::{ProtectionKey, SecretFile, ShareFile, process, room};
     target_vendor = "apple",
     target_os = "freebsd",
     target_os = "openbsd",
-    target_os = "netbsd"
+    target_os = "netbsd",
+    windows
 )))]
-compile_error!("securememory supports Linux, Android, macOS, FreeBSD, OpenBSD and NetBSD");
+compile_error!("securememory supports Linux, Android, macOS, FreeBSD, OpenBSD, NetBSD and Windows");
+
+/// What a file of ours is known by: the number of a descriptor.
+pub(crate) type FileNumber = i32;
 
 pub use build::Build;
 pub use call::{Call, CallError};
@@ -445,7 +459,7 @@ mod tests {
             protect(page.0, page_size(), Access::None).unwrap();
             lock(page.0, page_size())
         };
-        assert_eq!(refused, Err(CallError::new(Call::Mlock, libc::ENOMEM)));
+        assert_eq!(refused, Err(CallError::new(Call::Mlock, errno::ENOMEM)));
         // The mark itself, since `locked` asks for more than the mark.
         let listing = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let start = format!("{:x}-", page.0.as_ptr() as usize);

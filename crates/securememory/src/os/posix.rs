@@ -221,7 +221,7 @@ pub(super) fn mapping_limit() -> Option<u64> {
 
 /// More than any frame that these systems write for a signal.
 pub(super) fn signal_frame_size() -> usize {
-    4096
+    4 << 10
 }
 
 /// Writes as much as can be written at once; -1 and `errno`. write(2)

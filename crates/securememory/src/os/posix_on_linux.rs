@@ -17,6 +17,9 @@ use super::{Advice, Call, CallError, CallResult};
 #[allow(dead_code, reason = "only what POSIX does not say is taken from it")]
 #[path = "signals/frame.rs"]
 mod frame;
+#[allow(dead_code, reason = "as above")]
+#[path = "signals/machine.rs"]
+mod machine;
 
 pub(super) const NAME: &str = "posix";
 pub(super) const WIPES_ON_FORK: bool = !cfg!(securememory_posix_absent);
@@ -130,7 +133,7 @@ pub(super) unsafe fn stack_pointer(context: *const Context) -> Option<usize> {
 /// `context` is what a handler was called with for an access fault.
 pub(super) unsafe fn attempt(context: *const Context) -> Attempt {
     // SAFETY: as the caller vouches.
-    unsafe { frame::attempt(context.cast()) }
+    unsafe { machine::attempt(context.cast()) }
 }
 
 /// # Safety
@@ -138,5 +141,5 @@ pub(super) unsafe fn attempt(context: *const Context) -> Attempt {
 /// `context` is what a handler was called with, and what was interrupted does not need them.
 pub(super) unsafe fn wipe_vectors(context: *mut Context) {
     // SAFETY: as the caller vouches.
-    unsafe { frame::wipe_vectors(context.cast()) }
+    unsafe { machine::wipe_vectors(context.cast()) }
 }

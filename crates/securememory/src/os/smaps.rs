@@ -86,6 +86,7 @@ VmFlags: rd lo mg dc
             dont_fork: false,
             mergeable: false,
         };
+        // not a page size: addresses in a listing.
         assert_eq!(flags(0x1000, 0x1000), Some(first));
         assert_eq!(flags(0x1800, 0x1000), Some(RangeFlags { wipe_on_fork: false, ..first }));
         let last = RangeFlags {
@@ -101,6 +102,7 @@ VmFlags: rd lo mg dc
     #[test]
     fn a_hole_or_an_end_in_the_range_is_no_answer() {
         for (addr, len) in
+            // Addresses, not a page size.
             [(0, 0x2000), (0x3000, 0x4000), (0x5000, 1), (0x6000, 0x2000), (0x7000, 1), (0x1000, 0)]
         {
             assert_eq!(flags(addr, len), None, "{addr:x} {len:x}");

@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 pub(super) fn page_size() -> usize {
     // SAFETY: asks for a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // It is always told.
-    usize::try_from(size).unwrap_or(4096)
+    // It is always told; if not, whole pages of this size are whole pages of all usual ones.
+    usize::try_from(size).unwrap_or(64 << 10)
 }
 
 /// Runs `run` with all signals blocked but those that are raised by what a thread itself does: a thread made in it

@@ -58,6 +58,10 @@ pub(crate) fn copy_slice(to: &mut [u8], from: &[u8]) {
     unsafe { copy(from.as_ptr(), to.as_mut_ptr(), from.len().min(to.len())) };
 }
 
+/// From so many bytes on it is worth to begin with a cache line.
+#[allow(dead_code, reason = "where zeros are stored one by one it does not matter")]
+const MANY: usize = 4 << 10;
+
 /// Overwrites with zeros; never optimised away.
 ///
 /// # Safety
@@ -66,14 +70,44 @@ pub(crate) fn copy_slice(to: &mut [u8], from: &[u8]) {
 #[inline]
 #[allow(unsafe_code)]
 pub(crate) unsafe fn wipe(at: *mut u8, len: usize) {
+    #[cfg(any(
+        target_arch = "x86_64",
+        target_arch = "x86",
+        target_arch = "aarch64",
+        target_arch = "arm",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "s390x"
+    ))]
     // SAFETY: the caller vouches for the range. The empty assembly may read all memory as far as the compiler
     // knows, so the zeros must be there.
     unsafe {
         // Many bytes are stored faster from the start of a cache line on.
-        let lead = if len >= 4096 { at.align_offset(64).min(len) } else { 0 };
+        let lead = if len >= MANY { at.align_offset(64).min(len) } else { 0 };
         std::ptr::write_bytes(at, 0, lead);
         std::ptr::write_bytes(at.add(lead), 0, len - lead);
         std::arch::asm!("/* {0} */", in(reg) at, options(nostack, preserves_flags));
+    }
+    // Stable Rust has no assembly for these processors.
+    #[cfg(not(any(
+        target_arch = "x86_64",
+        target_arch = "x86",
+        target_arch = "aarch64",
+        target_arch = "arm",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "s390x"
+    )))]
+    // SAFETY: the caller vouches for the range; the words in it are aligned.
+    unsafe {
+        let lead = at.align_offset(8).min(len);
+        let words = (len - lead) / 8;
+        for byte in (0..lead).chain(lead + words * 8..len) {
+            at.add(byte).write_volatile(0);
+        }
+        for word in 0..words {
+            at.add(lead).cast::<u64>().add(word).write_volatile(0);
+        }
     }
     compiler_fence(Ordering::SeqCst);
 }

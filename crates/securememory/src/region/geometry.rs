@@ -83,45 +83,76 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// All page sizes there are: of the usual processors, and huge ones.
+    const PAGES: [usize; 5] = [4 << 10, 8 << 10, 16 << 10, 64 << 10, 2 << 20];
+
     fn pages() -> impl Strategy<Value = usize> {
-        (12u32..=21).prop_map(|bits| 1usize << bits)
+        proptest::sample::select(&PAGES[..])
+    }
+
+    /// Small lengths, lengths around whole pages, and all that there are.
+    fn lengths() -> impl Strategy<Value = usize> {
+        let near = (pages(), 0usize..40, 0usize..200);
+        let near = near.prop_map(|(page, pages, off)| (page * pages + off).saturating_sub(100).max(1));
+        let most = (0usize..1 << 23).prop_map(|less| usize::MAX - less);
+        prop_oneof![1usize..200, near, 1usize.., (0u32..usize::BITS).prop_map(|bits| 1 << bits), most]
+    }
+
+    /// What is known of a place that was found.
+    fn is_right(place: Place, (capacity, head, len, align): (usize, usize, usize, usize)) {
+        assert_eq!(place.data % align, 0);
+        assert_eq!(place.end - place.data, len);
+        assert_eq!(place.data - place.canary, CANARY);
+        assert!(head <= place.canary && place.end <= capacity);
+        assert!(capacity - place.end < align, "slack of a whole unit");
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
         #[test]
         fn data_fits_is_aligned_and_ends_at_the_guard(
-            page in pages(), len in 1usize..5_000_000, align_bits in 0u32..=21, head in 0usize..1024,
+            page in pages(), len in lengths(), align_bits in 0u32..=21, head in 0usize..1024,
         ) {
             let align = 1usize << align_bits;
-            prop_assume!(align <= page);
-            let capacity = capacity_for(head, len, align, page).unwrap();
-            let place = place(capacity, head, len, align).unwrap();
+            prop_assume!(check_align(align, page).is_ok());
+            let Ok(capacity) = capacity_for(head, len, align, page) else {
+                // Only what is larger than half of all addresses, with what it needs around it.
+                prop_assert!(len >= isize::MAX as usize - head - CANARY - 4 * page - align);
+                return Ok(());
+            };
+            is_right(place(capacity, head, len, align).unwrap(), (capacity, head, len, align));
             prop_assert_eq!(capacity % page, 0);
-            prop_assert_eq!(place.data % align, 0);
-            prop_assert_eq!(place.end - place.data, len);
-            prop_assert_eq!(place.data - place.canary, CANARY);
-            prop_assert!(place.canary >= head);
-            prop_assert!(place.end <= capacity);
-            prop_assert!(capacity - place.end < align);
+            // No page more than are needed: for the bytes, what is around them, and their alignment.
+            prop_assert!(capacity - len < page + head + CANARY + align);
+            // With its guards it is no larger than an object may be, and is laid out.
+            let size = slab_size(capacity, 1, page).unwrap();
+            prop_assert_eq!(size, capacity + 2 * page);
+            prop_assert_eq!(slot_offset(capacity, 0, page), page);
         }
 
         #[test]
         fn sizes_beyond_the_address_space_are_errors(
-            page in pages(), over in 0usize..1 << 22, align_bits in 0u32..=12,
+            page in pages(), over in 0usize..1 << 22, align_bits in 0u32..=12, head in 0usize..1024,
         ) {
             let len = usize::MAX - over;
-            prop_assert!(capacity_for(128, len, 1 << align_bits, page).is_err());
+            let align = 1 << align_bits;
+            for len in [len, isize::MAX as usize + 1, isize::MAX as usize - 2 * page + 1] {
+                let refused = capacity_for(head, len, align, page);
+                prop_assert_eq!(refused, Err(Error::TooLarge { len, limit: isize::MAX as usize }));
+            }
             prop_assert!(slab_size(len, 1, page).is_err());
             prop_assert!(slab_size(page, len, page).is_err());
+            prop_assert!(slab_size(page, isize::MAX as usize / page, page).is_err());
         }
 
         #[test]
         fn placing_never_wraps(
             capacity in any::<usize>(), head in any::<usize>(), len in any::<usize>(), align_bits in 0u32..=21,
         ) {
-            if let Some(place) = place(capacity, head, len, 1 << align_bits) {
-                prop_assert!(head <= place.canary && place.canary < place.data);
-                prop_assert!(place.data <= place.end && place.end <= capacity);
+            let align = 1 << align_bits;
+            if let Some(found) = place(capacity, head, len, align) {
+                is_right(found, (capacity, head, len, align));
             }
         }
 
@@ -134,19 +165,23 @@ mod tests {
             for index in 0..count {
                 let start = slot_offset(capacity, index, page);
                 prop_assert!(start >= page);
+                prop_assert_eq!(start % page, 0);
                 prop_assert!(start + capacity + page <= size);
                 if index > 0 {
                     prop_assert_eq!(start - (slot_offset(capacity, index - 1, page) + capacity), page);
                 }
             }
+            prop_assert_eq!(slot_offset(capacity, count, page), size);
         }
     }
 
     #[test]
     fn bad_alignments_are_refused() {
-        for align in [0, 3, 24, 8192, usize::MAX] {
-            assert!(check_align(align, 4096).is_err());
+        for page in PAGES {
+            for align in [0, 3, 24, page + 1, 2 * page, usize::MAX, !(usize::MAX >> 1)] {
+                assert!(check_align(align, page).is_err(), "{align}, {page}");
+            }
+            assert!([1, 2, 16, page / 2, page].iter().all(|&align| check_align(align, page).is_ok()));
         }
-        assert!(check_align(4096, 4096).is_ok());
     }
 }

@@ -7,8 +7,10 @@
 //!
 //! On x86-64 an AVX instruction that writes the low part of a register clears the rest of it, also in
 //! registers 16 to 31 of AVX-512, which the C library's copying uses and `vzeroall` leaves alone; and sixteen of
-//! them are faster than one `vzeroall`. On arm64 writing zero to a vector register clears its scalable
-//! extension as well.
+//! them are faster than one `vzeroall`. Other processors: [`registers`](self::registers()), and the file of that name.
+
+#[cfg(not(target_arch = "x86_64"))]
+mod registers;
 
 #[cfg(not(target_arch = "x86_64"))]
 use crate::region::bytes;
@@ -35,31 +37,11 @@ pub(crate) fn depth(path: usize) -> usize {
 
 /// Clears the vector registers.
 #[inline]
-#[allow(unsafe_code)]
 fn registers() {
     #[cfg(target_arch = "x86_64")]
     x86_64::clear();
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: only clears registers, all of which are declared as clobbered.
-    unsafe {
-        std::arch::asm!(
-            "movi v0.2d, #0", "movi v1.2d, #0", "movi v2.2d, #0", "movi v3.2d, #0",
-            "movi v4.2d, #0", "movi v5.2d, #0", "movi v6.2d, #0", "movi v7.2d, #0",
-            "movi v8.2d, #0", "movi v9.2d, #0", "movi v10.2d, #0", "movi v11.2d, #0",
-            "movi v12.2d, #0", "movi v13.2d, #0", "movi v14.2d, #0", "movi v15.2d, #0",
-            "movi v16.2d, #0", "movi v17.2d, #0", "movi v18.2d, #0", "movi v19.2d, #0",
-            "movi v20.2d, #0", "movi v21.2d, #0", "movi v22.2d, #0", "movi v23.2d, #0",
-            "movi v24.2d, #0", "movi v25.2d, #0", "movi v26.2d, #0", "movi v27.2d, #0",
-            "movi v28.2d, #0", "movi v29.2d, #0", "movi v30.2d, #0", "movi v31.2d, #0",
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _,
-            out("v6") _, out("v7") _, out("v8") _, out("v9") _, out("v10") _, out("v11") _,
-            out("v12") _, out("v13") _, out("v14") _, out("v15") _, out("v16") _, out("v17") _,
-            out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
-            out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _,
-            out("v30") _, out("v31") _,
-            options(nomem, nostack, preserves_flags)
-        );
-    }
+    #[cfg(not(target_arch = "x86_64"))]
+    registers::clear();
 }
 
 #[cfg(target_arch = "x86_64")]

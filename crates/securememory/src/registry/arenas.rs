@@ -35,7 +35,7 @@ pub(crate) mod anchor {
     pub(crate) const SHARES_AT: usize = 64;
     /// Bytes of a share: half of a key, and half of its check value.
     pub(crate) const SHARE: usize = 64;
-    /// Bytes before the part that may be scratch.
+    /// Bytes before the part that may be scratch: not a page size, but no more than the smallest one.
     pub(crate) const LEN: usize = 4096;
     /// Where in a share its check half begins.
     pub(crate) const CHECK_AT: usize = 32;

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::store::slab;
 
 /// Bytes of the first table.
+// Bytes of a table that doubles, not a page size.
 const MIN_TABLE: usize = 4096;
 
 /// Tables of pieces of one size.

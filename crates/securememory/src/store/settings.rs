@@ -51,7 +51,7 @@ impl Default for Settings {
             hold_level: Level::Prefer,
             sealed_max: 64 * 1024,
             locked_max: 64 * 1024,
-            views_max: 4096,
+            views_max: 4096, // not a page size
             limits: Limits::NONE,
             cipher: None,
             janitor: false,

@@ -321,6 +321,7 @@ mod tests {
 
     #[test]
     fn slabs_grow_up_to_a_bound() {
+        // not a page size: the least piece of ciphertext.
         let sizes: Vec<usize> = (0..80).map(|made| slab_size(4096, made)).collect();
         assert_eq!(sizes[..4], [4096, 8192, 16384, 32768]);
         assert!(sizes[9..].iter().all(|&size| size == MAX_SLAB));

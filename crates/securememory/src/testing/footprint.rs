@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
+use super::own_process;
 use crate::os::signals::{self, Action, MAX_SIGNAL};
 
 /// What the process has taken from the system: descriptors, mappings, locked bytes, threads, and what it has done about
@@ -15,7 +16,8 @@ use crate::os::signals::{self, Action, MAX_SIGNAL};
 ///
 /// # Panics
 ///
-/// All functions here do where /proc cannot be read.
+/// All functions here do where /proc cannot be read, unless it is in a process of one's own: that ends as one that cannot run
+/// there.
 #[derive(Clone, Debug)]
 pub struct Footprint {
     descriptors: BTreeSet<String>,
@@ -33,6 +35,7 @@ impl Footprint {
     /// As it is now.
     #[must_use]
     pub fn now() -> Self {
+        own_process::need_proc();
         Self {
             descriptors: descriptors(),
             mappings: mappings(),

@@ -4,8 +4,8 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub enum Ending {
     Done,
     /// With this exit code.
     Code(i32),
-    /// By this signal.
+    /// By this signal. On Windows no process ends so: one that dies of an exception ends with the exception's code.
     Signal(i32),
 }
 
@@ -98,6 +98,19 @@ pub fn in_own_process(name: &'static str, mut body: impl FnMut()) {
     });
 }
 
+/// The path of this program; without /proc, by which it was started.
+fn own_program() -> PathBuf {
+    let by_name = || std::env::args_os().next().map(PathBuf::from);
+    std::env::current_exe().ok().or_else(by_name).expect("the test binary")
+}
+
+/// Where there is no /proc: ends a test's own process as one that cannot run here. Others panic when they want to read there.
+pub(super) fn need_proc() {
+    if std::env::var_os(VARIABLE).is_some() && std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
+        skip("needs /proc, to see what the process has taken from the system");
+    }
+}
+
 /// Ends a test's own process as that of one that cannot run here; the reason is shown.
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
@@ -106,7 +119,7 @@ pub fn skip(reason: &str) -> ! {
 
 impl OwnProcess {
     /// Sets a limit of setrlimit(2), soft and hard, before the process starts: by its number, such as
-    /// `libc::RLIMIT_NOFILE`.
+    /// `libc::RLIMIT_NOFILE`. On Windows, which has no such limits, a test with one is skipped.
     ///
     /// # Panics
     ///
@@ -117,7 +130,8 @@ impl OwnProcess {
         self
     }
 
-    /// How long it may take: 100 seconds, if nothing else is said.
+    /// How long it may take: 100 seconds, if nothing else is said. `SECUREMEMORY_PATIENCE` multiplies it, where processors
+    /// are emulated.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -169,10 +183,10 @@ impl OwnProcess {
             return;
         }
         let (status, output) = self.start_and_wait();
-        let ended = match (status.code(), status.signal()) {
-            (Some(DONE), _) => Ending::Done,
-            (Some(code), _) => Ending::Code(code),
-            (_, signal) => Ending::Signal(signal.unwrap_or(0)),
+        let ended = match status.code() {
+            Some(DONE) => Ending::Done,
+            Some(code) => Ending::Code(code),
+            None => Ending::Signal(signal_of(status)),
         };
         if ended == Ending::Code(SKIPPED) {
             eprintln!("SKIPPED {}:\n{output}", self.name);
@@ -185,7 +199,7 @@ impl OwnProcess {
     }
 
     fn start_and_wait(&self) -> (ExitStatus, String) {
-        let mut command = Command::new(std::env::current_exe().expect("the test binary"));
+        let mut command = Command::new(own_program());
         command
             .args(["--exact", self.name, "--nocapture", "--test-threads=1"])
             .env(VARIABLE, self.name)
@@ -203,11 +217,12 @@ impl OwnProcess {
         let readers =
             [drain(child.stdout.take().expect("a pipe")), drain(child.stderr.take().expect("a pipe"))];
         let started = Instant::now();
+        let deadline = self.deadline * patience();
         let status = loop {
             if let Some(status) = child.try_wait().expect("a child") {
                 break Some(status);
             }
-            if started.elapsed() > self.deadline {
+            if started.elapsed() > deadline {
                 let _ = child.kill();
                 let _ = child.wait();
                 break None;
@@ -215,10 +230,27 @@ impl OwnProcess {
             std::thread::sleep(Duration::from_millis(5));
         };
         let output: String = readers.into_iter().map(|reader| reader.join().unwrap_or_default()).collect();
-        let status = status
-            .unwrap_or_else(|| panic!("case {} took longer than {:?}:\n{output}", self.name, self.deadline));
+        let status =
+            status.unwrap_or_else(|| panic!("case {} took longer than {deadline:?}:\n{output}", self.name));
         (status, output)
     }
+}
+
+/// By what a deadline is to be multiplied here.
+fn patience() -> u32 {
+    std::env::var("SECUREMEMORY_PATIENCE").map_or(1, |text| text.parse().expect("a whole number"))
+}
+
+#[cfg(unix)]
+fn signal_of(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.signal().unwrap_or(0)
+}
+
+/// Every process ends with a code.
+#[cfg(windows)]
+fn signal_of(_: ExitStatus) -> i32 {
+    0
 }
 
 fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
@@ -231,6 +263,7 @@ fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String
 
 /// Waits until the test harness's own thread has gone to sleep, waiting for this one: what it allocates on the way must
 /// not come in the middle of a test.
+#[cfg(unix)]
 fn wait_for_other_threads() {
     let own = os::thread_id().to_string();
     if std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
@@ -248,4 +281,10 @@ fn wait_for_other_threads() {
         seen = if asleep() { seen + 1 } else { 0 };
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Windows does not tell whether a thread sleeps: a moment must do.
+#[cfg(windows)]
+fn wait_for_other_threads() {
+    std::thread::sleep(Duration::from_millis(20));
 }

@@ -3,16 +3,7 @@
 
 use std::ffi::c_void;
 
-/// Bytes of a page.
-pub fn page_size() -> usize {
-    // SAFETY: asks for a number.
-    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
-}
-
-/// The page that an address lies in.
-pub fn page_of(address: usize) -> usize {
-    address & !(page_size() - 1)
-}
+pub use super::{page_of, page_size};
 
 fn pointer(address: usize) -> *mut c_void {
     std::ptr::with_exposed_provenance_mut(address)

@@ -25,7 +25,24 @@ use securememory::{Build, Call, Error, Hold, Level, Store, Vault, VaultBuilder};
 pub use securememory::testing::{Ending, Footprint, OwnProcess as Case, own_process as case, skip};
 
 /// What a limit of getrlimit(2) is named by.
+#[cfg(not(target_env = "musl"))]
 pub type Resource = libc::__rlimit_resource_t;
+/// What a limit of getrlimit(2) is named by.
+#[cfg(target_env = "musl")]
+pub type Resource = libc::c_int;
+
+/// No limit at all.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// Bytes in a page here.
+pub fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// The page that an address lies in.
+pub fn page_of(address: usize) -> usize {
+    address - address % page_size()
+}
 
 /// Starts and ends two threads: the C library keeps their stacks for the next ones.
 pub fn keep_stacks() {
@@ -51,25 +68,47 @@ pub fn limit(resource: Resource, value: u64) -> std::io::Result<()> {
 
 /// Sets the soft limit alone, so that it can be raised again.
 pub fn soft_limit(resource: Resource, value: u64) -> std::io::Result<()> {
-    set_limit(resource, value, limits_of(resource).rlim_max)
+    set_limit(resource, value, limits_of(resource).hard)
 }
 
-/// Soft and hard limit.
-pub fn limits_of(resource: Resource) -> libc::rlimit {
-    let mut found = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+/// Soft and hard limit, in 64 bits on every processor.
+#[repr(C)]
+#[derive(Default)]
+pub struct Limits {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// The limits in force.
+pub fn limits_of(resource: Resource) -> Limits {
+    let mut found = Limits::default();
     // SAFETY: writes one structure that lives over the call.
-    unsafe { libc::getrlimit(resource, &raw mut found) };
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, 0_usize, &raw mut found) };
     found
 }
 
 fn set_limit(resource: Resource, soft: u64, hard: u64) -> std::io::Result<()> {
-    let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    let wanted = Limits { soft, hard };
     // SAFETY: reads one structure that lives over the call.
-    if unsafe { libc::setrlimit(resource, &raw const wanted) } == 0 {
+    if unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const wanted, 0_usize) } == 0 {
         Ok(())
     } else {
         Err(std::io::Error::last_os_error())
     }
+}
+
+/// A child by the system call alone, of which the C library tells nobody; its number, and 0 in the child.
+///
+/// # Safety
+///
+/// As for fork(2); with threads in this process the child may do only what is async-signal-safe.
+pub unsafe fn raw_clone(flags: i32) -> libc::pid_t {
+    let (flags, stack) = (libc::c_long::from(flags), 0 as libc::c_long);
+    // clone(2): one processor has the first two in the other order.
+    let (first, second) = if cfg!(target_arch = "s390x") { (stack, flags) } else { (flags, stack) };
+    // SAFETY: as the caller vouches; without a stack of its own the child has a copy of ours.
+    let made = unsafe { libc::syscall(libc::SYS_clone, first, second, 0_usize, 0_usize, 0_usize) };
+    made as libc::pid_t
 }
 
 /// The processor's time that this process has used: on a busy machine far less than has passed.
@@ -80,8 +119,17 @@ pub fn cpu_time() -> std::time::Duration {
     std::time::Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
+/// In a process of one's own without /proc: ends it as one that cannot run here.
+pub fn need_proc() {
+    let own = std::env::var_os("SECUREMEMORY_TEST_CASE").is_some();
+    if own && std::fs::exists("/proc/self/status").is_ok_and(|there| !there) {
+        skip("needs /proc");
+    }
+}
+
 /// A line of this process's status in /proc.
 pub fn status_line(name: &str) -> String {
+    need_proc();
     let text = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name} in /proc/self/status")).trim().to_owned()
@@ -136,12 +184,14 @@ impl NoKeys {
 }
 
 fn maps_of(process: &str) -> BTreeSet<String> {
+    need_proc();
     let file = std::fs::File::open(format!("/proc/{process}/maps")).expect("its maps");
     std::io::BufReader::new(file).lines().map(|line| line.expect("a line")).collect()
 }
 
 /// Descriptors of the library's in-memory files.
 pub fn share_files() -> Vec<i32> {
+    need_proc();
     let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").flatten();
     let mut found: Vec<i32> = names
         .filter(|entry| {
@@ -161,6 +211,9 @@ const MASK: [u8; 8] = 0x5aa5_c33c_9669_f00f_u64.to_le_bytes();
 fn mask(byte: u8, at: usize) -> u8 {
     byte.wrapping_add(MASK[at % 8])
 }
+
+/// Zeros that are passed over at once.
+const ZEROS: usize = 4 << 10;
 
 /// Bytes to be searched for, kept masked.
 pub struct Needle {
@@ -226,6 +279,7 @@ impl Needle {
         for at in 0..=self.len - 8 {
             likely[usize::from(u16::from_le_bytes([self.byte(at), self.byte(at + 1)]))] = true;
         }
+        need_proc();
         let memory = std::fs::File::open(format!("/proc/{process}/mem")).expect("its memory");
         let mut buffer = vec![0u8; 1 << 16];
         let own = buffer.as_ptr().addr()..buffer.as_ptr().addr() + buffer.len();
@@ -246,18 +300,18 @@ impl Needle {
                     _ if others && line.contains(" ---p ") && end - at > 1 << 20 => break,
                     // A page that is lost.
                     _ if others => {
-                        at = (at / 4096 + 1) * 4096;
+                        at = page_of(at) + page_size();
                         continue;
                     }
                     _ => break,
                 };
-                // Pages of zeros are many, and their comparison is fast.
-                let empty = |offset: usize| buffer[offset..got].starts_with(&[0; 4096]);
+                // Long runs of zeros are many, and their comparison is fast.
+                let empty = |offset: usize| buffer[offset..got].starts_with(&[0; ZEROS]);
                 let mut next = 0;
                 while next + 8 <= got {
                     let offset = next;
                     if offset % 512 == 0 && empty(offset) {
-                        next += 4089;
+                        next += ZEROS - 7;
                         continue;
                     }
                     next += 1;

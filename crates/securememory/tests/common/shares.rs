@@ -15,7 +15,7 @@ pub fn split() -> (Vault, Vec<i32>) {
 }
 
 /// Cuts a file, or makes it longer by zeros.
-pub fn truncate(file: i32, len: i64) {
+pub fn truncate(file: i32, len: libc::off_t) {
     // SAFETY: changes a file by its number.
     assert_eq!(unsafe { libc::ftruncate(file, len) }, 0);
 }
@@ -77,7 +77,7 @@ impl Host {
                 len as isize,
                 "fd {number}"
             );
-            assert_eq!(libc::lseek(number, 0, libc::SEEK_CUR), len as i64);
+            assert_eq!(libc::lseek(number, 0, libc::SEEK_CUR), len as libc::off_t);
             let mut stat: libc::stat = std::mem::zeroed();
             assert_eq!(libc::fstat(number, &raw mut stat), 0);
             assert_eq!(stat.st_mode & 0o777, 0o777, "its mode");
@@ -104,12 +104,11 @@ impl Anchor {
 
     /// Looks for it.
     pub fn find() -> Self {
-        const PAGE: usize = 4096;
         let text = std::fs::read_to_string("/proc/self/maps").expect("/proc/self/maps");
         let pages = text.lines().filter(|line| line.contains(" rw-p 00000000 00:00 0 ")).filter_map(|line| {
             let (start, end) = line.split(' ').next()?.split_once('-')?;
             let parse = |text| usize::from_str_radix(text, 16).ok();
-            (parse(end)? - parse(start)? == PAGE).then_some(parse(start)?)
+            (parse(end)? - parse(start)? == super::page_size()).then_some(parse(start)?)
         });
         let mut found = pages.map(std::ptr::with_exposed_provenance_mut::<u8>).filter(|page| {
             // SAFETY: a readable page, aligned.

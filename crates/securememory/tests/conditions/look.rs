@@ -73,6 +73,7 @@ impl Reader {
 
     /// The bytes at `address`, as many as fit; `None` where they are out of reach.
     pub fn read<'a>(&self, address: usize, room: &'a mut [u8]) -> Option<&'a [u8]> {
+        // Bytes read at a time, not a page size.
         let want = room.len().min(4096);
         // SAFETY: the kernel looks whether the memory may be read, and says EFAULT where not. A pipe holds a page.
         let wrote = unsafe { libc::write(self.to.as_raw_fd(), address as *const libc::c_void, want) };

@@ -6,14 +6,20 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 pub enum Pressed {
     Descriptors(#[allow(dead_code, reason = "they are to be open, no more")] Vec<OwnedFd>),
     Mappings(*mut libc::c_void, usize),
+    Setting(String, String),
     Lasting,
 }
 
 impl Drop for Pressed {
     fn drop(&mut self) {
-        if let Self::Mappings(at, len) = *self {
+        match self {
             // SAFETY: mapped by `mappings`, and nobody refers to it.
-            unsafe { libc::munmap(at, len) };
+            Self::Mappings(at, len) => unsafe { _ = libc::munmap(*at, *len) },
+            Self::Setting(path, before) => {
+                // Some can only be raised.
+                let _ = std::fs::write(path, before);
+            }
+            Self::Descriptors(_) | Self::Lasting => {}
         }
     }
 }
@@ -25,14 +31,22 @@ pub fn press(what: &str) -> Result<Pressed, String> {
         "mappings" => mappings(),
         "address-space" => address_space(),
         "not-dumpable" => not_dumpable(),
-        other => Err(format!("no condition {other}")),
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+        other if other.starts_with("refuse:") => {
+            crate::later::refuse(&other["refuse:".len()..]);
+            Ok(Pressed::Lasting)
+        }
+        other => match other.strip_prefix("sysctl:").and_then(|setting| setting.split_once('=')) {
+            Some((name, value)) => setting(name, value),
+            None => Err(format!("no condition {other}")),
+        },
     }
 }
 
 /// No descriptor is left.
 fn descriptors() -> Pressed {
     let limit = crate::common::limits_of(libc::RLIMIT_NOFILE);
-    let low = limit.rlim_cur.min(256);
+    let low = limit.soft.min(256);
     crate::common::limit(libc::RLIMIT_NOFILE, low).expect("a lower limit");
     let mut all = Vec::with_capacity(256);
     loop {
@@ -90,4 +104,12 @@ fn not_dumpable() -> Result<Pressed, String> {
         0 => Ok(Pressed::Lasting),
         _ => Err(std::io::Error::last_os_error().to_string()),
     }
+}
+
+/// A setting of the whole machine, such as `vm/overcommit_memory`: for machines that nobody else uses.
+fn setting(name: &str, value: &str) -> Result<Pressed, String> {
+    let path = format!("/proc/sys/{name}");
+    let before = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    std::fs::write(&path, value).map_err(|error| format!("{path}: {error}"))?;
+    Ok(Pressed::Setting(path, before))
 }

@@ -14,6 +14,9 @@ use crate::look::{self, Reader};
 /// Bytes of a secret.
 pub const LEN: usize = 64;
 
+/// Of a secret's first value. `lab/conditions` makes the same bytes of it, to look for them from outside.
+const SEED: u64 = 0x00c0_ffee;
+
 pub const KINDS: [&str; 6] = ["auto", "pkey", "split", "secretmem", "guarded", "paged"];
 
 /// `default`, which requires the fork guard; `prefer`, which requires nothing; `require` the hold as well; `strict`.
@@ -137,7 +140,7 @@ pub fn of(
 
 fn go(row: &mut Row, reader: &Reader, looked_at: &dyn Fn(&Row, &Secret)) {
     let (locked_before, files_before) = (look::locked(), look::share_files());
-    let needle = Needle::new(0x00c0_ffee ^ row.kind.len() as u64, LEN);
+    let needle = Needle::new(SEED, LEN);
     let vault = match builder(row.kind, row.policy).build() {
         Ok(vault) => vault,
         Err(error) => {
@@ -169,6 +172,7 @@ fn a_view(row: &mut Row, secret: &Secret, needle: &Needle, reader: &Reader) {
     // SAFETY: asks for a number.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let (start, end) = (view.as_ptr().addr(), view.as_ptr().addr() + LEN);
+    row.do_("view", start);
     let flags = look::flags(start);
     for (name, said, did) in [
         ("lock", said.lock, flags.map(|flags| flags.locked)),

@@ -179,6 +179,7 @@ fn setup(row: [u8; 6], holds: &[Hold], stores: &[Store]) -> Setup {
 /// Short ones mostly; some need several pages.
 fn length(number: usize) -> usize {
     match number % 16 {
+        // Lengths, not a page size.
         15 => [0, 1, 15, 4096, 4097, 9000][number / 16 % 6],
         12..=14 => 16 + number % 1500,
         _ => 16 + number / 16 % 100,

@@ -34,6 +34,7 @@ impl Vault {
     }
 
     fn most(&self) -> usize {
+        // Views of a vault by default, not a page size.
         self.setup.tight.unwrap_or(4096)
     }
 

@@ -159,6 +159,7 @@ impl Runner {
             model.vaults.push(VaultModel::new(*setup));
         }
         Ok(Self {
+            // Bytes, not a page size.
             needle: Needle::new(program.seed, 4096),
             drawn: 0,
             model,

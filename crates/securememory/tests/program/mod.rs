@@ -27,6 +27,16 @@ const VARIABLE: &str = "SECUREMEMORY_TEST_PROGRAM";
 /// What other threads of a program do not get, when they are sent to the process.
 const BLOCKED: [c_int; 4] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGSYS, libc::SIGBUS];
 
+/// Bytes in a page here.
+pub fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// The page that an address lies in.
+pub fn page_of(address: usize) -> usize {
+    address - address % page_size()
+}
+
 /// What the program of this process is to do; `None`: this is no such process.
 pub fn spec() -> Option<String> {
     let spec = std::env::var(VARIABLE).ok()?;
@@ -231,12 +241,15 @@ fn watch(pid: i32, traced: bool, until: Instant, pieces: &[[u8; 16]]) -> (Option
     }
 }
 
+/// Bytes that are read at a time.
+const PART: usize = 4 << 10;
+
 /// Is one of the pieces in what the process can write?
 fn search(pid: i32, pieces: &[[u8; 16]]) -> bool {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
     let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("its memory");
-    // A page, and what of the next one belongs to a piece that begins in it.
-    let mut buffer = [0_u8; 4096 + 15];
+    // A part, and what of the next one belongs to a piece that begins in it.
+    let mut buffer = [0_u8; PART + 15];
     maps.lines().any(|line| {
         let (range, rest) = line.split_once(' ').expect("a range");
         let (start, end) = range.split_once('-').expect("a range");
@@ -251,10 +264,10 @@ fn search(pid: i32, pieces: &[[u8; 16]]) -> bool {
             let Ok(got) = memory.read_at(&mut buffer[..want], at) else { return false };
             let hit = |window: &[u8]| pieces.iter().any(|piece| piece[0] == window[0] && window == piece);
             // Most pages are empty, and that is soon seen.
-            if buffer[..got] != [0; 4096 + 15][..got] && buffer[..got].windows(16).any(hit) {
+            if buffer[..got] != [0; PART + 15][..got] && buffer[..got].windows(16).any(hit) {
                 return true;
             }
-            at += 4096;
+            at += PART as u64;
         }
         false
     })

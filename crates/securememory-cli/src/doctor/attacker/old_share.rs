@@ -127,6 +127,7 @@ mod tests {
     fn moment(key: [u8; KEY], memory: &[[u8; KEY]], shares: &[[u8; KEY]]) -> Moment {
         let at = RecordAt { address: 0, cipher: 1, vault: 1, id: 1, version: 0, epoch: 0, len: 4 };
         let record = Record::parse(&seal(&at, &key, noise(99), b"test"), &at).unwrap();
+        // An address, not a page size.
         Moment { memory: vec![(0x1000, memory.as_flattened().to_vec())], shares: shares.to_vec(), record }
     }
 

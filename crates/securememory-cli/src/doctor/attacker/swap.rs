@@ -97,8 +97,10 @@ mod tests {
         let low = entry(smaps, 0x1fff).unwrap();
         assert!(!low.locked && low.swapped == 8);
         assert!(entry(smaps, 0x2000).unwrap().locked);
+        // An address, not a page size.
         assert!(entry(smaps, 0x4000).is_none());
         let secret =
+            // An address, not a page size.
             entry("1000-2000 rw-s 0 0 0 /secretmem (deleted)\nVmFlags: rd wr sh dd\n", 0x1000).unwrap();
         assert!(secret.locked);
     }

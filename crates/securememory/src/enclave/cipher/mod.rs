@@ -168,6 +168,7 @@ pub(crate) fn stack(cipher: Cipher) -> usize {
     match (cipher, cfg!(debug_assertions)) {
         (Cipher::Aegis256, false) => 1024,
         (Cipher::Aegis256X4, false) => 2048,
+        // Bytes of stack, not a page size.
         (Cipher::Aegis256 | Cipher::Aegis256X4, true) => 4096,
         (Cipher::XChaCha20Poly1305 | Cipher::Aes256Gcm, false) => 5120,
         (Cipher::XChaCha20Poly1305 | Cipher::Aes256Gcm, true) => 96 * 1024,

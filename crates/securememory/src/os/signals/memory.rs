@@ -19,7 +19,7 @@ pub(crate) unsafe fn random(at: usize, len: usize) -> Result<(), c_int> {
         // SAFETY: as the caller vouches. It never waits: a kernel that has no random bytes yet says so.
         let made = keeping_errno(|| unsafe {
             let (at, left) = (at.wrapping_add(done), len.wrapping_sub(done));
-            libc::syscall(libc::SYS_getrandom, at, left, c_long::from(libc::GRND_NONBLOCK))
+            libc::syscall(libc::SYS_getrandom, at, left, libc::GRND_NONBLOCK as c_long)
         });
         match made {
             Ok(bytes) => done = done.wrapping_add(bytes.cast_unsigned() as usize),
@@ -28,6 +28,23 @@ pub(crate) unsafe fn random(at: usize, len: usize) -> Result<(), c_int> {
         }
     }
     Ok(())
+}
+
+/// A new page, readable and writable, of this process alone. mmap(2), mmap2(2)
+fn new_page(page: usize) -> Result<c_long, c_int> {
+    let access = c_long::from(libc::PROT_READ | libc::PROT_WRITE);
+    let flags = c_long::from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory.
+    keeping_errno(|| unsafe {
+        // Where this call is older than calls of six arguments, it takes the address of them. Of processors with 32 bits
+        // all have its successor, and some only that.
+        #[cfg(target_arch = "s390x")]
+        return libc::syscall(libc::SYS_mmap, [0, page as c_long, access, flags, -1, 0].as_ptr());
+        #[cfg(target_pointer_width = "32")]
+        return libc::syscall(libc::SYS_mmap2, 0 as c_long, page, access, flags, -1 as c_long, 0 as c_long);
+        #[cfg(all(target_pointer_width = "64", not(target_arch = "s390x")))]
+        return libc::syscall(libc::SYS_mmap, 0 as c_long, page, access, flags, -1 as c_long, 0 as c_long);
+    })
 }
 
 /// Random bytes, of which some or all are missing where the kernel has none yet.
@@ -46,15 +63,10 @@ pub(crate) fn seed() -> u64 {
 ///
 /// A whole page of ours, whose contents are lost.
 pub(crate) unsafe fn replace(at: usize, page: usize, secured: bool, fill: impl FnOnce(*mut u8)) -> bool {
-    let access = c_long::from(libc::PROT_READ | libc::PROT_WRITE);
-    let flags = c_long::from(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new page, and then the caller's; by number, since the C library's functions are not all
     // async-signal-safe.
     unsafe {
-        let made = keeping_errno(|| {
-            libc::syscall(libc::SYS_mmap, 0 as c_long, page, access, flags, -1 as c_long, 0)
-        });
-        let Ok(made) = made else { return false };
+        let Ok(made) = new_page(page) else { return false };
         if secured {
             for advice in [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK, libc::MADV_UNMERGEABLE] {
                 let _ = keeping_errno(|| libc::syscall(libc::SYS_madvise, made, page, c_long::from(advice)));

@@ -25,6 +25,7 @@ pub(crate) enum Failure {
 
 /// What kind of access has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "not every processor tells all of it")]
 pub(crate) enum Attempt {
     Read,
     Write,

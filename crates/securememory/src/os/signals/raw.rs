@@ -19,11 +19,23 @@ pub(super) fn put_mask(mask: Mask, set: &mut libc::sigset_t) {
     unsafe { std::ptr::from_mut(set).cast::<Mask>().write_unaligned(mask) };
 }
 
+/// The number of a process or thread, as an argument of a system call: one word, of whatever width. What is wider takes two
+/// places among the arguments where a word has 32 bits.
+fn number(id: u32) -> c_long {
+    id as c_long
+}
+
 pub(super) fn change_mask(how: c_int, mask: Mask) -> Option<Mask> {
     let mut before: Mask = 0;
     // SAFETY: both sets are of the size given, and live over the call.
     keeping_errno(|| unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut before, size_of::<Mask>())
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            c_long::from(how),
+            &raw const mask,
+            &raw mut before,
+            size_of::<Mask>(),
+        )
     })
     .ok()
     .map(|_| before)
@@ -35,7 +47,7 @@ pub(super) fn change_mask(how: c_int, mask: Mask) -> Option<Mask> {
 ///
 /// `info` is what a handler was called with.
 pub(crate) unsafe fn send_again(signal: c_int, info: *const Info) -> bool {
-    let (process, thread) = (c_long::from(crate::os::process_id()), crate::os::thread_id());
+    let (process, thread) = (number(crate::os::process_id()), number(crate::os::thread_id() as u32));
     // SAFETY: as the caller vouches. A process may send itself any words.
     keeping_errno(|| unsafe {
         libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, c_long::from(signal), info)
@@ -45,15 +57,15 @@ pub(crate) unsafe fn send_again(signal: c_int, info: *const Info) -> bool {
 
 /// Is there a thread of this number in this process? tgkill(2)
 pub(crate) fn is_thread(thread: u32) -> bool {
-    let process = c_long::from(crate::os::process_id());
+    let process = number(crate::os::process_id());
     // SAFETY: numbers only; nothing is sent.
-    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, c_long::from(thread), 0 as c_long) })
+    keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, number(thread), 0 as c_long) })
         != Err(libc::ESRCH)
 }
 
 /// Sends a signal to this thread. tgkill(2)
 pub(crate) fn send(signal: c_int) -> bool {
-    let (process, thread) = (c_long::from(crate::os::process_id()), crate::os::thread_id());
+    let (process, thread) = (number(crate::os::process_id()), number(crate::os::thread_id() as u32));
     // SAFETY: numbers only.
     keeping_errno(|| unsafe { libc::syscall(libc::SYS_tgkill, process, thread, c_long::from(signal)) })
         .is_ok()
