@@ -29,27 +29,9 @@ pub(crate) mod limits;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod linux;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod probe;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod proc;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-pub(crate) mod process;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod protection_key;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-pub(crate) mod room;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod secretmem;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod share_file;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod sigxfsz;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-mod smaps;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 use linux as sys;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
-pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
+pub(crate) use linux::{ProtectionKey, SecretFile, ShareFile, process, room};
 
 #[cfg(windows)]
 mod windows;
