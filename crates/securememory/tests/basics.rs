@@ -1,5 +1,5 @@
 //! What a user does every day.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use securememory::testing::TestGuard;
 use securememory::{Closed, Error, Hold, HoldUsed, Level, Secret, Store, Vault, with2};
@@ -9,11 +9,14 @@ fn vaults() -> Vec<(&'static str, Vault)> {
     let split = Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require);
     let guarded = Vault::builder().store(Store::Sealed).hold(Hold::Guarded);
     let paged = Vault::builder().store(Store::Paged);
-    vec![
-        ("sealed-split", split.build().unwrap()),
-        ("sealed-guarded", guarded.build().unwrap()),
-        ("paged", paged.build().unwrap()),
-    ]
+    let mut vaults = vec![("sealed-guarded", guarded.build().unwrap()), ("paged", paged.build().unwrap())];
+    match split.build() {
+        Ok(vault) => vaults.push(("sealed-split", vault)),
+        // There are no in-memory files.
+        Err(Error::HoldRefused(_)) if cfg!(windows) => {}
+        Err(error) => panic!("{error}"),
+    }
+    vaults
 }
 
 #[test]
@@ -114,7 +117,10 @@ fn the_status_tells_what_was_got() {
         let status = secret.status();
         assert_eq!(secret.label(), Some("the label"));
         assert_eq!(status.len, 32);
-        assert!(status.protections.dump.got && status.protections.fork.got, "{store} {status:?}");
+        // Windows before 10, and Wine, cannot leave memory out of reports: then it is not claimed.
+        let no_dump = cfg!(windows) && !securememory::Host::probe().dont_dump.is_available();
+        assert_eq!(status.protections.dump.got, !no_dump, "{store} {status:?}");
+        assert!(status.protections.fork.got, "{store} {status:?}");
         match store {
             "sealed-split" => assert_eq!(status.hold, Some(HoldUsed::Split)),
             "sealed-guarded" => assert_eq!(status.hold, Some(HoldUsed::Guarded)),
