@@ -143,8 +143,8 @@ TARGETS = {
             processor=ARM,
             command_line=SECRETMEM,
             pace=EMULATED,
-            subset={},
-            subset_doctor=("--store", "plain,sealed-split,paged"),
+            subset={"basics": (), "budget": (), "holds": ("split", "guarded"), "views": ()},
+            subset_doctor=("--store", "plain,sealed-split", "--only", "stray-read,overflow,underflow,residue,fork-child"),
         ),
         Target(
             "ppc64el-64k",
