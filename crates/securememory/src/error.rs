@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
-use crate::os::{Call, CallError};
+use crate::os::{Call, CallError, errno};
 
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -323,11 +323,11 @@ impl Error {
 /// No protection was refused, but the room in the list of mappings that a part of one with marks of its own takes: madvise(2)
 /// says EAGAIN for the ENOMEM of older kernels.
 fn is_out_of_mappings(cause: &CallError) -> bool {
-    cause.call == Call::Madvise && matches!(cause.errno, libc::EAGAIN | libc::ENOMEM)
+    cause.call == Call::Madvise && matches!(cause.errno, errno::EAGAIN | errno::ENOMEM)
 }
 
 fn is_limit(cause: &CallError) -> bool {
-    matches!(cause.errno, libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOSPC)
+    matches!(cause.errno, errno::ENOMEM | errno::EMFILE | errno::ENFILE | errno::EAGAIN | errno::ENOSPC)
 }
 
 /// What to change about a limit. Its `Display` is a sentence for the person who runs the program.
@@ -386,21 +386,21 @@ impl Hint {
     fn of_call(cause: &CallError) -> Option<Self> {
         match (cause.call, cause.errno) {
             // madvise(2) says EAGAIN where a mapping cannot be split, for ENOMEM.
-            (Call::Madvise, libc::EAGAIN) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
+            (Call::Madvise, errno::EAGAIN) => Some(Self::Mappings { limit: crate::os::mapping_limit() }),
             // The page of a key in secretmem could not be populated: newer kernels count it only then.
-            (Call::Getrandom, libc::EFAULT)
-            | (Call::Mlock, libc::ENOMEM | libc::EAGAIN | libc::EPERM)
-            | (_, libc::EAGAIN) => {
+            (Call::Getrandom, errno::EFAULT)
+            | (Call::Mlock, errno::ENOMEM | errno::EAGAIN | errno::EPERM)
+            | (_, errno::EAGAIN) => {
                 Some(Self::LockedMemory { limit: crate::os::lock_limit(), in_use: crate::os::locked_now() })
             }
-            (_, libc::EMFILE | libc::ENFILE) => {
+            (_, errno::EMFILE | errno::ENFILE) => {
                 Some(Self::Descriptors { limit: crate::os::descriptor_limit() })
             }
-            (_, libc::ENOMEM) => Some(
+            (_, errno::ENOMEM) => Some(
                 Self::of_address_space()
                     .unwrap_or_else(|| Self::Mappings { limit: crate::os::mapping_limit() }),
             ),
-            (call, libc::EPERM | libc::ENOSYS | libc::EACCES) => Some(Self::Filter(call)),
+            (call, errno::EPERM | errno::ENOSYS | errno::EACCES) => Some(Self::Filter(call)),
             _ => None,
         }
     }
@@ -414,6 +414,13 @@ impl fmt::Display for Hint {
                 bytes_or(f, *limit, "no bound")?;
                 write!(f, ", ")?;
                 bytes_or(f, *in_use, "an unknown amount")?;
+                if cfg!(windows) {
+                    return write!(
+                        f,
+                        " in use; the minimum of the working set could not be raised: give the program more with \
+                         SetProcessWorkingSetSize, or its user the right to increase a working set"
+                    );
+                }
                 write!(
                     f,
                     " in use; raise it with `ulimit -l`, LimitMEMLOCK= in a systemd unit, `--ulimit memlock=` \

@@ -28,7 +28,7 @@
 use std::fmt;
 
 use crate::os::process as os;
-use crate::os::{Call, CallError};
+use crate::os::{Call, CallError, errno};
 
 /// What is to be done, and what is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Outcome {
                     if is_in_force()? {
                         Self::Done
                     } else {
-                        Self::Failed(CallError::new(call, libc::ENOTSUP))
+                        Self::Failed(CallError::new(call, errno::ENOTSUP))
                     }
                 }
             })
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_report_says_each_thing_in_a_line() {
-        let refused = CallError { call: Call::Prctl, errno: libc::EPERM };
+        let refused = CallError { call: Call::Prctl, errno: errno::EPERM };
         let part = |name: &str, resident| DumpedPart { name: name.to_owned(), bytes: resident, resident };
         let report = Report {
             not_dumpable: Outcome::Failed(refused),

@@ -5,6 +5,10 @@
 //!   from the system ([`Footprint`]).
 //! - [`inject`]: system calls that fail on demand.
 
+#[cfg(unix)]
+mod footprint;
+#[cfg(windows)]
+#[path = "testing/footprint_windows.rs"]
 mod footprint;
 mod guard;
 mod own_process;
@@ -13,11 +17,18 @@ use crate::enclave::hold::broken;
 use crate::vault::diagnostics;
 use crate::{OpenView, Secret, Vault};
 
-pub use crate::os::inject;
+pub use crate::os::{errno, inject};
 pub use crate::registry::guards::Left;
 pub use footprint::Footprint;
 pub use guard::{GuardHandle, TestGuard, UnderGuard, expect_leak};
 pub use own_process::{Ending, OwnProcess, in_own_process, own_process, skip};
+
+/// The number by which the library knows this thread: the system's.
+#[doc(hidden)]
+#[must_use]
+pub fn thread_id() -> u32 {
+    crate::os::thread_id() as u32
+}
 
 /// Destroys a vault's split key in memory while the vault is in use, in the order in which a process that ends has to do
 /// it. Says whether the vault has such a key.

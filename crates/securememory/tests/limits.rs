@@ -1,5 +1,6 @@
 //! What happens at the limits of the system and of the library: a clear error or a recorded fallback, nothing
 //! leaks, the process lives. Each case runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -31,7 +32,7 @@ fn all_addresses() -> usize {
 /// How the sealed and paged stores are asked for, by the names of the doctor.
 fn builders() -> [(&'static str, VaultBuilder); 3] {
     [
-        ("sealed-split", Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require)),
+        ("sealed-split", Vault::builder().store(Store::Sealed).hold(common::HOLD).hold_level(Level::Require)),
         ("sealed-guarded", Vault::builder().store(Store::Sealed).hold(Hold::Guarded)),
         ("paged", Vault::builder().store(Store::Paged)),
     ]

@@ -1,6 +1,10 @@
 //! Many secrets at once: the same as each by itself.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panics")]
 
+#[cfg(unix)]
+mod common;
+#[cfg(windows)]
+#[path = "common/windows.rs"]
 mod common;
 
 use std::time::Duration;
@@ -32,7 +36,7 @@ fn assert_right(secrets: &[&Secret], expected: &[Vec<u8>]) {
 #[test]
 fn they_are_what_each_by_itself_would_be() {
     let _guard = TestGuard::new();
-    for hold in [Hold::Split, Hold::Guarded] {
+    for hold in [common::HOLD, Hold::Guarded] {
         let vault = Vault::builder().hold(hold).sealed_max(200).build().unwrap();
         for count in [0, 1, 2, 7, 8, 9, 63, 64, 65, 200] {
             let expected = sources(count);
@@ -183,8 +187,12 @@ fn all_are_made_or_none() {
         drop(vault.secrets_from(&mut sources(100)).unwrap());
         // The second batch has no nonces any more.
         for n in [1, 3, 9] {
-            let refused = inject::fail(Call::Getrandom, Plan::Nth { n, errno: libc::EIO });
-            assert_refused(&vault, Error::System(CallError { call: Call::Getrandom, errno: libc::EIO }));
+            let refused =
+                inject::fail(Call::Getrandom, Plan::Nth { n, errno: securememory::testing::errno::EIO });
+            assert_refused(
+                &vault,
+                Error::System(CallError { call: Call::Getrandom, errno: securememory::testing::errno::EIO }),
+            );
             drop(refused);
         }
         let mut with_empty = sources(100);
@@ -192,7 +200,7 @@ fn all_are_made_or_none() {
         let given = with_empty.clone();
         assert_eq!(vault.secrets_from(&mut with_empty).err(), Some(Error::Empty));
         assert!(with_empty == given && vault.status().secrets == 0);
-        let lost = inject::fail(Call::Pread, Plan::Always { errno: libc::EIO });
+        let lost = inject::fail(Call::Pread, Plan::Always { errno: securememory::testing::errno::EIO });
         assert_refused(&vault, Error::KeyLost);
         drop(lost);
         // An old key without records is gone: so the count of records is right.
@@ -207,7 +215,10 @@ fn one_fetch_serves_many() {
     case("one_fetch_serves_many").run(|| {
         let vault = Vault::builder().store(Store::Sealed).hold(Hold::Split).build().unwrap();
         let count = |work: &mut dyn FnMut()| {
-            let fetches = inject::fail(Call::Pread, Plan::Nth { n: u64::MAX, errno: libc::EIO });
+            let fetches = inject::fail(
+                Call::Pread,
+                Plan::Nth { n: u64::MAX, errno: securememory::testing::errno::EIO },
+            );
             work();
             fetches.calls()
         };

@@ -1,6 +1,10 @@
 //! The end of a vault: by a close, and by the drop of its last handle.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[cfg(unix)]
+mod common;
+#[cfg(windows)]
+#[path = "common/windows.rs"]
 mod common;
 
 use std::io::{Read, Write};
@@ -91,8 +95,7 @@ fn views_that_outlive_the_wait_are_named_and_keep_their_bytes() {
             scope.spawn(move || {
                 let view = borrowed.view().unwrap();
                 // The number of this thread, as the kernel tells it.
-                let thread = std::fs::read_link("/proc/thread-self").unwrap();
-                tell.send(thread.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap()).unwrap();
+                tell.send(securememory::testing::thread_id()).unwrap();
                 wait.recv().unwrap();
                 assert_eq!(&*view, VALUE, "as long as the view lives");
                 view.finish().unwrap();

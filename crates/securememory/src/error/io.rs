@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Error, ErrorKind};
+use crate::os::errno;
 
 /// By what a caller can do about it. Ours is inside, and `get_ref` with `downcast_ref` gives it back, but where memory is
 /// short ([`Error::OutOfMemory`], and calls that were refused with ENOMEM), since what is inside needs memory.
@@ -11,7 +12,7 @@ impl From<Error> for io::Error {
         let short = match error {
             Error::OutOfMemory { .. } => true,
             Error::System(cause) | Error::Refused { cause, .. } | Error::HoldRefused(cause) => {
-                cause.errno == libc::ENOMEM
+                cause.errno == errno::ENOMEM
             }
             _ => false,
         };

@@ -30,6 +30,17 @@
 //! itself by abort(3) or raise(3), which cannot be told apart, secrets are wiped as soon as the handler that was there
 //! before has returned; before it is called, if it is one for which we step aside.
 //!
+//! # Windows
+//!
+//! There our handler is a vectored one, asked first about every exception, and taken out by its handle. A fault in our memory
+//! (`EXCEPTION_ACCESS_VIOLATION`, `EXCEPTION_IN_PAGE_ERROR`, `EXCEPTION_GUARD_PAGE`) is answered there, and then goes on to
+//! whoever else is asked, so that the process ends with the true code. All other exceptions are looked at when nobody has
+//! handled them, by the filter of SetUnhandledExceptionFilter; then secrets are wiped before the process ends. **A Rust abort
+//! goes past all of that** (`int 29h`, `__fastfail`), as does whatever calls `TerminateProcess`: nothing is wiped. The filter is
+//! not called where a debugger is attached. Who catches, in a frame of structured exception handling, a fault for which all
+//! secrets were wiped, goes on in a process without secrets. [`FaultPolicy::Recover`] replaces nothing: lost memory ends the
+//! process.
+//!
 //! # Limits
 //!
 //! A handler that runs on the thread's own stack, for which we step aside, and then ends the process, does so without us:
@@ -47,10 +58,22 @@
 //! on their stacks, is not ours to wipe. A child that shares our memory (vfork(2)) and has, in a process-id namespace of its
 //! own, the same number as its parent is taken for it.
 
+#[cfg(unix)]
+pub(crate) mod chain;
+#[cfg(windows)]
+#[path = "windows/chain.rs"]
 pub(crate) mod chain;
 pub(crate) mod inside;
+#[cfg(unix)]
+pub(crate) mod outside;
+#[cfg(windows)]
+#[path = "windows/outside.rs"]
 pub(crate) mod outside;
 mod report;
+#[cfg(unix)]
+pub(crate) mod thread;
+#[cfg(windows)]
+#[path = "windows/thread.rs"]
 pub(crate) mod thread;
 mod words;
 

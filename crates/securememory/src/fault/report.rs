@@ -90,9 +90,9 @@ pub enum Done {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultReport {
-    /// The signal.
+    /// The signal; on Windows the code of the exception, such as 0xC0000005 for an access violation.
     pub signal: i32,
-    /// Its `si_code`, see sigaction(2).
+    /// Its `si_code`, see sigaction(2); on Windows zero, or why memory was lost, as a code of the kernel's.
     pub code: i32,
     /// The address.
     pub address: usize,

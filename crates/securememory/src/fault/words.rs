@@ -75,6 +75,18 @@ fn whose(report: &FaultReport, piece: &mut dyn FnMut(&[u8])) {
     number(report.vault_id, piece);
 }
 
+#[cfg(windows)]
+fn name_of(exception: i32) -> &'static [u8] {
+    use windows_sys::Win32::Foundation as f;
+    match exception {
+        f::EXCEPTION_ACCESS_VIOLATION => b"access violation",
+        f::EXCEPTION_IN_PAGE_ERROR => b"in-page error",
+        f::EXCEPTION_GUARD_PAGE => b"guard page",
+        _ => b"exception",
+    }
+}
+
+#[cfg(unix)]
 fn name_of(signal: i32) -> &'static [u8] {
     match signal {
         libc::SIGSEGV => b"SIGSEGV",

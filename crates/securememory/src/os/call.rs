@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use super::errno::WORD;
+
 /// A system call, by name. [`CallError`] uses it to say which one failed; so does the fault injector of the
 /// `testing` feature.
 ///
 /// Each is described in section 2 of the Linux manual under the name that [`Call::name`] gives, unless noted
-/// here.
+/// here. On Windows that is the name of the function which does the same there.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
@@ -73,10 +75,20 @@ pub enum Call {
     Open,
     /// write(2): to a file of /proc.
     Write,
+    /// Windows, SetProcessWorkingSetSize: how much of the process stays in memory, and so how much can be locked.
+    WorkingSet,
+    /// Windows, CryptProtectMemory: bytes that only this process can make readable again.
+    ProtectMemory,
+    /// Windows, CryptUnprotectMemory: makes them readable again.
+    UnprotectMemory,
+    /// Windows, AddVectoredExceptionHandler, and RemoveVectoredExceptionHandler: who is asked about exceptions.
+    ExceptionHandler,
+    /// Windows, SetConsoleCtrlHandler: who is asked when the process is told to end.
+    ConsoleHandler,
 }
 
 impl Call {
-    const ALL: [Self; 31] = [
+    const ALL: [Self; 36] = [
         Self::Mmap,
         Self::Munmap,
         Self::Mprotect,
@@ -108,17 +120,28 @@ impl Call {
         Self::Setrlimit,
         Self::Open,
         Self::Write,
+        Self::WorkingSet,
+        Self::ProtectMemory,
+        Self::UnprotectMemory,
+        Self::ExceptionHandler,
+        Self::ConsoleHandler,
     ];
 
-    /// The name in the manual, such as `"mmap"`.
+    /// The name in the manual, such as `"mmap"`, or on Windows `"VirtualAlloc"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Mmap if cfg!(windows) => "VirtualAlloc",
             Self::Mmap => "mmap",
+            Self::Munmap if cfg!(windows) => "VirtualFree",
             Self::Munmap => "munmap",
+            Self::Mprotect if cfg!(windows) => "VirtualProtect",
             Self::Mprotect => "mprotect",
+            Self::Mlock if cfg!(windows) => "VirtualLock",
             Self::Mlock => "mlock",
+            Self::Munlock if cfg!(windows) => "VirtualUnlock",
             Self::Munlock => "munlock",
+            Self::Madvise if cfg!(windows) => "WerRegisterExcludedMemoryBlock",
             Self::Madvise => "madvise",
             Self::MemfdCreate => "memfd_create",
             Self::MemfdSecret => "memfd_secret",
@@ -129,14 +152,19 @@ impl Call {
             Self::Pwrite => "pwrite",
             Self::Ftruncate => "ftruncate",
             Self::Close => "close",
+            Self::Getrandom if cfg!(windows) => "ProcessPrng",
             Self::Getrandom => "getrandom",
+            Self::Futex if cfg!(windows) => "WaitOnAddress",
             Self::Futex => "futex",
             Self::Sigprocmask => "sigprocmask",
             Self::PkeyAlloc => "pkey_alloc",
             Self::PkeyFree => "pkey_free",
             Self::PkeyMprotect => "pkey_mprotect",
+            Self::Getrlimit if cfg!(windows) => "GetProcessWorkingSetSize",
             Self::Getrlimit => "getrlimit",
+            Self::Sysconf if cfg!(windows) => "GetSystemInfo",
             Self::Sysconf => "sysconf",
+            Self::ThreadCreate if cfg!(windows) => "CreateThread",
             Self::ThreadCreate => "pthread_create",
             Self::Atfork => "pthread_atfork",
             Self::Sigaction => "sigaction",
@@ -145,6 +173,11 @@ impl Call {
             Self::Setrlimit => "setrlimit",
             Self::Open => "open",
             Self::Write => "write",
+            Self::WorkingSet => "SetProcessWorkingSetSize",
+            Self::ProtectMemory => "CryptProtectMemory",
+            Self::UnprotectMemory => "CryptUnprotectMemory",
+            Self::ExceptionHandler => "AddVectoredExceptionHandler",
+            Self::ConsoleHandler => "SetConsoleCtrlHandler",
         }
     }
 }
@@ -155,14 +188,15 @@ impl fmt::Display for Call {
     }
 }
 
-/// A system call that failed, and why: `mlock: Cannot allocate memory (ENOMEM, errno 12)`.
+/// A system call that failed, and why: `mlock: Cannot allocate memory (ENOMEM, errno 12)`, or on Windows
+/// `VirtualLock: Insufficient quota to complete the requested service. (ERROR_WORKING_SET_QUOTA, error 1453)`.
 ///
 /// Making and copying one allocates nothing; only its display asks the C library for the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallError {
     /// Which call.
     pub call: Call,
-    /// The error number, as in errno(3). Zero: the call succeeded but moved fewer bytes than it had to.
+    /// The error number, as in errno(3); on Windows the code of GetLastError. Zero: the call succeeded but moved fewer bytes than it had to.
     pub errno: i32,
 }
 
@@ -184,44 +218,15 @@ impl CallError {
     }
 
     /// The call moved fewer bytes than it had to.
+    #[allow(dead_code, reason = "on systems without files for shares, only tests move bytes")]
     pub(crate) const fn short(call: Call) -> Self {
         Self { call, errno: 0 }
     }
 
-    /// The symbolic name of the error number, such as `"ENOMEM"`; `None` for the rare ones and for zero.
+    /// The symbolic name of the error number, such as `"ENOMEM"` or `"ERROR_WORKING_SET_QUOTA"`; `None` for the rare ones and for zero.
     #[must_use]
     pub const fn symbol(&self) -> Option<&'static str> {
-        // EWOULDBLOCK and EOPNOTSUPP have the numbers of EAGAIN and ENOTSUP on Linux.
-        Some(match self.errno {
-            libc::EPERM => "EPERM",
-            libc::ENOENT => "ENOENT",
-            libc::ESRCH => "ESRCH",
-            libc::EINTR => "EINTR",
-            libc::EIO => "EIO",
-            libc::ENXIO => "ENXIO",
-            libc::EBADF => "EBADF",
-            libc::EAGAIN => "EAGAIN",
-            libc::ENOMEM => "ENOMEM",
-            libc::EACCES => "EACCES",
-            libc::EFAULT => "EFAULT",
-            libc::EBUSY => "EBUSY",
-            libc::EEXIST => "EEXIST",
-            libc::ENODEV => "ENODEV",
-            libc::EINVAL => "EINVAL",
-            libc::ENFILE => "ENFILE",
-            libc::EMFILE => "EMFILE",
-            libc::ETXTBSY => "ETXTBSY",
-            libc::EFBIG => "EFBIG",
-            libc::ENOSPC => "ENOSPC",
-            libc::EROFS => "EROFS",
-            libc::EPIPE => "EPIPE",
-            libc::ENOSYS => "ENOSYS",
-            libc::ENOTSUP => "EOPNOTSUPP",
-            libc::EOVERFLOW => "EOVERFLOW",
-            libc::ETIMEDOUT => "ETIMEDOUT",
-            libc::EDQUOT => "EDQUOT",
-            _ => return None,
-        })
+        super::errno::symbol(self.errno)
     }
 }
 
@@ -235,8 +240,8 @@ impl fmt::Display for CallError {
         // The standard library appends the number in its own words; ours follow.
         let text = text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text);
         match self.symbol() {
-            Some(symbol) => write!(out, "{name}: {text} ({symbol}, errno {})", self.errno),
-            None => write!(out, "{name}: {text} (errno {})", self.errno),
+            Some(symbol) => write!(out, "{name}: {text} ({symbol}, {WORD} {})", self.errno),
+            None => write!(out, "{name}: {text} ({WORD} {})", self.errno),
         }
     }
 }
@@ -246,22 +251,25 @@ impl std::error::Error for CallError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::errno;
 
     #[test]
     fn the_text_names_call_reason_symbol_and_number() {
-        let error = CallError::new(Call::Mlock, libc::ENOMEM);
-        assert_eq!(error.to_string(), format!("mlock: {} (ENOMEM, errno {})", reason(), libc::ENOMEM));
-        assert_eq!(error.symbol(), Some("ENOMEM"));
+        let error = CallError::new(Call::Mlock, errno::ENOMEM);
+        let (call, symbol) =
+            if cfg!(windows) { ("VirtualLock", "ERROR_NOT_ENOUGH_MEMORY") } else { ("mlock", "ENOMEM") };
+        assert_eq!(error.to_string(), format!("{call}: {} ({symbol}, {WORD} {})", reason(), errno::ENOMEM));
+        assert_eq!(error.symbol(), Some(symbol));
         assert_eq!(CallError::short(Call::Pread).to_string(), "pread: fewer bytes than asked for");
         let rare = CallError::new(Call::Close, 9_999);
         assert_eq!(rare.symbol(), None);
-        assert!(rare.to_string().ends_with("(errno 9999)"), "{rare}");
+        assert!(rare.to_string().ends_with(&format!("({WORD} 9999)")), "{rare}");
     }
 
     #[test]
     fn an_error_comes_back_from_its_word() {
         for call in Call::ALL {
-            for errno in [0, libc::ENOMEM, i32::MAX, -1] {
+            for errno in [0, errno::ENOMEM, i32::MAX, -1] {
                 let error = CallError::new(call, errno);
                 assert_eq!(CallError::from_word(error.to_word()), Some(error));
             }
@@ -273,7 +281,7 @@ mod tests {
 
     /// The C libraries differ in their words.
     fn reason() -> String {
-        let text = std::io::Error::from_raw_os_error(libc::ENOMEM).to_string();
+        let text = std::io::Error::from_raw_os_error(errno::ENOMEM).to_string();
         text.split(" (os").next().map(str::to_owned).unwrap_or_default()
     }
 }

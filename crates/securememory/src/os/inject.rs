@@ -295,7 +295,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-    use crate::os;
+    use crate::os::{self, errno};
 
     fn map() -> Result<(), i32> {
         let len = os::page_size();
@@ -306,10 +306,10 @@ mod tests {
 
     #[test]
     fn the_nth_call_of_this_thread_fails_and_no_other() {
-        let plan = fail(Call::Mmap, Plan::Nth { n: 2, errno: libc::ENOMEM });
+        let plan = fail(Call::Mmap, Plan::Nth { n: 2, errno: errno::ENOMEM });
         let elsewhere = std::thread::spawn(|| [map(), map(), map()]).join().unwrap();
         assert_eq!(elsewhere, [Ok(()); 3]);
-        assert_eq!([map(), map(), map()], [Ok(()), Err(libc::ENOMEM), Ok(())]);
+        assert_eq!([map(), map(), map()], [Ok(()), Err(errno::ENOMEM), Ok(())]);
         assert_eq!((plan.calls(), calls(Call::Mmap), calls(Call::Munmap)), (3, 3, 0));
         drop(plan);
         assert_eq!((map(), calls(Call::Mmap)), (Ok(()), 0));
@@ -343,10 +343,10 @@ mod tests {
         unsafe { os::random(bytes.as_mut_ptr(), bytes.len()).unwrap() };
         assert!(bytes[48..].iter().any(|&byte| byte != 0));
         assert_eq!(plan.calls(), 1);
-        let _refused = fail(Call::Getrandom, Plan::Always { errno: libc::ENOSYS });
+        let _refused = fail(Call::Getrandom, Plan::Always { errno: errno::ENOSYS });
         // SAFETY: within the array.
         let refused = unsafe { os::random(bytes.as_mut_ptr(), bytes.len()) };
-        assert_eq!(refused, Err(CallError::new(Call::Getrandom, libc::ENOSYS)));
+        assert_eq!(refused, Err(CallError::new(Call::Getrandom, errno::ENOSYS)));
     }
 
     #[test]

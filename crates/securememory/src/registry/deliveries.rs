@@ -1,6 +1,8 @@
 //! What came with the signals that wait for the coordinator's thread. Put here by the signal handler, without waiting for
 //! anybody; where there is no room the delivery is counted all the same, but what came with it is not known.
 
+#![cfg_attr(windows, allow(dead_code, reason = "nothing comes with a console event"))]
+
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::os::signals::WORDS;

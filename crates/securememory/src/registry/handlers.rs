@@ -155,6 +155,7 @@ impl Handler {
     }
 
     /// Nobody is running it: in a child whose parent's thread was at it.
+    #[cfg_attr(windows, allow(dead_code, reason = "there are no children"))]
     pub(crate) fn forget_runner(&self) {
         self.running.store(0, Ordering::SeqCst);
     }

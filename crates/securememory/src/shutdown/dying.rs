@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use super::noise::Noise;
-use crate::os::{self, Access, ProtectionKey, ShareFile, signals};
+use crate::os::{self, Access, ProtectionKey, ShareFile, errno, signals};
 use crate::registry::arenas::{self, Arena, Purpose, anchor};
 use crate::registry::{self, FREE, Slot, WINDOW, dying};
 
@@ -211,7 +211,7 @@ fn write(at: usize, len: usize, noise: &mut Noise) -> bool {
     // does not mind.
     match unsafe { signals::random(at, len) } {
         Ok(()) => true,
-        Err(libc::EFAULT) => false,
+        Err(errno::EFAULT) => false,
         Err(_) => {
             // There are no random bytes: then it is done by hand, with all its risks.
             open(at & !os::page_size().wrapping_sub(1), os::page_size());

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Outstanding};
 use crate::locks::{Freeze, Guard};
-use crate::os::{self, Call, CallError};
+use crate::os::{self, Call, CallError, errno};
 use crate::registry::forks::{self, Forks};
 use crate::registry::{self, Frozen};
 use crate::shutdown::mark;
@@ -82,7 +82,7 @@ fn install_once(
             return outcome;
         }
         let Some(left) = patience.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) else {
-            return Err(CallError::new(Call::Atfork, libc::ETIMEDOUT));
+            return Err(CallError::new(Call::Atfork, errno::ETIMEDOUT));
         };
         os::wait_on(hook, seen, Some(left));
     }
@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    const REFUSED: CallError = CallError::new(Call::Atfork, libc::ENOMEM);
+    const REFUSED: CallError = CallError::new(Call::Atfork, errno::ENOMEM);
 
     #[test]
     fn it_is_installed_once_and_after_a_refusal_again() {
@@ -238,7 +238,7 @@ mod tests {
     fn nobody_waits_for_ever_and_another_process_is_not_waited_for() {
         let hook = AtomicU32::new(MAKING | os::process_id());
         let late = install_once(&hook, Duration::from_millis(20), || Ok(()));
-        assert_eq!(late, Err(CallError::new(Call::Atfork, libc::ETIMEDOUT)));
+        assert_eq!(late, Err(CallError::new(Call::Atfork, errno::ETIMEDOUT)));
         let hook = AtomicU32::new(MAKING | (os::process_id() + 1));
         assert_eq!(install_once(&hook, INSTALLING, || Ok(())), Ok(()));
         assert_eq!(hook.into_inner(), INSTALLED);

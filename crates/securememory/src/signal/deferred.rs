@@ -123,7 +123,7 @@ fn deliver(signal: i32, station: &Station, process: u32) {
             return;
         }
         match outcome {
-            Outcome::Handled => return,
+            Outcome::Handled => return thread::handled(station),
             Outcome::Terminate => return thread::send_on(signal, station, words.as_ref(), Onward::End),
             Outcome::Pass => {}
         }

@@ -260,7 +260,7 @@ fn unique(signals: &[Signal]) -> Vec<Signal> {
 fn put(signal: Signal, ends: bool, watched: &mut Vec<Watched>, changes: &mut Vec<Change>) -> Result<()> {
     let number = signal.as_raw();
     let ends = ends && chain::ends_by_default(number);
-    if ends && signals::action(number)?.handler == libc::SIG_IGN {
+    if ends && signals::action(number)?.is_ignored() {
         changes.push(Change::LeftIgnored { signal });
         return Ok(());
     }
@@ -272,9 +272,11 @@ fn put(signal: Signal, ends: bool, watched: &mut Vec<Watched>, changes: &mut Vec
 }
 
 fn before_of(action: &Action) -> Before {
-    match action.handler {
-        libc::SIG_DFL => Before::Default,
-        libc::SIG_IGN => Before::Ignored,
-        _ => Before::Handler,
+    if action.is_default() {
+        Before::Default
+    } else if action.is_ignored() {
+        Before::Ignored
+    } else {
+        Before::Handler
     }
 }

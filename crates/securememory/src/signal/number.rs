@@ -4,24 +4,28 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::fault::outside::FAULTS;
-use crate::os::signals::{self, Mask};
+use crate::os::signals::{self, Mask, numbers};
 
 /// A signal that can be coordinated. signal(7)
 ///
 /// Not among them are SIGKILL and SIGSTOP, which nobody can handle; those that a thread raises by what it does (SIGSEGV,
 /// SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS) and SIGABRT, which are [`fault::install`](crate::fault::install)'s; and those
 /// that the C library keeps to itself.
+///
+/// Windows has console events instead: CTRL_C is [`INT`](Self::INT), CTRL_BREAK is [`QUIT`](Self::QUIT), CTRL_CLOSE is
+/// [`HUP`](Self::HUP), and CTRL_LOGOFF and CTRL_SHUTDOWN are [`TERM`](Self::TERM). The other names are there, and to coordinate
+/// one of them is [`Error::BadSignal`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Signal(i32);
 
 macro_rules! names {
     ($($name:ident = $number:ident, $text:literal;)*) => {
         impl Signal {
-            $(#[doc = $text] pub const $name: Self = Self(libc::$number);)*
+            $(#[doc = $text] pub const $name: Self = Self(numbers::$number);)*
 
             fn name(self) -> Option<&'static str> {
                 match self.0 {
-                    $(libc::$number => Some(stringify!($number)),)*
+                    $(numbers::$number => Some(stringify!($number)),)*
                     _ => None,
                 }
             }
@@ -72,7 +76,7 @@ impl Signal {
     ///
     /// [`Error::BadSignal`] where there is no such signal, or it is none that can be coordinated.
     pub fn from_raw(signal: i32) -> Result<Self> {
-        let ordinary = (1..32).contains(&signal) && signal != libc::SIGKILL && signal != libc::SIGSTOP;
+        let ordinary = signals::can_be_handled(signal);
         let real_time = is_real_time(signal);
         if (ordinary && !FAULTS.contains(&signal)) || real_time {
             return Ok(Self(signal));
@@ -117,7 +121,7 @@ impl fmt::Debug for Signal {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
@@ -138,5 +142,20 @@ mod tests {
             Signal::from_raw(libc::SIGPWR).map(|signal| signal.to_string()),
             Ok(format!("signal {}", libc::SIGPWR))
         );
+    }
+}
+
+#[cfg(all(test, windows))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_event_is_refused_and_names_are_those_of_signals() {
+        for signal in [0, -1, 9, 10, 17, 34, 64, i32::MAX, Signal::USR1.as_raw()].into_iter().chain(FAULTS) {
+            assert_eq!(Signal::from_raw(signal), Err(Error::BadSignal { signal }));
+        }
+        assert!(Signal::real_time(0).is_err());
+        assert!(Signal::TERMINATION.iter().all(|one| Signal::from_raw(one.as_raw()) == Ok(*one)));
+        assert_eq!(Signal::TERM.to_string(), "SIGTERM");
     }
 }

@@ -4,7 +4,6 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
@@ -30,7 +29,7 @@ pub enum Ending {
     Done,
     /// With this exit code.
     Code(i32),
-    /// By this signal.
+    /// By this signal. On Windows no process ends so: one that dies of an exception ends with the exception's code.
     Signal(i32),
 }
 
@@ -106,6 +105,7 @@ fn own_program() -> PathBuf {
 }
 
 /// Where there is no /proc: ends a test's own process as one that cannot run here. Others panic when they want to read there.
+#[cfg(unix)]
 pub(super) fn need_proc() {
     if std::env::var_os(VARIABLE).is_some() && std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
         skip("needs /proc, to see what the process has taken from the system");
@@ -120,7 +120,7 @@ pub fn skip(reason: &str) -> ! {
 
 impl OwnProcess {
     /// Sets a limit of setrlimit(2), soft and hard, before the process starts: by its number, such as
-    /// `libc::RLIMIT_NOFILE`.
+    /// `libc::RLIMIT_NOFILE`. On Windows, which has no such limits, a test with one is skipped.
     ///
     /// # Panics
     ///
@@ -184,10 +184,10 @@ impl OwnProcess {
             return;
         }
         let (status, output) = self.start_and_wait();
-        let ended = match (status.code(), status.signal()) {
-            (Some(DONE), _) => Ending::Done,
-            (Some(code), _) => Ending::Code(code),
-            (_, signal) => Ending::Signal(signal.unwrap_or(0)),
+        let ended = match status.code() {
+            Some(DONE) => Ending::Done,
+            Some(code) => Ending::Code(code),
+            None => Ending::Signal(signal_of(status)),
         };
         if ended == Ending::Code(SKIPPED) {
             eprintln!("SKIPPED {}:\n{output}", self.name);
@@ -242,6 +242,18 @@ fn patience() -> u32 {
     std::env::var("SECUREMEMORY_PATIENCE").map_or(1, |text| text.parse().expect("a whole number"))
 }
 
+#[cfg(unix)]
+fn signal_of(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.signal().unwrap_or(0)
+}
+
+/// Every process ends with a code.
+#[cfg(windows)]
+fn signal_of(_: ExitStatus) -> i32 {
+    0
+}
+
 fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -252,6 +264,7 @@ fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String
 
 /// Waits until the test harness's own thread has gone to sleep, waiting for this one: what it allocates on the way must
 /// not come in the middle of a test.
+#[cfg(unix)]
 fn wait_for_other_threads() {
     let own = os::thread_id().to_string();
     if std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
@@ -269,4 +282,10 @@ fn wait_for_other_threads() {
         seen = if asleep() { seen + 1 } else { 0 };
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Windows does not tell whether a thread sleeps: a moment must do.
+#[cfg(windows)]
+fn wait_for_other_threads() {
+    std::thread::sleep(Duration::from_millis(20));
 }

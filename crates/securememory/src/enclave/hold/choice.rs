@@ -6,7 +6,7 @@ use super::guarded::Guarded;
 use super::in_place::InPlace;
 use super::split::Split;
 use crate::error::{Error, Protection};
-use crate::os::{Call, CallError};
+use crate::os::{Call, CallError, errno};
 use crate::policy::{Cipher, Hold, Level, Levels};
 
 impl KeyHold {
@@ -94,7 +94,10 @@ fn candidates(
 pub(crate) fn is_usual(wish: Hold, secretmem: Level, cause: &Error) -> bool {
     let none = matches!(
         cause,
-        Error::System(CallError { call: Call::PkeyAlloc, errno: libc::EINVAL | libc::ENOSPC | libc::ENOSYS })
+        Error::System(CallError {
+            call: Call::PkeyAlloc,
+            errno: errno::EINVAL | errno::ENOSPC | errno::ENOSYS
+        })
     );
     wish == Hold::Auto && secretmem == Level::Off && none
 }
@@ -161,11 +164,11 @@ mod tests {
     #[test]
     fn only_missing_protection_keys_that_nobody_asked_for_are_usual() {
         let refused = |call, errno| Error::System(CallError::new(call, errno));
-        let none = refused(Call::PkeyAlloc, libc::EINVAL);
+        let none = refused(Call::PkeyAlloc, errno::EINVAL);
         assert!(is_usual(Hold::Auto, Level::Off, &none));
         assert!(!is_usual(Hold::Pkey, Level::Off, &none));
         assert!(!is_usual(Hold::Auto, Level::Prefer, &none));
-        assert!(!is_usual(Hold::Auto, Level::Off, &refused(Call::PkeyAlloc, libc::EPERM)));
-        assert!(!is_usual(Hold::Auto, Level::Off, &refused(Call::MemfdCreate, libc::EINVAL)));
+        assert!(!is_usual(Hold::Auto, Level::Off, &refused(Call::PkeyAlloc, errno::EPERM)));
+        assert!(!is_usual(Hold::Auto, Level::Off, &refused(Call::MemfdCreate, errno::EINVAL)));
     }
 }

@@ -5,10 +5,9 @@
 //! with a new one, and whoever finds the word unchanged after reading knows that what it read belonged
 //! together.
 
-use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::os::ShareFile;
+use crate::os::{FileNumber, ShareFile};
 
 /// A replica's place in a vault's fixed table; empty at first. Read without a lock, changed by one thread at a time.
 #[derive(Default)]
@@ -31,7 +30,7 @@ impl Entry {
     const TRUSTED: u64 = 1 << 63;
     const PLACE: u32 = 32;
 
-    fn new(number: RawFd, place: usize) -> Self {
+    fn new(number: FileNumber, place: usize) -> Self {
         Self(Self::MADE | Self::TRUSTED | (place as u64) << Self::PLACE | u64::from(number.unsigned_abs()))
     }
 
@@ -42,9 +41,9 @@ impl Entry {
 
     /// The descriptor's number.
     #[inline]
-    pub(super) fn number(self) -> RawFd {
+    pub(super) fn number(self) -> FileNumber {
         // Never negative, see `new`.
-        (self.0 as u32 & u32::MAX >> 1) as RawFd
+        (self.0 as u32 & u32::MAX >> 1) as FileNumber
     }
 
     /// Which of the anchor's places holds share B.
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_entry_says_what_was_put_in() {
-        for number in [0, 3, 63, 1 << 20, RawFd::MAX] {
+        for number in [0, 3, 63, 1 << 20, FileNumber::MAX] {
             for place in 0..LIVE * MAX_SHARES {
                 let entry = Entry::new(number, place);
                 assert_eq!((entry.number(), entry.place()), (number, place));

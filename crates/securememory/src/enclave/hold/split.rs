@@ -30,7 +30,7 @@ use crate::enclave::cipher::{self, Confirmation, KEY, UNFIT};
 use crate::enclave::hold::anchor::{Anchor, MAX_SHARES, SHARE, Staging};
 use crate::error::Error;
 use crate::events::{self, Note};
-use crate::os::{self, Call, CallError, CallResult, ShareFile};
+use crate::os::{self, Call, CallError, CallResult, ShareFile, errno};
 use crate::policy::Cipher;
 use crate::region::{bytes, scrub};
 use crate::registry::dying::why_gone;
@@ -169,7 +169,7 @@ impl Split {
             let number = file.raw_fd().unsigned_abs();
             // The table of what a dying process empties cannot grow for want of memory only.
             files::enter(number, file.identity(), os::process_id(), staging.vault().number())
-                .map_err(|_| CallError::new(Call::Mmap, libc::ENOMEM))
+                .map_err(|_| CallError::new(Call::Mmap, errno::ENOMEM))
         });
         match written {
             Ok(()) => Ok(file),

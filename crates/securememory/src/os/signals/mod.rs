@@ -40,6 +40,19 @@ pub(crate) type Info = libc::siginfo_t;
 /// A function that the kernel calls.
 pub(crate) type Function = extern "C" fn(c_int, *mut Info, *mut c_void);
 
+/// Numbers of signals.
+pub(crate) mod numbers {
+    pub(crate) use libc::{
+        SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPIPE, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP,
+        SIGTTIN, SIGTTOU, SIGURG, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ,
+    };
+}
+
+/// Is it an ordinary signal that a handler can be installed for?
+pub(crate) fn can_be_handled(signal: c_int) -> bool {
+    (1..32).contains(&signal) && signal != libc::SIGKILL && signal != libc::SIGSTOP
+}
+
 /// Signals 1 to 64, as bits 0 to 63.
 pub(crate) type Mask = u64;
 
@@ -57,6 +70,14 @@ pub(crate) struct Action {
 
 impl Action {
     pub(crate) const DEFAULT: Self = Self { handler: libc::SIG_DFL, flags: 0, mask: 0 };
+
+    pub(crate) fn is_default(&self) -> bool {
+        self.handler == libc::SIG_DFL
+    }
+
+    pub(crate) fn is_ignored(&self) -> bool {
+        self.handler == libc::SIG_IGN
+    }
 
     pub(crate) fn is_function(&self) -> bool {
         self.handler != libc::SIG_DFL && self.handler != libc::SIG_IGN
