@@ -201,7 +201,7 @@ CONDITIONS = {
     ),
     "unreadable": Condition(
         "the program's file may not be read, so that the process is not dumpable", unreadable=True,
-        shows=(("auto", "default", "lock", "in force"),), suite=False,
+        shows=(("auto", "default", "lock", "in force"),), suite=False, doctor=False,
     ),
     **{
         f"memfd-noexec-{level}": Condition(

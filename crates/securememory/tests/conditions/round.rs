@@ -245,7 +245,7 @@ fn has(needle: &Needle, window: &[u8]) -> bool {
 /// Locked bytes, descriptors, the hold, and what diagnostics say of what was not had.
 fn what_it_has(row: &mut Row, vault: &Vault, locked_before: Option<u64>, files_before: usize) {
     let status = vault.status();
-    let now = look::locked().zip(locked_before).map(|(now, before)| now - before);
+    let now = look::locked().zip(locked_before).map(|(now, before)| now - before + look::uncounted());
     row.say("locked_bytes", status.locked_bytes);
     row.do_("locked_bytes", now.map_or("null".to_owned(), |now| now.to_string()));
     let equal = now.is_none_or(|now| now == status.locked_bytes as u64);
