@@ -126,6 +126,8 @@ CONDITIONS = {
     "gvisor": Condition(
         "MADV_WIPEONFORK is not known, as in gVisor",
         refuse("wipe_on_fork", "EINVAL"),
+        # To tests that have the other way refused as well.
+        refuses=(r"Refused { protection: Fork, cause: CallError { call: Madvise, errno: 22 } }",),
         shows=(("auto", "default", "fork", "in force"), ("auto", "default", "did.child", "gone")),
         part="change",
     ),
