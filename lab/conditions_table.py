@@ -46,6 +46,13 @@ NEEDS = {
         ("preflight::more_secrets_never_need_less", "all of it has to be known"),
     ),
     "files": (),
+    "wiped": (
+        ("fork::a_view_alive_across_a_fork_ends_silently_in_the_child", "its child looks at memory that is not there"),
+        (
+            "fork_inherited::(forks_within_with|views_writers_and_streams_of_all_threads)",
+            "its child looks at memory that is not there",
+        ),
+    ),
 }
 
 
@@ -129,6 +136,7 @@ CONDITIONS = {
         refuse("wipe_on_fork", "EINVAL"),
         # To tests that have the other way refused as well.
         refuses=(r"Refused { protection: Fork, cause: CallError { call: Madvise, errno: 22 } }",),
+        lacks=("wiped",),
         shows=(("auto", "default", "fork", "in force"), ("auto", "default", "did.child", "gone")),
         part="change",
     ),
