@@ -21,7 +21,7 @@ class Condition:
     refuses: tuple = ()  # regular expressions: what a test that needs what is refused says of it
     lacks: tuple = ()  # of NEEDS
     suite: bool = True  # the other tests are run too
-    doctor: bool = True
+    doctor: bool | str = True  # "nothing": it says that nothing is to be had
     part: str = "long"  # `change`: in every run of .ci/run
     unreadable: bool = False  # the program's file may be run and not read
 
@@ -35,9 +35,15 @@ NEEDS = {
         ("holds::the_key_in_place_never_comes_into_scratch", "it finds the key's page by its lock"),
         ("lost::(a_guarded_key_is_lost|under_abort_all_is_wiped.*)", "it finds the key's page by its lock"),
         ("events::all_is_told_at_its_level.*", "a refusal is told once in a process, and has been told"),
+        ("preflight::the_store_is_the_one_that_the_vault_would_take", "preflight says that nothing can be locked"),
         ("fork_off_faults::memory_is_locked_again_in_the_child", "it is about memory that is locked"),
     ),
-    "proc": (),
+    "proc": (
+        ("lib::os::room::tests::all_of_it_is_known_where_there_is_proc", "it is about what /proc tells"),
+        ("lib::os::tests::numbers_are_those_of_process_and_thread", "it is about what /proc tells"),
+        ("harden::(after_a_crash|memory_of_the_library|what_fails_is_told).*", "it is about what /proc tells"),
+        ("preflight::more_secrets_never_need_less", "all of it has to be known"),
+    ),
     "files": (),
 }
 
@@ -111,7 +117,7 @@ CONDITIONS = {
             shows=(*shows, *((kind, policy, field, error) for kind, policy, field, _ in shows if field == "error")),
             # Nothing at all can be made without random bytes, nor by default where a child would have all.
             suite=name not in ("getrandom", "madvise", "all"),
-            doctor=name not in ("getrandom", "madvise", "all"),
+            doctor="nothing" if name in ("madvise", "all") else name != "getrandom",
             part="change" if (name, error) in (("all", "EPERM"), ("getrandom", "ENOSYS"), ("madvise", "ENOSYS")) else "long",
         )
         for error in ("EPERM", "ENOSYS")
@@ -128,7 +134,7 @@ CONDITIONS = {
         refuse("wipe_on_fork,dont_fork", "EINVAL"),
         shows=(("auto", "prefer", "did.child", "kept, secret refused"),),
         suite=False,
-        doctor=False,
+        doctor="nothing",
     ),
     "user-namespace": Condition(
         "root of a user namespace of its own", ("unshare", "--user", "--map-root-user"), user=False,
@@ -146,7 +152,8 @@ CONDITIONS = {
         part="change",
     ),
     "no-proc": Condition(
-        "/proc is not mounted", mounted(NO_PROC), refuses=(r"no /proc/self/exe", r"kind: NotFound"), lacks=("proc",), shows=(("auto", "default", "lock", "unverified"),), doctor=False,
+        "/proc is not mounted", mounted(NO_PROC), 
+        refuses=("needs /proc", r"no /proc\b.*", "cannot access '/proc.*'", "kind: NotFound"), lacks=("proc",), shows=(("auto", "default", "lock", "unverified"),), doctor=False,
         part="change",
     ),
     "hidepid": Condition(

@@ -47,7 +47,7 @@ const CALLS: [Call; 16] = [
 
 fn stores() -> [(&'static str, VaultBuilder); 3] {
     [
-        ("sealed-split", Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require)),
+        ("sealed-split", Vault::builder().store(Store::Sealed).hold(common::HOLD).hold_level(Level::Require)),
         ("sealed-guarded", Vault::builder().store(Store::Sealed).hold(Hold::Guarded)),
         ("paged", Vault::builder().store(Store::Paged).hold(Hold::Guarded)),
     ]
@@ -260,11 +260,11 @@ fn building() {
         warm_up();
         let holds = [
             ("auto", Vault::builder()),
-            ("split", Vault::builder().hold(Hold::Split).hold_level(Level::Require)),
+            ("split", Vault::builder().hold(common::HOLD).hold_level(Level::Require)),
             ("guarded", Vault::builder().hold(Hold::Guarded)),
             (
                 "strict",
-                Vault::builder().hold(Hold::Split).hold_level(Level::Require).policy(Policy::strict()),
+                Vault::builder().hold(common::HOLD).hold_level(Level::Require).policy(Policy::strict()),
             ),
             ("strict guarded", Vault::builder().hold(Hold::Guarded).policy(Policy::strict())),
         ];

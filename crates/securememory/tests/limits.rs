@@ -32,7 +32,7 @@ fn all_addresses() -> usize {
 /// How the sealed and paged stores are asked for, by the names of the doctor.
 fn builders() -> [(&'static str, VaultBuilder); 3] {
     [
-        ("sealed-split", Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require)),
+        ("sealed-split", Vault::builder().store(Store::Sealed).hold(common::HOLD).hold_level(Level::Require)),
         ("sealed-guarded", Vault::builder().store(Store::Sealed).hold(Hold::Guarded)),
         ("paged", Vault::builder().store(Store::Paged)),
     ]

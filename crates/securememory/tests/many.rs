@@ -39,7 +39,7 @@ fn assert_right(secrets: &[&Secret], expected: &[Vec<u8>]) {
 #[test]
 fn they_are_what_each_by_itself_would_be() {
     let _guard = TestGuard::new();
-    for hold in [Hold::Split, Hold::Guarded] {
+    for hold in [common::HOLD, Hold::Guarded] {
         let vault = Vault::builder().hold(hold).sealed_max(200).build().unwrap();
         for count in [0, 1, 2, 7, 8, 9, 63, 64, 65, 200] {
             let expected = sources(count);

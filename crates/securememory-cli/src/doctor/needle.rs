@@ -121,7 +121,10 @@ pub fn random(len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
     while filled < len {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+        let got = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty());
+        filled += got.map_err(io::Error::from).map_err(|error| {
+            io::Error::new(error.kind(), format!("getrandom: {error}; a seccomp filter may forbid it"))
+        })?;
     }
     Ok(bytes)
 }

@@ -3,7 +3,17 @@
 // Reason: system calls, by rustix and, for what it lacks, by libc.
 #![allow(unsafe_code)]
 
-use super::{Access, Advice, Call, CallError, CallResult};
+mod probe;
+mod proc;
+pub(crate) mod process;
+mod protection_key;
+pub(crate) mod room;
+mod secretmem;
+mod share_file;
+mod sigxfsz;
+mod smaps;
+
+use super::{Access, Advice, Build, Call, CallError, CallResult};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
@@ -15,9 +25,25 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-pub(super) use super::proc::{locked_now, mapping_limit, threads};
-pub(super) use super::smaps::range_flags;
 pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blocked};
+pub(super) use proc::{locked_now, mapping_limit, threads};
+pub(super) use smaps::range_flags;
+pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
+
+pub(super) const BUILD: Build = Build {
+    backend: "linux",
+    split: true,
+    pkey: cfg!(target_arch = "x86_64"),
+    secretmem: secretmem::HAS_CALL,
+    wipe_on_fork: true,
+    dont_fork: true,
+    dont_dump: true,
+    verifies: true,
+    replaces_lost: true,
+    sends_words_on: true,
+    sleeps_on_words: true,
+    closes_process: true,
+};
 
 /// Gives an error number of rustix the name of its call.
 #[inline]

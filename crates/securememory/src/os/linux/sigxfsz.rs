@@ -3,8 +3,8 @@
 // Reason: signal masks by system call; every block says why it is sound.
 #![allow(unsafe_code)]
 
-use super::linux::keeping_errno;
-use super::{Call, CallError, CallResult};
+use crate::os::unix::keeping_errno;
+use crate::os::{Call, CallError, CallResult};
 
 /// Words in the kernel's set of signals. MIPS counts 128 signals, all others 64; the C library's set is
 /// larger.
@@ -33,7 +33,7 @@ fn has_sigxfsz(set: &SignalSet) -> bool {
 /// by number: the functions of the C library hide the signals that it uses itself, so with them the mask
 /// would not be restored exactly.
 pub(super) fn without_sigxfsz<T>(call: impl FnOnce() -> CallResult<T>) -> CallResult<T> {
-    super::injected(Call::Sigprocmask)?;
+    crate::os::injected(Call::Sigprocmask)?;
     let refused = |errno| CallError::new(Call::Sigprocmask, errno);
     let mut before: SignalSet = [0; SIGNAL_WORDS];
     // SAFETY: both sets are of the size given, and live over the call.

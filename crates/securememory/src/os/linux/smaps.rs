@@ -1,10 +1,10 @@
 //! The kernel's listing of mappings and their flags. proc_pid_smaps(5).
 
-use super::RangeFlags;
 use super::proc::Lines;
+use crate::os::RangeFlags;
 use std::io::Read;
 
-pub(super) fn range_flags(addr: usize, len: usize) -> Option<RangeFlags> {
+pub(in crate::os) fn range_flags(addr: usize, len: usize) -> Option<RangeFlags> {
     parse(super::proc::own!("smaps")?, addr, len)
 }
 

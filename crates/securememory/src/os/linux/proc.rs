@@ -85,12 +85,12 @@ pub(super) fn number<N: std::str::FromStr>(path: &str) -> Option<N> {
     text(path)?.parse().ok()
 }
 
-pub(super) fn locked_now() -> Option<u64> {
+pub(in crate::os) fn locked_now() -> Option<u64> {
     kilobytes(field(&status()?, "VmLck")?)
 }
 
 /// Allocates nothing.
-pub(super) fn threads() -> Option<u64> {
+pub(in crate::os) fn threads() -> Option<u64> {
     let mut lines = Lines::new(own!("status")?);
     while let Some(line) = lines.next_line() {
         if let Some(number) = line.strip_prefix("Threads:") {
@@ -100,7 +100,7 @@ pub(super) fn threads() -> Option<u64> {
     None
 }
 
-pub(super) fn mapping_limit() -> Option<u64> {
+pub(in crate::os) fn mapping_limit() -> Option<u64> {
     number("/proc/sys/vm/max_map_count")
 }
 

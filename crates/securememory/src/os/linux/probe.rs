@@ -1,7 +1,7 @@
 //! What a Linux host can do.
 
-use super::capability::{Feature, Host};
-use super::{Access, Advice, Call};
+use crate::os::capability::{Feature, Host};
+use crate::os::{Access, Advice, Call};
 use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
 use rustix::thread::CapabilitySet;
 use std::fs;
@@ -23,17 +23,17 @@ impl Host {
             os: std::env::consts::OS,
             arch: std::env::consts::ARCH,
             kernel: rustix::system::uname().release().to_str().ok().map(str::to_owned),
-            page_size: super::page_size(),
+            page_size: crate::os::page_size(),
             memlock_soft: memlock.current,
             memlock_hard: memlock.maximum,
-            locked_now: super::locked_now(),
+            locked_now: crate::os::locked_now(),
             memlock_enforced: !may_lock_all(capabilities),
-            max_map_count: super::mapping_limit(),
+            max_map_count: crate::os::mapping_limit(),
             mappings_now: mappings(),
             nofile_soft: nofile.current,
             nofile_hard: nofile.maximum,
             open_files: open_files(),
-            memfd: Feature::of(super::ShareFile::create().and_then(super::ShareFile::close)),
+            memfd: Feature::of(crate::os::ShareFile::create().and_then(crate::os::ShareFile::close)),
             secretmem: Feature::of(super::secretmem::probe()),
             protection_keys: Feature::of(super::protection_key::probe()),
             guard_advice: pages.guard_advice,
@@ -65,15 +65,15 @@ struct Pages {
 
 impl Pages {
     fn probe() -> Self {
-        let len = super::page_size();
+        let len = crate::os::page_size();
         let nothing = |wait| Self { guard_advice: wait, wipe_on_fork: wait, dont_dump: wait, lock: wait };
-        let Ok(page) = super::map(len) else {
+        let Ok(page) = crate::os::map(len) else {
             return nothing(Feature::Unknown);
         };
         let found = Self::probe_at(page, len);
         // A page that cannot be given back is lost, and that is all; what was found stays true.
         // SAFETY: mapped above, and no reference to it was made.
-        let _ = unsafe { super::unmap(page, len) };
+        let _ = unsafe { crate::os::unmap(page, len) };
         found
     }
 
@@ -81,18 +81,19 @@ impl Pages {
         // SAFETY: one whole page of ours without references, for all calls here. Locked last but one, since
         // guard pages replace what is there.
         unsafe {
-            let dont_dump = Feature::of(super::advise(page, len, Advice::DontDump));
-            let wipe_on_fork = Feature::of(super::advise(page, len, Advice::WipeOnFork));
-            let lock = match super::protect(page, len, Access::ReadWrite) {
-                Ok(()) => Feature::of(super::lock(page, len)),
+            let dont_dump = Feature::of(crate::os::advise(page, len, Advice::DontDump));
+            let wipe_on_fork = Feature::of(crate::os::advise(page, len, Advice::WipeOnFork));
+            let lock = match crate::os::protect(page, len, Access::ReadWrite) {
+                Ok(()) => Feature::of(crate::os::lock(page, len)),
                 Err(_) => Feature::Unknown,
             };
-            if lock.is_available() && super::unlock(page, len).is_err() {
+            if lock.is_available() && crate::os::unlock(page, len).is_err() {
                 // Before Linux 6.15 a locked page takes no guard, so trying would tell nothing.
                 return Self { guard_advice: Feature::Unknown, wipe_on_fork, dont_dump, lock };
             }
-            let guard_advice =
-                Feature::of(super::injected(Call::Madvise).and_then(|()| super::sys::try_guard(page, len)));
+            let guard_advice = Feature::of(
+                crate::os::injected(Call::Madvise).and_then(|()| crate::os::sys::try_guard(page, len)),
+            );
             Self { guard_advice, wipe_on_fork, dont_dump, lock }
         }
     }

@@ -29,20 +29,20 @@ pub(crate) fn locked() -> Room {
 
 /// The same, with the limit where there is one.
 pub(crate) fn lockable() -> (Option<u64>, Room) {
-    let limit = if super::probe::may_lock_any() { None } else { super::lock_limit() };
-    (limit, Room::under(limit, super::locked_now()))
+    let limit = if super::probe::may_lock_any() { None } else { crate::os::lock_limit() };
+    (limit, Room::under(limit, crate::os::locked_now()))
 }
 
 /// Mappings. `vm.max_map_count` in proc_sys_vm(5).
 pub(crate) fn mappings() -> Room {
     let in_use = super::probe::mappings();
-    let left = super::mapping_limit().and_then(|limit| Some(limit.saturating_sub(in_use?)));
+    let left = crate::os::mapping_limit().and_then(|limit| Some(limit.saturating_sub(in_use?)));
     Room { in_use, left }
 }
 
 /// Descriptors. `RLIMIT_NOFILE` in getrlimit(2).
 pub(crate) fn descriptors() -> Room {
-    Room::under(super::descriptor_limit(), super::probe::open_files())
+    Room::under(crate::os::descriptor_limit(), super::probe::open_files())
 }
 
 /// Bytes of address space. `RLIMIT_AS` in getrlimit(2).

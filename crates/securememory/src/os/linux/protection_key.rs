@@ -16,7 +16,7 @@
 // Reason: system calls and a processor register; every block says why it is sound.
 #![allow(unsafe_code)]
 
-use super::{Call, CallError, CallResult};
+use crate::os::{Call, CallError, CallResult};
 
 /// Takes a protection key and gives it back.
 pub(super) fn probe() -> CallResult<()> {
@@ -25,13 +25,13 @@ pub(super) fn probe() -> CallResult<()> {
 
 /// A new key, denied to this thread. pkey_alloc(2).
 fn allocate() -> CallResult<u32> {
-    super::injected(Call::PkeyAlloc)?;
+    crate::os::injected(Call::PkeyAlloc)?;
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         /// Neither reading nor writing.
         const DENY: std::ffi::c_long = 3;
         // SAFETY: the call takes two numbers; nobody has pages under a key that was free.
-        let made = super::linux::keeping_errno(|| unsafe {
+        let made = crate::os::unix::keeping_errno(|| unsafe {
             libc::syscall(libc::SYS_pkey_alloc, 0 as std::ffi::c_long, DENY)
         });
         let made = made.map_err(|errno| CallError::new(Call::PkeyAlloc, errno))?;
@@ -43,11 +43,11 @@ fn allocate() -> CallResult<u32> {
 
 /// Gives back a key that has no pages. pkey_free(2).
 fn free(key: u32) -> CallResult<()> {
-    super::injected(Call::PkeyFree)?;
+    crate::os::injected(Call::PkeyFree)?;
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         // SAFETY: the call takes one number.
-        super::linux::keeping_errno(|| unsafe {
+        crate::os::unix::keeping_errno(|| unsafe {
             libc::syscall(libc::SYS_pkey_free, std::ffi::c_long::from(key))
         })
         .map(drop)
@@ -71,9 +71,9 @@ mod x86_64 {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::{Duration, Instant};
 
-    use super::super::linux::keeping_errno;
     use super::{Call, CallError, CallResult, allocate, free};
     use crate::os;
+    use crate::os::unix::keeping_errno;
 
     /// Keys that the processor has; key 0 is that of all ordinary memory.
     const KEYS: u32 = 16;

@@ -7,14 +7,25 @@
 // Reason: system calls; every block says why it is sound.
 #![allow(unsafe_code)]
 
-use super::linux::{failed, keeping_errno};
 use super::sigxfsz::without_sigxfsz;
-use super::{Call, CallError, CallResult};
+use super::{failed, keeping_errno};
+use crate::os::{Call, CallError, CallResult};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use std::ffi::c_long;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+
+/// Is there such a call for this processor?
+pub(super) const HAS_CALL: bool = cfg!(all(
+    target_pointer_width = "64",
+    any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64"
+    )
+));
 
 /// A file of such memory that has not been mapped yet.
 pub(crate) struct SecretFile {
@@ -32,32 +43,23 @@ pub(crate) struct Misplaced {
 
 /// Makes such memory, and gives it back.
 pub(super) fn probe() -> CallResult<()> {
-    let file = SecretFile::create(super::page_size())?;
+    let file = SecretFile::create(crate::os::page_size())?;
     file.try_map().map(|()| file.close())
 }
 
 impl SecretFile {
     /// `len` bytes, whole pages. memfd_secret(2), ftruncate(2).
     pub(crate) fn create(len: usize) -> CallResult<Self> {
-        super::injected(Call::MemfdSecret)?;
+        crate::os::injected(Call::MemfdSecret)?;
         let refused = |errno| CallError::new(Call::MemfdSecret, errno);
         // The number is the same wherever the kernel has the call; the libc crate does not know it everywhere.
-        let has_call = cfg!(all(
-            target_pointer_width = "64",
-            any(
-                target_arch = "x86_64",
-                target_arch = "aarch64",
-                target_arch = "riscv64",
-                target_arch = "loongarch64"
-            )
-        ));
-        let number: c_long = if has_call { 447 } else { return Err(refused(libc::ENOSYS)) };
+        let number: c_long = if HAS_CALL { 447 } else { return Err(refused(libc::ENOSYS)) };
         // SAFETY: the call takes one number, and makes a descriptor.
         let made = keeping_errno(|| unsafe { libc::syscall(number, libc::O_CLOEXEC) }).map_err(refused)?;
         let made = RawFd::try_from(made).map_err(|_| refused(libc::EBADF))?;
         // SAFETY: just made, and nobody else's.
         let file = Self { fd: unsafe { OwnedFd::from_raw_fd(made) }, len };
-        let resized = super::injected(Call::Ftruncate).and_then(|()| {
+        let resized = crate::os::injected(Call::Ftruncate).and_then(|()| {
             without_sigxfsz(|| {
                 loop {
                     match rustix::fs::ftruncate(&file.fd, len as u64) {
@@ -78,7 +80,7 @@ impl SecretFile {
 
     /// Maps the file somewhere, and unmaps it: a limit on locked memory shows here. mmap(2), munmap(2).
     fn try_map(&self) -> CallResult<()> {
-        super::injected(Call::Mmap)?;
+        crate::os::injected(Call::Mmap)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses touches no existing memory; given back at once.
         unsafe {
@@ -95,7 +97,7 @@ impl SecretFile {
     ///
     /// # Safety
     ///
-    /// Whole pages from [`super::map`], as many as the file has, that nothing refers to.
+    /// Whole pages from [`crate::os::map`], as many as the file has, that nothing refers to.
     pub(crate) unsafe fn map_over(self, ptr: NonNull<u8>) -> Result<(), Misplaced> {
         // Where a mapping in place of another fails, the other may be gone, and the place taken by another thread's
         // mapping. So what can fail is found out first where nothing can be lost.
@@ -114,6 +116,6 @@ impl SecretFile {
 
     /// The number is free even when close reports an error, so there is none to be told.
     fn close(self) {
-        let _ = super::injected(Call::Close);
+        let _ = crate::os::injected(Call::Close);
     }
 }

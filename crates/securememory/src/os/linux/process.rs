@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 
 use super::proc::{Lines, kilobytes, own};
-use super::{Call, CallError, CallResult, injected};
+use crate::os::{Call, CallError, CallResult, injected};
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior, setrlimit,

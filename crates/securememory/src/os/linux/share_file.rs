@@ -7,9 +7,9 @@
 // Reason: descriptors are lent to rustix by number, and bytes move through raw pointers.
 #![allow(unsafe_code)]
 
-use super::linux::failed;
+use super::failed;
 use super::sigxfsz::without_sigxfsz;
-use super::{Call, CallError, CallResult, injected, injected_len};
+use crate::os::{Call, CallError, CallResult, injected, injected_len};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
@@ -55,7 +55,7 @@ impl ShareFile {
         resize(fd.as_fd(), Self::LEN as u64)?;
         injected(Call::Fstat)?;
         let (dev, ino) = identity(fd.as_fd()).map_err(failed(Call::Fstat))?;
-        Ok(Self { fd: fd.into_raw_fd(), dev, ino, owner: super::process_id() })
+        Ok(Self { fd: fd.into_raw_fd(), dev, ino, owner: crate::os::process_id() })
     }
 
     /// The file that was made in process `owner` and got this number, device and inode.
@@ -147,7 +147,7 @@ impl ShareFile {
 
     fn check(&self) -> CallResult<()> {
         injected(Call::Fstat)?;
-        let ours = super::process_id() == self.owner
+        let ours = crate::os::process_id() == self.owner
             && identity(self.lend()).is_ok_and(|found| found == (self.dev, self.ino));
         if ours { Ok(()) } else { Err(CallError::new(Call::Fstat, libc::EBADF)) }
     }
@@ -215,7 +215,7 @@ fn set_noatime(fd: &OwnedFd) {
 /// large the table is, is not known without /proc; that it holds the number just given is.
 fn renumber(fd: OwnedFd, avoided: Option<RawFd>) -> CallResult<OwnedFd> {
     let now = fd.as_raw_fd();
-    let limit = super::descriptor_limit().unwrap_or(u64::MAX).try_into().unwrap_or(usize::MAX);
+    let limit = crate::os::descriptor_limit().unwrap_or(u64::MAX).try_into().unwrap_or(usize::MAX);
     let top = table_size(now).min(limit);
     let high = (0..top).rev().take(NUMBERS_TRIED).filter_map(|number| RawFd::try_from(number).ok());
     for number in high.take_while(|&number| number > now.max(2)) {

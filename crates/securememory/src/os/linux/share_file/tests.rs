@@ -46,8 +46,8 @@ fn limit_file_size(bytes: u64) {
 
 /// What a set of signals in this thread's status says about SIGXFSZ.
 fn status_has_sigxfsz(name: &str) -> bool {
-    let status = crate::os::proc::status().unwrap();
-    let set = u64::from_str_radix(crate::os::proc::field(&status, name).unwrap(), 16).unwrap();
+    let status = crate::os::linux::proc::status().unwrap();
+    let set = u64::from_str_radix(crate::os::linux::proc::field(&status, name).unwrap(), 16).unwrap();
     set & (1 << (libc::SIGXFSZ - 1)) != 0
 }
 
@@ -178,7 +178,11 @@ fn replicas_take_the_numbers_below_the_end_of_the_table() {
     if ran_alone("replicas_take_the_numbers_below_the_end_of_the_table") {
         return;
     }
-    let size = || crate::os::proc::field(&crate::os::proc::status().unwrap(), "FDSize").unwrap().to_owned();
+    let size = || {
+        crate::os::linux::proc::field(&crate::os::linux::proc::status().unwrap(), "FDSize")
+            .unwrap()
+            .to_owned()
+    };
     let before = size();
     let files: [_; 4] = std::array::from_fn(|_| ShareFile::create().unwrap());
     let end = table_size(3) as RawFd;
