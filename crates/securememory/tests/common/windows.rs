@@ -18,6 +18,9 @@ use windows_sys::Win32::System::Threading::GetCurrentProcess;
 #[allow(unused_imports, reason = "each test binary uses some")]
 pub use securememory::testing::{Ending, Footprint, own_process as case, skip};
 
+/// There are no split keys.
+pub const HOLD: securememory::Hold = securememory::Hold::Guarded;
+
 /// Bytes in a page.
 pub fn page_size() -> usize {
     securememory::Host::probe().page_size
