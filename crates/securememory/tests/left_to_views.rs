@@ -10,15 +10,23 @@ use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Build, Call, Closed, Error, Hold, Level, Store, Vault};
 
-/// Where a build has no split keys, the other hold stands in.
-const HOLD: Hold = if Build::HERE.split { Hold::Split } else { Hold::Guarded };
+/// The moments that are looked for are those at which the share in a file is read.
+fn are_there_files() -> bool {
+    if !Build::HERE.split {
+        eprintln!("skipped: this build has no split keys");
+    }
+    Build::HERE.split
+}
 
 fn vault() -> Vault {
-    Vault::builder().store(Store::Sealed).hold(HOLD).hold_level(Level::Require).build().unwrap()
+    Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build().unwrap()
 }
 
 #[test]
 fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
+    if !are_there_files() {
+        return;
+    }
     let _guard = TestGuard::new();
     let vault = vault();
     let secret = vault.secret().from_bytes(&mut [7; 32]).unwrap();
@@ -55,6 +63,9 @@ fn a_reader_that_a_close_met_while_it_decrypted_wipes_at_its_end() {
 
 #[test]
 fn a_mover_that_a_close_met_wipes_when_it_is_done() {
+    if !are_there_files() {
+        return;
+    }
     let _guard = TestGuard::new();
     assert!((0..10).any(|_| a_close_meets_a_mover()), "they never met");
 }
