@@ -21,7 +21,8 @@ class Condition:
     refuses: tuple = ()  # regular expressions: what a test that needs what is refused says of it
     lacks: tuple = ()  # of NEEDS
     suite: bool = True  # the other tests are run too
-    doctor: bool | str = True  # "nothing": it says that nothing is to be had
+    # "nothing": it says that nothing is to be had; "some": some attacks cannot be run, and it says so
+    doctor: bool | str = True
     part: str = "long"  # `change`: in every run of .ci/run
     unreadable: bool = False  # the program's file may be run and not read
 
@@ -45,6 +46,13 @@ NEEDS = {
         ("preflight::more_secrets_never_need_less", "all of it has to be known"),
     ),
     "files": (),
+    "wiped": (
+        ("fork::a_view_alive_across_a_fork_ends_silently_in_the_child", "its child looks at memory that is not there"),
+        (
+            "fork_inherited::(forks_within_with|views_writers_and_streams_of_all_threads)",
+            "its child looks at memory that is not there",
+        ),
+    ),
 }
 
 
@@ -126,6 +134,9 @@ CONDITIONS = {
     "gvisor": Condition(
         "MADV_WIPEONFORK is not known, as in gVisor",
         refuse("wipe_on_fork", "EINVAL"),
+        # To tests that have the other way refused as well.
+        refuses=(r"Refused { protection: Fork, cause: CallError { call: Madvise, errno: 22 } }",),
+        lacks=("wiped",),
         shows=(("auto", "default", "fork", "in force"), ("auto", "default", "did.child", "gone")),
         part="change",
     ),
@@ -189,7 +200,8 @@ CONDITIONS = {
     ),
     "files": Condition(
         "no file may be written to (RLIMIT_FSIZE 0)", ("prlimit", "--fsize=0:0"),
-        shows=(("split", "default", "stepped_down", "EFBIG"),), refuses=(r"call: Ftruncate, errno: 27\b",), part="change",
+        shows=(("split", "default", "stepped_down", "EFBIG"),), refuses=(r"call: Ftruncate, errno: 27\b",), doctor="some",
+        part="change",
     ),
     "few-descriptors": Condition(
         "32 descriptors", ("prlimit", "--nofile=32:32"), shows=(("auto", "default", "lock", "in force"),), suite=False,
@@ -201,7 +213,7 @@ CONDITIONS = {
     ),
     "unreadable": Condition(
         "the program's file may not be read, so that the process is not dumpable", unreadable=True,
-        shows=(("auto", "default", "lock", "in force"),), suite=False,
+        shows=(("auto", "default", "lock", "in force"),), suite=False, doctor=False,
     ),
     **{
         f"memfd-noexec-{level}": Condition(

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use securememory::testing::TestGuard;
-use securememory::{Build, Closed, Error, Hold, HoldUsed, Level, Secret, Store, Vault, with2};
+use securememory::{Build, Closed, Error, Hold, HoldUsed, Host, Level, Secret, Store, Vault, with2};
 
 /// Where a build has no split keys, the other hold stands in.
 const HOLD: Hold = if Build::HERE.split { Hold::Split } else { Hold::Guarded };
@@ -117,10 +117,10 @@ fn the_status_tells_what_was_got() {
         let status = secret.status();
         assert_eq!(secret.label(), Some("the label"));
         assert_eq!(status.len, 32);
-        assert!(
-            status.protections.dump.got == Build::HERE.dont_dump && status.protections.fork.got,
-            "{store} {status:?}"
-        );
+        // Windows before 10, and Wine, cannot leave memory out of reports: then it is not claimed.
+        let dump = Build::HERE.dont_dump && Host::probe().dont_dump.is_available();
+        assert_eq!(status.protections.dump.got, dump, "{store} {status:?}");
+        assert!(status.protections.fork.got, "{store} {status:?}");
         match store {
             "sealed-split" => assert_eq!(status.hold == Some(HoldUsed::Split), Build::HERE.split),
             "sealed-guarded" => assert_eq!(status.hold, Some(HoldUsed::Guarded)),

@@ -256,7 +256,7 @@ fn sweep_stores(what: &str, met: [&[Call]; 3], step: impl Fn(&Sweep, Fault, Vaul
 #[test]
 fn building() {
     // Some of the vaults require locked memory.
-    case("building").limit(libc::RLIMIT_MEMLOCK, 64 * 1024).run(|| {
+    case("building").limit(libc::RLIMIT_MEMLOCK, common::usual_locked_max() as u64).run(|| {
         warm_up();
         let holds = [
             ("auto", Vault::builder()),

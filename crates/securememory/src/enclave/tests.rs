@@ -1,6 +1,8 @@
 #![allow(unsafe_code, clippy::unwrap_used, clippy::panic)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::time::Instant;
 
 use super::cipher::TAG;
 use super::*;

@@ -39,6 +39,11 @@ pub fn page_size() -> usize {
     rustix::param::page_size()
 }
 
+/// What a vault locks at most by default: 64 KiB, or 16 pages where that is more.
+pub fn usual_locked_max() -> usize {
+    (16 * page_size()).max(64 << 10)
+}
+
 /// The page that an address lies in.
 pub fn page_of(address: usize) -> usize {
     address - address % page_size()

@@ -29,6 +29,25 @@ pub fn flags(address: usize) -> Option<Flags> {
     None
 }
 
+/// Bytes of secretmem that some kernels keep in memory like all of it, and neither mark nor count as locked.
+pub fn uncounted() -> u64 {
+    let Some(listing) = own("smaps") else { return 0 };
+    let (mut size, mut sum) = (0, 0);
+    for line in listing.lines() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let range = first.split_once('-').and_then(|(from, to)| Some((number(from)?, number(to)?)));
+        if let Some((from, to)) = range {
+            size = if line.contains("/secretmem") { to - from } else { 0 };
+        } else if let Some(flags) = line.strip_prefix("VmFlags:")
+            && !flags.split_whitespace().any(|flag| flag == "lo")
+        {
+            sum += size;
+        }
+    }
+    sum
+}
+
 /// Bytes that this process has locked.
 pub fn locked() -> Option<u64> {
     let status = own("status")?;

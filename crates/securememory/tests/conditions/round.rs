@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use securememory::{
     Achieved, Degradation, Error, ErrorKind, Evidence, Hold, HoldUsed, Level, Policy, Secret, Store, Vault,
-    VaultBuilder,
+    VaultBuilder, View,
 };
 
 use crate::common::Needle;
@@ -197,25 +197,48 @@ fn a_view(row: &mut Row, secret: &Secret, needle: &Needle, reader: &Reader) {
     row.say("guard", word(&said.guard));
     row.do_("guard", if guarded { "\"faults\"" } else { "\"absent\"" });
     row.need(said.guard.got == guarded, || "guard pages are not what is said".to_owned());
-    // Bit 0: the bytes are there; bit 1: the secret is not refused as it has to be.
+    in_a_child(row, secret, view, needle, reader, said.fork.got);
+    let mut room = [0; LEN];
+    let left = reader.read(start, &mut room).is_some_and(|bytes| needle.is(bytes));
+    row.need(!left, || "the bytes are left when the view has ended".to_owned());
+}
+
+/// What a child has of an open view, and whether it is refused all that it has inherited, without harm. Ends the view.
+fn in_a_child(
+    row: &mut Row,
+    secret: &Secret,
+    view: View<'_>,
+    needle: &Needle,
+    reader: &Reader,
+    guarded: bool,
+) {
+    let start = view.as_ptr().addr();
+    let owned = secret.owned_view();
+    // Taken out by the child alone.
+    let (mut view, mut owned) = (Some(view), Some(owned));
+    // Bit 0: the bytes are there; bit 1: something is not refused as it has to be.
     let child = look::in_child(|| {
         let mut room = [0; LEN];
         let kept = reader.read(start, &mut room).is_some_and(|bytes| needle.is(bytes));
-        let refused = matches!(secret.view().map(drop), Err(Error::Forked));
+        let mut refused = secret.view().map(drop) == Err(Error::Forked);
+        if let Some(Ok(owned)) = owned.take() {
+            refused &= owned.with(|_| ()).map_err(Error::from) == Err(Error::Forked);
+        }
+        refused &= view.take().is_some_and(|view| view.finish() == Err(Error::Forked));
+        refused &= secret.close().is_err();
         u8::from(kept) | u8::from(!refused) << 1
     });
     let seen =
         ["\"gone\"", "\"kept, secret refused\"", "\"gone, secret not refused\"", "\"kept, not refused\""];
     row.do_("child", child.map_or("\"died\"", |child| seen[usize::from(child & 3)]));
-    row.need(child.is_some_and(|child| child & 2 == 0), || "a child is not refused the secret".to_owned());
-    if said.fork.got {
+    row.need(child.is_some_and(|child| child & 2 == 0), || {
+        "a child died or is not refused the secret".to_owned()
+    });
+    if guarded {
         row.need(child.is_some_and(|child| child & 1 == 0), || "a child has the bytes".to_owned());
     }
-    let outcome = view.finish();
-    row.need(outcome.is_ok(), || format!("the view ended with {outcome:?}"));
-    let mut room = [0; LEN];
-    let left = reader.read(start, &mut room).is_some_and(|bytes| needle.is(bytes));
-    row.need(!left, || "the bytes are left when the view has ended".to_owned());
+    let outcome = view.take().map(View::finish);
+    row.need(outcome == Some(Ok(())), || format!("the view ended with {outcome:?}"));
 }
 
 /// What lies where the secret is at rest.
@@ -245,7 +268,7 @@ fn has(needle: &Needle, window: &[u8]) -> bool {
 /// Locked bytes, descriptors, the hold, and what diagnostics say of what was not had.
 fn what_it_has(row: &mut Row, vault: &Vault, locked_before: Option<u64>, files_before: usize) {
     let status = vault.status();
-    let now = look::locked().zip(locked_before).map(|(now, before)| now - before);
+    let now = look::locked().zip(locked_before).map(|(now, before)| now - before + look::uncounted());
     row.say("locked_bytes", status.locked_bytes);
     row.do_("locked_bytes", now.map_or("null".to_owned(), |now| now.to_string()));
     let equal = now.is_none_or(|now| now == status.locked_bytes as u64);
