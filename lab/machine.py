@@ -140,7 +140,7 @@ def boot(target, jobs, kernel, busybox, programs, verbose):
                     found.ended[words[2]] = int(words[3]), lines, took
                     tell(f"{words[2]}: exit code {words[3]}, {took:.0f} s")
                     if words[3] != "0" and not verbose:
-                        print("\n".join(f"    | {text}" for text in lines[-300:] if text.strip()), flush=True)
+                        print("\n".join(f"    | {text}" for text in lines[-3000:] if text.strip()), flush=True)
                 elif words[1] == "done":
                     break
         except TimeoutError:

@@ -47,7 +47,7 @@ def run(target, jobs, programs, place, verbose):
         found.ended[job.name] = code, lines, took
         tell(f"{job.name}: {'killed' if code is None else f'exit code {code}'}, {took:.0f} s")
         if verbose or code != 0:
-            print("\n".join(f"    | {line}" for line in lines[-300:] if line.strip()), flush=True)
+            print("\n".join(f"    | {line}" for line in lines[-3000:] if line.strip()), flush=True)
     return found
 
 

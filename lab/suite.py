@@ -17,6 +17,8 @@ REDUCED = {
 }
 
 
+# Tests by the seconds that a processor may take: program, part of the name, why they are left out on an emulated one.
+TIMED = (("limits", "ten_thousand", "must be done within seconds, which is too few for an emulated processor"),)
 # Deadlines of tests, which are for a processor that is there.
 PATIENCE = (("SECUREMEMORY_PATIENCE", "4"),)
 
@@ -30,7 +32,7 @@ class Pace:
     seconds: int = 600  # for one test program
     longer: dict = field(default_factory=dict)  # programs that take longer
     without: dict = field(default_factory=dict)  # programs that are left out, and why
-    skip: dict = field(default_factory=dict)  # by program, tests that are left out, and why
+    skip: tuple = ()  # tests that are left out: program, part of the name, why
 
 
 def jobs(target, programs, chosen=None):
@@ -51,7 +53,8 @@ def jobs(target, programs, chosen=None):
             variable, value, words = REDUCED[name]
             environment += ((variable, value),)
             reduced.append(f"{name}: {words}")
-        for test, why in pace.skip.get(name, {}).items():
+        without = [*pace.skip, *(TIMED if pace.slow else ())]
+        for test, why in ((test, why) for program, test, why in without if program == name):
             arguments += ["--skip", test]
             left_out[f"{name}: {test}"] = why
         arguments += chosen[name] if chosen is not None else ()
