@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shlex
 import shutil
 import subprocess
@@ -67,6 +68,12 @@ def musl_libraries():
     return place
 
 
+def spent():
+    """Seconds that processors have worked for commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def build(triple, tests, tool):
     """Programs for a target: the tests with these names (None: all; the library's own are `lib`), and the tool.
 
@@ -84,7 +91,7 @@ def build(triple, tests, tool):
         commands.append([cargo, "test", "--no-run", *what, *common, *chosen])
     if tool:
         commands.append([cargo, "build", *([] if "--target" in options else ["--release"]), *common])
-    found = {}
+    found, before = {}, spent()
     for command in commands:
         tell("$ " + shlex.join(command))
         done = subprocess.run(command, stdout=subprocess.PIPE, cwd=PROJECT, env=environment, timeout=3600)
@@ -96,7 +103,8 @@ def build(triple, tests, tool):
                 name, kinds = message["target"]["name"], message["target"]["kind"]
                 name = "tool" if "bin" in kinds else "lib" if "lib" in kinds else name
                 found[name] = pathlib.Path(message["executable"])
-    tell(f"built {len(found)} programs for {triple}, {sum(path.stat().st_size for path in found.values()) >> 20} MiB")
+    size = sum(path.stat().st_size for path in found.values()) >> 20
+    tell(f"built {len(found)} programs for {triple}, {size} MiB, in {spent() - before:.0f} s of the processors' time")
     return found
 
 

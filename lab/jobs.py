@@ -31,7 +31,7 @@ def stress(hold, seconds):
 def doctor(*arguments):
     """Attacks on the library's secrets; the last line is the outcome."""
     says = (r"could be checked hold here|All promises hold here",)
-    return Job("doctor", "tool", ("doctor", *arguments), seconds=900, says=says, shows="checks:|not to be had here")
+    return Job("doctor", "tool", ("doctor", *arguments), seconds=1800, says=says, shows="checks:|not to be had here")
 
 
 def judge(job, code, lines):

@@ -104,6 +104,8 @@ def section(name, result):
         f"Tests: {tests(result)}. Doctor: {result['doctor']}",
         "",
     ]
+    if result["not_attacked"]:
+        lines += ["What the doctor did not attack:", "", *(f"- {text}" for text in result["not_attacked"]), ""]
     if target.limits:
         lines += [f"What this does not show: {target.limits}.", ""]
     if result["failed"]:

@@ -34,7 +34,10 @@ class Pace:
 
 
 def jobs(target, programs, chosen=None):
-    """The whole suite, or the chosen programs of it. Also: what is left out, with the reason; what is reduced."""
+    """The whole suite, or of the chosen programs the tests with such names (none: all).
+
+    Also: what is left out, with the reason; what is reduced.
+    """
     pace = target.pace
     left_out = dict(pace.without)
     if pace.no_cargo:
@@ -51,6 +54,7 @@ def jobs(target, programs, chosen=None):
         for test, why in pace.skip.get(name, {}).items():
             arguments += ["--skip", test]
             left_out[f"{name}: {test}"] = why
+        arguments += chosen[name] if chosen is not None else ()
         seconds = pace.longer.get(name, pace.seconds)
         result.append(Job(name, name, tuple(arguments), environment, seconds=seconds))
     known = {name for name in left_out if name.split(":")[0] in programs}

@@ -10,9 +10,8 @@ from packages import need
 # Rust's standard library imports this; Wine before 9 has it not, and a program without it ends at once and says nothing.
 PRIMITIVES = """
 #include <windows.h>
-#include <ntsecapi.h>
-__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T length) { return RtlGenRandom(data, (ULONG)length); }
-BOOL WINAPI DllMain(HINSTANCE instance, DWORD reason, LPVOID reserved) { return TRUE; }
+BOOLEAN NTAPI SystemFunction036(PVOID data, ULONG length);
+__declspec(dllexport) BOOL WINAPI ProcessPrng(PBYTE data, SIZE_T length) { return SystemFunction036(data, (ULONG)length); }
 """
 LOADER = "/usr/lib/wine/wine64"
 

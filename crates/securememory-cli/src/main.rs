@@ -1,12 +1,22 @@
 //! `securememory`: attacks its own secrets and shows which promises hold on this machine, says what the machine
 //! offers, measures what protection costs, and tries whether threads can get in each other's way.
 
+#[cfg(target_os = "linux")]
 mod bench;
+#[cfg(target_os = "linux")]
 mod doctor;
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
 mod info;
+#[cfg(target_os = "linux")]
 mod proc;
+#[cfg(target_os = "linux")]
 mod raw;
+#[cfg(target_os = "linux")]
 mod stress;
+
+#[cfg(not(target_os = "linux"))]
+use elsewhere::{bench, doctor, stress};
 
 use std::process::ExitCode;
 

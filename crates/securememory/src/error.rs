@@ -414,6 +414,13 @@ impl fmt::Display for Hint {
                 bytes_or(f, *limit, "no bound")?;
                 write!(f, ", ")?;
                 bytes_or(f, *in_use, "an unknown amount")?;
+                if cfg!(windows) {
+                    return write!(
+                        f,
+                        " in use; the minimum of the working set could not be raised: give the program more with \
+                         SetProcessWorkingSetSize, or its user the right to increase a working set"
+                    );
+                }
                 write!(
                     f,
                     " in use; raise it with `ulimit -l`, LimitMEMLOCK= in a systemd unit, `--ulimit memlock=` \

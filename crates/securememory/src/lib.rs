@@ -30,7 +30,7 @@ mod vault;
 pub use error::{
     Error, ErrorKind, FromOwnedError, Hint, Outstanding, Protection, Quota, Result, Side, TryError, WithError,
 };
-pub use os::{Call, CallError, Feature, Host};
+pub use os::{Build, Call, CallError, Feature, Host};
 pub use policy::{Cipher, Hold, Level, Levels, OnClose, OnLockLimit, Policy, Profile, Store};
 pub use secret::{Closed, ManyError, OwnedView, Secret, SecretBuilder, View, ViewMut, with2};
 pub use status::{Achieved, AtRest, Evidence, HoldUsed, Protections, Status, VaultStatus};

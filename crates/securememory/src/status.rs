@@ -44,11 +44,13 @@ impl Achieved {
 pub struct Protections {
     /// Guard pages.
     pub guard: Achieved,
-    /// Locked into memory.
+    /// Locked into memory. Windows unlocks pages while they are closed: there it means that they are locked while they are open,
+    /// and encrypted where they lie while they are closed (CryptProtectMemory).
     pub lock: Achieved,
-    /// Left out of core dumps.
+    /// Left out of core dumps. On Windows: out of the reports of Windows Error Reporting, and of nothing that others write with
+    /// MiniDumpWriteDump.
     pub dump: Achieved,
-    /// Wiped in a forked child.
+    /// Wiped in a forked child. Windows has no forks: there it is always in force.
     pub fork: Achieved,
 }
 

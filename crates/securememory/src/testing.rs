@@ -23,6 +23,13 @@ pub use footprint::Footprint;
 pub use guard::{GuardHandle, TestGuard, UnderGuard, expect_leak};
 pub use own_process::{Ending, OwnProcess, in_own_process, own_process, skip};
 
+/// The number by which the library knows this thread: the system's.
+#[doc(hidden)]
+#[must_use]
+pub fn thread_id() -> u32 {
+    crate::os::thread_id() as u32
+}
+
 /// Destroys a vault's split key in memory while the vault is in use, in the order in which a process that ends has to do
 /// it. Says whether the vault has such a key.
 #[doc(hidden)]

@@ -1,4 +1,5 @@
 //! The budget of a vault and of the process: counted exactly, refused at the limit, given back whatever ends.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -19,10 +19,10 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use program::{End, Line, page_size};
+use program::{By, End, Line, Stop, page_size};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::TestGuard;
-use securememory::{Error, Hold, Vault};
+use securememory::{Build, Error, Hold, Vault};
 
 // Instructions that fail, each with the place after it; and a long jump: `sm_attempt` calls a function and gives 0, or 1
 // if `sm_escape` was called inside of it.
@@ -134,7 +134,7 @@ fn compare(events: &[String], kinds: &[&str]) {
             let run = |us| {
                 program::run("a_program", &format!("{kind} {event} {us}"), true, Duration::from_secs(20))
             };
-            let (without, mut with) = (run("without"), run("with"));
+            let (mut without, mut with) = (run("without"), run("with"));
             // abort(3) and raise(3) look the same, and the first one does not come back to us. So whoever survives the
             // second has no secrets any more; unless a handler that we have called has jumped away.
             let raised = matches!(event.as_str(), "abort" | "tgkill-abort");
@@ -143,6 +143,12 @@ fn compare(events: &[String], kinds: &[&str]) {
                     wrong.push(format!("{kind} {event}: not wiped"));
                 }
                 with.out = with.out.replace("wiped", "whole");
+            }
+            if !Build::HERE.sends_words_on {
+                // Only that the signal came is the same.
+                for ended in [&mut without, &mut with] {
+                    ended.last = ended.last.map(|stop| Stop { code: 0, word: 0, by: By::Other, ..stop });
+                }
             }
             count += 1;
             if without.end == End::Late || !without.out.contains("begin") {

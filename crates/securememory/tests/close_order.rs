@@ -1,4 +1,5 @@
 //! In which order a vault's end destroys and gives back: keys, shares, regions, descriptors.
+#![cfg(unix)]
 #![allow(unsafe_code, clippy::unwrap_used, reason = "asks for the sizes of files by their numbers")]
 
 mod common;

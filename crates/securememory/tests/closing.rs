@@ -19,8 +19,7 @@ fn short() -> Policy {
 }
 
 fn my_thread() -> u32 {
-    let path = std::fs::read_link("/proc/thread-self").unwrap();
-    path.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    securememory::testing::thread_id()
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! What `Vault::diagnostics` tells: counts, degradations with who refused, faults; in words, without a byte of a secret.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
 //! A drop waits for no lock: where others have it, what is dropped is wiped at once and given back by whoever takes the
 //! lock next.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -14,7 +15,7 @@ use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{Coordinator, Options, Signal};
 use securememory::testing::inject::{Plan, fail};
 use securememory::testing::{TestGuard, freeze_process, freeze_vault};
-use securememory::{Call, Closed, Hold, Level, OnClose, Policy, Secret, Store, Vault, VaultBuilder};
+use securememory::{Call, Closed, Level, OnClose, Policy, Secret, Store, Vault, VaultBuilder};
 
 /// A wait for a lock lasts a second. A drop that does none must be over long before, also on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -160,7 +161,7 @@ fn views_that_are_the_last_of_their_secrets_are_dropped_while_others_have_the_lo
 fn old_records_go_with_a_secret_that_ends_while_others_have_the_locks() {
     let _guard = TestGuard::new();
     // A read of this hold makes a call that can be held up.
-    let vault = builder(Store::Sealed).hold(Hold::Split).hold_level(Level::Require).build().unwrap();
+    let vault = builder(Store::Sealed).hold(common::HOLD).hold_level(Level::Require).build().unwrap();
     let secret = vault.secret().from_bytes(&mut [1; 100]).unwrap();
     let old = secret.status().at_rest.unwrap();
     let bytes = look(old.address, old.len).unwrap();

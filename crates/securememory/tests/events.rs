@@ -1,5 +1,6 @@
 //! What is told by `tracing`: it is there, each at its level, and there is no byte of a secret in it; and whoever is told
 //! may use the library. Each case runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

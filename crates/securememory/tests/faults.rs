@@ -3,6 +3,7 @@
 //!
 //! The sweeps set a plan for the n-th call, run one step of a secret's life, take the plan away, and look at what is
 //! there; n grows until the step no longer makes so many calls. Each test runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -46,7 +47,7 @@ const CALLS: [Call; 16] = [
 
 fn stores() -> [(&'static str, VaultBuilder); 3] {
     [
-        ("sealed-split", Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require)),
+        ("sealed-split", Vault::builder().store(Store::Sealed).hold(common::HOLD).hold_level(Level::Require)),
         ("sealed-guarded", Vault::builder().store(Store::Sealed).hold(Hold::Guarded)),
         ("paged", Vault::builder().store(Store::Paged).hold(Hold::Guarded)),
     ]
@@ -255,15 +256,15 @@ fn sweep_stores(what: &str, met: [&[Call]; 3], step: impl Fn(&Sweep, Fault, Vaul
 #[test]
 fn building() {
     // Some of the vaults require locked memory.
-    case("building").limit(libc::RLIMIT_MEMLOCK, 64 * 1024).run(|| {
+    case("building").limit(libc::RLIMIT_MEMLOCK, common::usual_locked_max() as u64).run(|| {
         warm_up();
         let holds = [
             ("auto", Vault::builder()),
-            ("split", Vault::builder().hold(Hold::Split).hold_level(Level::Require)),
+            ("split", Vault::builder().hold(common::HOLD).hold_level(Level::Require)),
             ("guarded", Vault::builder().hold(Hold::Guarded)),
             (
                 "strict",
-                Vault::builder().hold(Hold::Split).hold_level(Level::Require).policy(Policy::strict()),
+                Vault::builder().hold(common::HOLD).hold_level(Level::Require).policy(Policy::strict()),
             ),
             ("strict guarded", Vault::builder().hold(Hold::Guarded).policy(Policy::strict())),
         ];

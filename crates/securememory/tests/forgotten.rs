@@ -1,4 +1,5 @@
 //! Views and writers that were forgotten (`std::mem::forget`): nothing of them outlives their secret and their vault.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::mem_forget, reason = "it is what is tested")]
 
 mod common;

@@ -29,7 +29,7 @@ fn delegated(case: &str) -> bool {
 fn vaults() -> [Vault; 3] {
     let sealed = Vault::builder().store(Store::Sealed);
     [
-        sealed.clone().hold(Hold::Split).hold_level(Level::Require).build().unwrap(),
+        sealed.clone().hold(common::HOLD).hold_level(Level::Require).build().unwrap(),
         sealed.hold(Hold::Guarded).build().unwrap(),
         Vault::builder().store(Store::Paged).build().unwrap(),
     ]

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use common::inherited::{BYTES, Family, builder, builders, change_keys_in_shared_memory, own_vaults_work};
 use common::{Footprint, Needle, case, in_child, raw_clone, share_files, wait_for};
+use securememory::Store;
 use securememory::fault::{self, FaultPolicy};
-use securememory::{Hold, Store};
 
 fn families() -> Vec<Family> {
     builders().into_iter().map(Family::new).collect()
@@ -158,7 +158,7 @@ fn a_child_that_nobody_was_told_of_has_nothing_and_nor_have_its_children() {
             };
             let right = refused() && in_child(&mut refused) == 0 && {
                 // But its own are inherited by its own.
-                let mut own = Family::new(builder(Hold::Split));
+                let mut own = Family::new(builder(common::HOLD));
                 in_child(|| works(&mut own, 4)) == 0 && own.is_whole() && in_child(&mut refused) == 0
             };
             // SAFETY: ends the child.
@@ -187,6 +187,7 @@ fn a_child_that_shares_memory_does_not_change_its_parents_keys() {
 #[test]
 fn programs_get_nothing() {
     case("programs_get_nothing").run(|| {
+        common::need("split");
         let mut families = families();
         let shares = share_files();
         assert!(!shares.is_empty());

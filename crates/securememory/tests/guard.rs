@@ -1,4 +1,5 @@
 //! Test guards: tests do not see each other's vaults, and what one leaves is named.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

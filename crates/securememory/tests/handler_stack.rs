@@ -204,6 +204,7 @@ fn an_end_with_all_wiped() {
 #[test]
 fn lost_memory_that_is_replaced() {
     case("lost_memory_that_is_replaced").shown().run(|| {
+        common::need("replaces_lost");
         let with = measure(0, || {
             install(libc::SIGBUS);
             fault::install(FaultPolicy::Abort).expect("installed").keep();

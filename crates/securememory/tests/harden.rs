@@ -1,5 +1,6 @@
 //! Hardening of the process: what it does, seen from outside and by a crash; and what it says where a call fails. Each case
 //! runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -3,6 +3,7 @@
 //!
 //! Each test runs in a process of its own, since most end by a fault, and since a process has one protection key for
 //! all its vaults. Where the host has no protection keys or no secret memory, the case is skipped with the reason.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

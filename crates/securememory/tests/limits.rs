@@ -1,5 +1,6 @@
 //! What happens at the limits of the system and of the library: a clear error or a recorded fallback, nothing
 //! leaks, the process lives. Each case runs in a process of its own.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -13,7 +14,7 @@ mod common;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use common::{Footprint, Needle, NoKeys, case, cpu_time, page_size};
+use common::{Footprint, Needle, NoKeys, case, cpu_time, page_size, usual_locked_max};
 use securememory::testing::TestGuard;
 use securememory::{
     Call, CallError, Closed, Error, ErrorKind, Evidence, Hint, Hold, HoldUsed, Level, OwnedView, Policy,
@@ -31,7 +32,7 @@ fn all_addresses() -> usize {
 /// How the sealed and paged stores are asked for, by the names of the doctor.
 fn builders() -> [(&'static str, VaultBuilder); 3] {
     [
-        ("sealed-split", Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require)),
+        ("sealed-split", Vault::builder().store(Store::Sealed).hold(common::HOLD).hold_level(Level::Require)),
         ("sealed-guarded", Vault::builder().store(Store::Sealed).hold(Hold::Guarded)),
         ("paged", Vault::builder().store(Store::Paged)),
     ]
@@ -147,10 +148,11 @@ fn nothing_may_be_locked_and_locking_is_preferred() {
     });
 }
 
-/// As much as is asked of a process that may lock 64 KiB.
+/// As much as is asked of a process that may lock 64 KiB, or 16 pages where those are larger.
 #[test]
 fn lockable_memory_of_64_kib() {
-    case("lockable_memory_of_64_kib").limit(libc::RLIMIT_MEMLOCK, 64 * 1024).run(|| {
+    let most = usual_locked_max();
+    case("lockable_memory_of_64_kib").limit(libc::RLIMIT_MEMLOCK, most as u64).run(|| {
         common::become_ordinary_user();
         warm_up();
         let before = Footprint::now();
@@ -165,7 +167,7 @@ fn lockable_memory_of_64_kib() {
             let views: Vec<OwnedView> = more.iter().map(|secret| secret.owned_view().unwrap()).collect();
             let status = vault.status();
             assert!(status.scratch_unlocked > 0, "{name}: {status:?}");
-            assert!(status.locked_bytes > 0 && status.locked_bytes <= 64 * 1024, "{name}: {status:?}");
+            assert!(status.locked_bytes > 0 && status.locked_bytes <= most, "{name}: {status:?}");
             assert_eq!(common::locked(), status.locked_bytes as u64, "{name}");
             if name == "paged" {
                 let last = more.last().unwrap().status().protections.lock;
@@ -178,7 +180,7 @@ fn lockable_memory_of_64_kib() {
             // A second vault gets on with what is left.
             let second = Vault::builder().build().unwrap();
             use_fully(name, &second);
-            assert!(common::locked() <= 64 * 1024);
+            assert!(common::locked() <= most as u64);
         }
         before.assert_same("preferred");
 
@@ -204,7 +206,7 @@ fn lockable_memory_of_64_kib() {
                     matches!(refused, Error::Refused { protection: Protection::Lock, .. }),
                     "{refused:?}"
                 );
-                assert_hint_on_locking(&refused, "limited to 64 KiB");
+                assert_hint_on_locking(&refused, &format!("limited to {} KiB", most >> 10));
                 for secret in &secrets {
                     assert!(secret.ct_eq_bytes(b"sixteen bytes ok").unwrap());
                 }
@@ -232,6 +234,51 @@ fn lockable_memory_of_64_kib() {
                 assert_eq!(*secret.view().unwrap(), *b"sixteen bytes ok", "{name}");
                 drop(views);
                 use_fully(name, &vault);
+            }
+        }
+        before.assert_same("required");
+    });
+}
+
+/// Where a process may lock one page: that is 64 KiB, where pages have so many.
+#[test]
+fn lockable_memory_of_one_page() {
+    case("lockable_memory_of_one_page").limit(libc::RLIMIT_MEMLOCK, page_size() as u64).run(|| {
+        common::become_ordinary_user();
+        warm_up();
+        let before = Footprint::now();
+        // What is preferred is less, and said to be.
+        for (name, builder) in builders() {
+            let vault = builder.build().unwrap();
+            use_fully(name, &vault);
+            let secrets: Vec<Secret> = (0..3).map(|_| vault.secret().random(32).unwrap()).collect();
+            let views: Vec<OwnedView> = secrets.iter().map(|secret| secret.owned_view().unwrap()).collect();
+            let status = vault.status();
+            assert!(status.scratch_unlocked > 0, "{name}: {status:?}");
+            assert!(common::locked() <= page_size() as u64, "{name}");
+            assert_eq!(common::locked(), status.locked_bytes as u64, "{name}");
+            for (secret, view) in secrets.iter().zip(&views) {
+                assert!(view.with(|bytes| secret.ct_eq_bytes(bytes).unwrap()).unwrap());
+            }
+        }
+        before.assert_same("preferred");
+        // What is required is refused, or there.
+        for (name, builder) in with_policy(&Policy::new().lock(Level::Require)) {
+            let made = builder.build().and_then(|vault| {
+                let secret = vault.secret().random(32)?;
+                let locked = secret.status().protections.lock;
+                assert!(locked.got, "{name}: {locked:?}");
+                secret.with(|bytes| assert_eq!(bytes.len(), 32)).map_err(|error| match error {
+                    securememory::WithError::NotRun(error) => error,
+                    other => panic!("{name}: {other:?}"),
+                })
+            });
+            match made {
+                Ok(()) => {}
+                Err(Error::Refused { protection: Protection::Lock, .. } | Error::ScratchExhausted { .. }) => {
+                }
+                Err(Error::HoldRefused(cause)) => assert_eq!(cause.call, Call::Mlock, "{name}"),
+                Err(other) => panic!("{name}: {other:?}"),
             }
         }
         before.assert_same("required");
@@ -982,26 +1029,27 @@ fn views_of_64_kib_where_64_kib_are_lockable() {
     case("views_of_64_kib_where_64_kib_are_lockable").limit(libc::RLIMIT_MEMLOCK, 8 << 20).run(|| {
         warm_up();
         let before = Footprint::now();
-        let original: Vec<u8> = (0..64 * 1024usize).map(|n| (n * 31 + n / 256) as u8).collect();
+        // 64 KiB, or 16 pages where those are larger.
+        let room = usual_locked_max();
+        let original: Vec<u8> = (0..room).map(|n| (n * 31 + n / 256) as u8).collect();
         for (name, builder) in builders().into_iter().filter(|(name, _)| *name != "paged") {
-            let vault = builder.clone().locked_max(64 * 1024).build().unwrap();
+            let vault = builder.clone().locked_max(room).build().unwrap();
             let secret = vault.secret().from_bytes(&mut original.clone()).unwrap();
             let views = [secret.view().unwrap(), secret.view().unwrap()];
             assert!(views.iter().all(|view| **view == original[..]), "{name}");
             let status = vault.status();
             assert!(status.scratch_unlocked >= 1, "{name}: {status:?}");
-            assert!(status.locked_bytes <= 64 * 1024, "{name}: {status:?}");
+            assert!(status.locked_bytes <= room, "{name}: {status:?}");
             drop(views);
             let mut change = secret.view_mut().unwrap();
-            // Not a page size.
-            change[65_535] ^= 1;
+            change[room - 1] ^= 1;
             change.commit().unwrap();
             use_fully(name, &vault);
             drop((secret, vault));
             before.assert_same(name);
 
             let strict = builder.policy(Policy::new().lock(Level::Require));
-            let vault = strict.clone().locked_max(64 * 1024).build().unwrap();
+            let vault = strict.clone().locked_max(room).build().unwrap();
             let mut source = original.clone();
             let error = vault.secret().from_bytes(&mut source).unwrap_err();
             assert!(matches!(error, Error::ScratchExhausted { .. }), "{name}: {error:?}");
@@ -1012,7 +1060,7 @@ fn views_of_64_kib_where_64_kib_are_lockable() {
             assert_eq!(vault.status().scratch_unlocked, 0, "{name}");
             drop(vault);
             // With room for one view there is one, and not two.
-            let vault = strict.locked_max(192 * 1024).build().unwrap();
+            let vault = strict.locked_max(3 * room).build().unwrap();
             let secret = vault.secret().from_bytes(&mut source).unwrap();
             let first = secret.view().unwrap();
             assert!(matches!(secret.view().unwrap_err(), Error::ScratchExhausted { .. }), "{name}");

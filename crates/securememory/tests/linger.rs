@@ -1,4 +1,5 @@
 //! Pages that stay open after their last view, and who closes them.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

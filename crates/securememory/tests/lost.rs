@@ -49,6 +49,7 @@ fn needle() -> Needle {
 }
 
 fn vault(hold: Hold) -> Result<Vault, Error> {
+    common::need("replaces_lost");
     Vault::builder().hold(hold).hold_level(Level::Require).on_fault(FaultPolicy::Recover).build()
 }
 

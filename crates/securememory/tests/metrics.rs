@@ -2,6 +2,10 @@
 #![cfg(feature = "metrics")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests end by panics")]
 
+#[cfg(unix)]
+mod common;
+#[cfg(windows)]
+#[path = "common/windows.rs"]
 mod common;
 
 use std::collections::BTreeMap;
@@ -163,7 +167,8 @@ fn each_counter_counts_what_it_says() {
         assert!(vault.secret().random(100_000).is_err());
         assert!(paged.view().is_err() && paged.with(|_| ()).is_err());
         assert!(vault.secret().try_init_with(4, |_| Err(())).is_err(), "not of ours");
-        let plan = inject::fail(Call::MemfdCreate, Plan::Always { errno: libc::EACCES });
+        let plan =
+            inject::fail(Call::MemfdCreate, Plan::Always { errno: securememory::testing::errno::EACCES });
         assert!(vault.refresh().is_err());
         assert!(Vault::builder().hold(Hold::Split).build().is_ok());
         drop(plan);
@@ -195,7 +200,7 @@ fn each_counter_counts_what_it_says() {
             ],
         );
         let policy = Policy::new().on_lock_limit(OnLockLimit::NextStore);
-        let plan = inject::fail(Call::Mlock, Plan::Always { errno: libc::ENOMEM });
+        let plan = inject::fail(Call::Mlock, Plan::Always { errno: securememory::testing::errno::ENOMEM });
         assert!(vault.secret().policy(policy).random(150).is_ok());
         drop(plan);
         assert_changed(&changed(), &[("degradations_total", 1), ("secrets_created_total{store=sealed}", 1)]);

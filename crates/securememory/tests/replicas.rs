@@ -1,5 +1,6 @@
 //! Replicas of a split key's first share that are closed, cut, exchanged or replaced under the library's hands: the right
 //! bytes or `KeyLost`, others' files untouched, and what was lost is made anew.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

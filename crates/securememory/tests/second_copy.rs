@@ -2,6 +2,7 @@
 //!
 //! The shared object is built here, by cargo, from what cargo has at hand. Where that cannot be done the cases are
 //! skipped.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
 //! The coordinator of signals: who is asked, in which order, and how handlers come and go. Each case is a process of its
 //! own, judged by its end.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

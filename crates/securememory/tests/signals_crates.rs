@@ -1,5 +1,6 @@
 //! The coordinator of signals in one process with signal-hook, tokio and ctrlc, whoever comes first. Each case is a process
 //! of its own, judged by its end.
+#![cfg(unix)]
 #![cfg(not(loom))]
 #![allow(
     unsafe_code,

@@ -1,5 +1,6 @@
 //! The coordinator of signals: what becomes of a signal that nobody wants, or that ends the process. Each case is a process
 //! of its own, judged by its end.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -68,6 +69,7 @@ extern "C" fn with_info(signal: i32, info: *mut libc::siginfo_t, _: *mut c_void)
 #[test]
 fn the_handler_before_gets_what_was_passed_with_all_that_came_with_it() {
     case("the_handler_before_gets_what_was_passed_with_all_that_came_with_it").run(|| {
+        common::need("sends_words_on");
         let function: extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void) = with_info;
         install(Signal::USR2, function as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
         let _coordinator = of(Signal::USR2);

@@ -1,5 +1,6 @@
 //! The coordinator of signals beside others: handlers that replace ours, forks, and handlers that need a stack of their
 //! own. Each case is a process of its own, judged by its end.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
 //! Ten thousand signals of mixed kinds against threads that use secrets and register and unregister handlers: none is
 //! lost, nothing waits for ever, and no secret reads as another.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

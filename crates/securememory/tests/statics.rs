@@ -1,4 +1,5 @@
 //! Secrets in statics, which nobody drops: what becomes of them at the end of the process.
+#![cfg(unix)]
 #![allow(unsafe_code, clippy::unwrap_used, reason = "tests end by panics; the end of a process is raw calls")]
 
 mod common;

@@ -19,7 +19,7 @@ use common::{Footprint, Needle, case};
 use proptest::prelude::*;
 use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
-use securememory::{AtRest, Call, Error, Hold, Level, Policy, SecretStream, Store, Vault, WithError};
+use securememory::{AtRest, Call, Error, Level, Policy, SecretStream, Store, Vault, WithError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 fn vault() -> Vault {
@@ -362,16 +362,15 @@ fn a_flipped_bit_is_noticed() {
 
 // --- how much lies open ------------------------------------------------------------------------------------
 
-const KIB_64: u64 = 64 << 10;
-
-/// Mebibytes that go through 64 KiB of lockable memory; `.ci/long` asks for more.
+/// Mebibytes that go through 64 KiB of lockable memory (16 pages where those are larger); `.ci/long` asks for more.
 fn mebibytes() -> usize {
     std::env::var("SECUREMEMORY_STREAM_MIB").map_or(64, |text| text.parse().unwrap())
 }
 
 #[test]
 fn any_length_goes_through_64_kib_of_lockable_memory() {
-    let case = case("any_length_goes_through_64_kib_of_lockable_memory").limit(libc::RLIMIT_MEMLOCK, KIB_64);
+    let most = common::usual_locked_max() as u64;
+    let case = case("any_length_goes_through_64_kib_of_lockable_memory").limit(libc::RLIMIT_MEMLOCK, most);
     case.deadline(Duration::from_secs(600)).run(|| {
         common::become_ordinary_user();
         let vault = vault();
@@ -383,9 +382,9 @@ fn any_length_goes_through_64_kib_of_lockable_memory() {
         // peak is missed.
         let bounded = |when: &str| {
             let status = vault.status();
-            assert!(status.locked_bytes as u64 <= KIB_64, "{status:?} {when}");
+            assert!(status.locked_bytes as u64 <= most, "{status:?} {when}");
             assert_eq!(status.scratch_unlocked, 0, "{status:?} {when}");
-            assert!(common::locked() <= KIB_64, "{when}");
+            assert!(common::locked() <= most, "{when}");
         };
         let mut left = total;
         while left > 0 {
@@ -429,6 +428,7 @@ fn is_scratch(place: &str) -> bool {
 #[test]
 fn plaintext_is_in_scratch_and_nowhere_else() {
     case("plaintext_is_in_scratch_and_nowhere_else").run(|| {
+        common::need("wipe_on_fork");
         let needle = Needle::new(0x5eed, 1024);
         let vault = vault();
         let mut stream = vault.stream().chunk_size(256).build().unwrap();
@@ -600,6 +600,7 @@ fn write_under_refusals(stream: &mut SecretStream, all: &[u8], call: Call, errno
 #[test]
 fn refusals_lose_nothing_and_leak_nothing() {
     case("refusals_lose_nothing_and_leak_nothing").run(|| {
+        common::need("split");
         let refusals = [
             (Call::Mmap, libc::ENOMEM),
             (Call::Mprotect, libc::ENOMEM),
@@ -610,7 +611,7 @@ fn refusals_lose_nothing_and_leak_nothing() {
         ];
         let split = || {
             let strict = Policy::new().lock(Level::Require).dump(Level::Require);
-            Vault::builder().policy(strict).hold(Hold::Split).hold_level(Level::Require).build().unwrap()
+            Vault::builder().policy(strict).hold(common::HOLD).hold_level(Level::Require).build().unwrap()
         };
         // What the first use of things takes for good.
         drop(written(&split(), 25));
@@ -668,7 +669,7 @@ fn memory_that_runs_out_is_an_error_and_loses_nothing() {
 #[test]
 fn a_lost_key_is_an_error_and_not_a_loss_of_what_is_not_sealed() {
     let _guard = TestGuard::new();
-    let vault = Vault::builder().hold(Hold::Split).hold_level(Level::Require).build().unwrap();
+    let vault = Vault::builder().hold(common::HOLD).hold_level(Level::Require).build().unwrap();
     let mut stream = vault.stream().chunk_size(10).build().unwrap();
     assert_eq!(stream.write(&bytes(10)).unwrap(), 10);
     assert!(securememory::testing::wipe_key(&vault));

@@ -5,7 +5,7 @@ use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, CallError, Error, Hold, Level, Secret, Store, Vault};
 
-const NO_MAPPING: i32 = libc::ENOMEM;
+const NO_MAPPING: i32 = securememory::testing::errno::ENOMEM;
 
 fn guarded() -> (Vault, Secret) {
     let builder = Vault::builder().store(Store::Sealed).hold(Hold::Guarded).hold_level(Level::Require);

@@ -1,5 +1,6 @@
 //! Threads that end with something of the library in their keeping, in thread-locals of every sort, and what is called while
 //! threads and the process end.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
 //! Views and secrets that go from thread to thread, threads that are killed by a panic, and very many threads.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::mem_forget, reason = "tests")]
 
 mod common;
@@ -294,8 +295,7 @@ fn a_view_that_is_leaked_stays_listed_when_its_thread_has_ended() {
         let thread = std::thread::scope(|scope| {
             let leak = || {
                 std::mem::forget(secret.view().unwrap());
-                let path = std::fs::read_link("/proc/thread-self").unwrap();
-                path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap()
+                securememory::testing::thread_id()
             };
             scope.spawn(leak).join().unwrap()
         });

@@ -17,8 +17,7 @@ fn secret(store: Store, policy: Policy) -> Secret {
 }
 
 fn my_thread() -> u32 {
-    let path = std::fs::read_link("/proc/thread-self").unwrap();
-    path.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    securememory::testing::thread_id()
 }
 
 /// Runs `steady` over and over in some threads while `turn` is taken so often; returns the longest turn, and how often

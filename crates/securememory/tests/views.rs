@@ -18,8 +18,7 @@ fn secret(store: Store, policy: Policy) -> Secret {
 }
 
 fn my_thread() -> u32 {
-    let path = std::fs::read_link("/proc/thread-self").unwrap();
-    path.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    securememory::testing::thread_id()
 }
 
 fn holds(view: &OwnedView, expected: &[u8]) -> bool {

@@ -3,6 +3,7 @@
 //! threads go in and out. The library must not fault. A plain reference count, in the same test, must.
 //!
 //! `SECUREMEMORY_WIDENED_ENTERS` sets how often the pages are entered.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

@@ -5,6 +5,7 @@
 //! A try is one creation or one commit. What was published is opened again under the vault's own key once the disturbance
 //! is over; a sample is also opened from outside, by its documented format, with the true key and with keys that an
 //! attacker could compute.
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

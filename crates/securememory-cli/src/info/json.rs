@@ -1,7 +1,7 @@
 //! The same as JSON.
 
 use securememory::harden::Report;
-use securememory::{Achieved, Diagnostics, Error, Feature, Host, Preflight, Protections, VaultStatus};
+use securememory::{Achieved, Build, Diagnostics, Error, Feature, Host, Preflight, Protections, VaultStatus};
 use serde_json::{Value, json};
 
 use super::{HoldHere, Info, words};
@@ -20,6 +20,7 @@ pub(super) fn page(info: &Info) -> String {
     let page = json!({
         "version": 1,
         "securememory": env!("CARGO_PKG_VERSION"),
+        "build": build(),
         "host": host(&info.host),
         "vault": vault,
         "diagnostics": info.diagnostics.as_ref().map(diagnostics),
@@ -29,6 +30,14 @@ pub(super) fn page(info: &Info) -> String {
         "advice": info.advice,
     });
     format!("{page:#}\n")
+}
+
+/// What was decided when this was compiled.
+fn build() -> Value {
+    let all = Build::HERE.all().map(|(name, can)| (name.to_owned(), Value::from(can)));
+    let mut all = serde_json::Map::from_iter(all);
+    all.insert("backend".to_owned(), Build::HERE.backend.into());
+    Value::Object(all)
 }
 
 /// `null`: not known, or no limit.

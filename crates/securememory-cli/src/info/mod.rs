@@ -1,4 +1,4 @@
-//! `securememory info`: what this host offers, which limits apply and how to raise them, and what a vault
+//! `securememory info`: what this build can do, what this host offers, which limits apply and how to raise them, and what a vault
 //! with default settings gets here.
 
 mod advice;
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use securememory::harden::{self, Options, Report};
 use securememory::{Diagnostics, Error, Hold, Host, Level, Preflight, Store, Vault, VaultStatus};
 
+#[cfg(target_os = "linux")]
 pub(crate) use json::host as host_json;
 
 /// Options of `securememory info`.
@@ -109,6 +110,9 @@ mod tests {
     fn json_has_host_vault_and_advice() {
         let page: serde_json::Value = serde_json::from_str(&json::page(&probed())).unwrap();
         assert_eq!(page["version"], 1);
+        assert_eq!(page["build"]["backend"], securememory::Build::HERE.backend);
+        assert_eq!(page["build"].as_object().unwrap().len(), 12);
+        assert!(page["build"]["split"] == true || page["holds"]["split"]["available"] == false, "{page:#}");
         // The smallest there is, not a page size of here.
         assert!(page["host"]["page_size"].as_u64().unwrap() >= 4096);
         assert!(page["vault"]["hold"].is_string());
@@ -130,7 +134,8 @@ mod tests {
         assert!(!page.contains('\u{1b}'), "{page}");
         assert!(page.contains("1000 more sealed secrets of 32 bytes fit"), "{page}");
         for heading in [
-            "What the system offers",
+            "What this build can do",
+            "What the machine grants",
             "Limits",
             "Who may see memory",
             "Hardening",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use securememory::{Call, Error, Feature, Host, VaultStatus};
+use securememory::{Build, Call, Error, Feature, Host, VaultStatus};
 
 use super::{Info, words};
 
@@ -21,6 +21,7 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
         host.arch,
         words::bytes(host.page_size as u64)
     ));
+    build(&mut page);
     offers(&mut page, host);
     limits(&mut page, host);
     eyes(&mut page, host);
@@ -74,8 +75,24 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
     page.text
 }
 
+/// In two lists: what of the library is in this build, and what the system that it is built for does not have.
+fn build(page: &mut Page) {
+    page.heading("What this build can do");
+    let all = Build::HERE.all();
+    let names = |wanted: bool| {
+        let found = all.iter().filter(|(_, can)| *can == wanted);
+        let names: Vec<_> = found.map(|(name, _)| name.replace('_', " ")).collect();
+        if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    };
+    page.row("system calls by", Tone::Plain, Build::HERE.backend);
+    page.row("has", Tone::Plain, "");
+    page.more(&names(true));
+    page.row("does not have", Tone::Plain, "");
+    page.more(&names(false));
+}
+
 fn offers(page: &mut Page, host: &Host) {
-    page.heading("What the system offers");
+    page.heading("What the machine grants");
     page.feature("memory locks", host.lock, "mlock: pages stay out of swap");
     page.feature("core dump exclusion", host.dont_dump, "MADV_DONTDUMP");
     page.feature("wiping on fork", host.wipe_on_fork, "MADV_WIPEONFORK: a forked child finds zeros");

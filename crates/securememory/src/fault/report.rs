@@ -42,7 +42,7 @@ pub enum Access {
     Write,
     /// To run code.
     Execute,
-    /// The processor does not tell, or we do not know how to ask it. x86-64 and arm64 tell.
+    /// The processor does not tell, or we do not know how to ask it. x86 and arm tell, of 32 and 64 bits, and powerpc64; s390x does not.
     Unknown,
 }
 

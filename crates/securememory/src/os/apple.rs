@@ -20,6 +20,12 @@ use super::posix::{keeping_errno, nap_on};
 use super::signals::Attempt;
 use super::{Advice, Call, CallError, CallResult};
 
+pub(super) const NAME: &str = "apple";
+pub(super) const WIPES_ON_FORK: bool = false;
+pub(super) const LEAVES_OUT_OF_DUMPS: bool = false;
+/// Since version 14.4; before it threads look every few milliseconds.
+pub(super) const SLEEPS_ON_WORDS: bool = true;
+
 pub(super) const MAP_FLAGS: c_int = 0;
 pub(super) const FLAGS_OF_ITS_OWN: c_int = 0;
 /// Stands still while the machine sleeps, and costs no system call.

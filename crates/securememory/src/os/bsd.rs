@@ -22,6 +22,11 @@ use super::posix::keeping_errno;
 use super::signals::Attempt;
 use super::{Advice, Call, CallError, CallResult};
 
+pub(super) const NAME: &str = "bsd";
+pub(super) const WIPES_ON_FORK: bool = true;
+pub(super) const LEAVES_OUT_OF_DUMPS: bool = !cfg!(target_os = "netbsd");
+pub(super) const SLEEPS_ON_WORDS: bool = !cfg!(target_os = "netbsd");
+
 /// On OpenBSD pages are left out of core dumps from the start, or not at all.
 #[cfg(target_os = "openbsd")]
 pub(super) const MAP_FLAGS: c_int = libc::MAP_CONCEAL;
@@ -342,7 +347,8 @@ unsafe fn trap(context: *const Context) -> (bool, u64) {
     // SAFETY: as the caller vouches.
     unsafe {
         #[cfg(target_os = "freebsd")]
-        let (trap, error) = ((*context).uc_mcontext.mc_trapno.into(), (*context).uc_mcontext.mc_err as u64);
+        let (trap, error) =
+            (u64::from((*context).uc_mcontext.mc_trapno), (*context).uc_mcontext.mc_err as u64);
         #[cfg(target_os = "openbsd")]
         let (trap, error) = ((*context).sc_trapno as u64, (*context).sc_err as u64);
         #[cfg(target_os = "netbsd")]

@@ -13,7 +13,7 @@ mod share_file;
 mod sigxfsz;
 mod smaps;
 
-use super::{Access, Advice, Call, CallError, CallResult};
+use super::{Access, Advice, Build, Call, CallError, CallResult};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, MprotectFlags, ProtFlags};
 use rustix::process::{Resource, getrlimit};
@@ -29,6 +29,21 @@ pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blo
 pub(super) use proc::{locked_now, mapping_limit, threads};
 pub(super) use smaps::range_flags;
 pub(crate) use {protection_key::ProtectionKey, secretmem::SecretFile, share_file::ShareFile};
+
+pub(super) const BUILD: Build = Build {
+    backend: "linux",
+    split: true,
+    pkey: cfg!(target_arch = "x86_64"),
+    secretmem: secretmem::HAS_CALL,
+    wipe_on_fork: true,
+    dont_fork: true,
+    dont_dump: true,
+    verifies: true,
+    replaces_lost: true,
+    sends_words_on: true,
+    sleeps_on_words: true,
+    closes_process: true,
+};
 
 /// Gives an error number of rustix the name of its call.
 #[inline]

@@ -24,7 +24,7 @@ use super::bsd as system;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use super::posix_on_linux as system;
 
-use super::{Access, Call, CallError, CallResult, RangeFlags};
+use super::{Access, Build, Call, CallError, CallResult, RangeFlags};
 use std::ffi::{c_int, c_long, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
@@ -35,6 +35,21 @@ pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blo
 pub(crate) use absent::{ProtectionKey, SecretFile, ShareFile};
 pub(super) use system::{
     FLAGS_OF_ITS_OWN, advise, codes, errno_place, real_time, thread_id, try_guard, wait_on, wake_all,
+};
+
+pub(super) const BUILD: Build = Build {
+    backend: system::NAME,
+    split: false,
+    pkey: false,
+    secretmem: false,
+    wipe_on_fork: system::WIPES_ON_FORK,
+    dont_fork: true,
+    dont_dump: system::LEAVES_OUT_OF_DUMPS,
+    verifies: false,
+    replaces_lost: false,
+    sends_words_on: false,
+    sleeps_on_words: system::SLEEPS_ON_WORDS,
+    closes_process: cfg!(target_os = "freebsd"),
 };
 
 fn made(call: Call, make: impl FnOnce() -> c_int) -> CallResult<()> {
@@ -217,4 +232,70 @@ pub(super) fn signal_frame_size() -> usize {
 pub(super) unsafe fn write_raw(to: c_int, bytes: *const u8, len: usize) -> c_long {
     // SAFETY: as the caller vouches.
     unsafe { libc::write(to, bytes.cast(), len) as c_long }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::os;
+
+    #[test]
+    fn a_nap_ends_by_its_time_and_by_a_change_that_nobody_tells_of() {
+        let word = AtomicU32::new(7);
+        let started = Instant::now();
+        nap_on(&word, 8, None);
+        nap_on(&word, 7, Some(Duration::ZERO));
+        assert!(started.elapsed() < Duration::from_secs(5));
+        let started = Instant::now();
+        nap_on(&word, 7, Some(Duration::from_millis(20)));
+        assert!(started.elapsed() >= Duration::from_millis(20));
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| nap_on(&word, 7, None));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!sleeper.is_finished());
+            word.store(8, Ordering::Release);
+        });
+    }
+
+    #[test]
+    fn random_bytes_come_in_pieces_and_not_to_where_nothing_may_be_written() {
+        let mut bytes = [0_u8; 4 * ENTROPY + 7];
+        // SAFETY: within the array.
+        unsafe { os::random(bytes.as_mut_ptr(), bytes.len()).unwrap() };
+        assert!(bytes.chunks(ENTROPY).all(|piece| piece.iter().any(|&byte| byte != 0)));
+        let page = os::page_size();
+        let closed = os::map(page).unwrap();
+        // SAFETY: a page of ours; nothing is lost by what is written there.
+        unsafe {
+            assert_eq!(signals::random(closed.addr().get(), page), Err(libc::EFAULT));
+            os::protect(closed, page, Access::ReadWrite).unwrap();
+            assert_eq!(signals::random(closed.addr().get(), page), Ok(()));
+            os::unmap(closed, page).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_mask_goes_through_a_set_and_leaves_what_is_beyond_it() {
+        let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: numbers, for which zero is right.
+        let set = unsafe { set.assume_init_mut() };
+        for signal in [libc::SIGHUP, libc::SIGTERM, libc::SIGUSR2, libc::SIGSEGV] {
+            let mask = os::signals::bit(signal);
+            signals::put_mask(mask, set);
+            assert_eq!(signals::mask_of(set), mask);
+            // SAFETY: a whole set.
+            assert_eq!(unsafe { libc::sigismember(set, signal) }, 1);
+        }
+        // SAFETY: a whole set.
+        unsafe { libc::sigfillset(set) };
+        let before = *set;
+        signals::put_mask(signals::mask_of(set), set);
+        let bytes = |set: &libc::sigset_t| {
+            // SAFETY: a set is numbers.
+            unsafe { *std::ptr::from_ref(set).cast::<[u8; size_of::<libc::sigset_t>()]>() }
+        };
+        assert_eq!(bytes(set), bytes(&before));
+    }
 }

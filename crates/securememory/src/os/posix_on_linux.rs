@@ -17,6 +17,14 @@ use super::{Advice, Call, CallError, CallResult};
 #[allow(dead_code, reason = "only what POSIX does not say is taken from it")]
 #[path = "signals/frame.rs"]
 mod frame;
+#[allow(dead_code, reason = "as above")]
+#[path = "signals/machine.rs"]
+mod machine;
+
+pub(super) const NAME: &str = "posix";
+pub(super) const WIPES_ON_FORK: bool = !cfg!(securememory_posix_absent);
+pub(super) const LEAVES_OUT_OF_DUMPS: bool = !cfg!(securememory_posix_absent);
+pub(super) const SLEEPS_ON_WORDS: bool = false;
 
 pub(super) const MAP_FLAGS: c_int = 0;
 /// `SA_RESTORER`.
@@ -125,7 +133,7 @@ pub(super) unsafe fn stack_pointer(context: *const Context) -> Option<usize> {
 /// `context` is what a handler was called with for an access fault.
 pub(super) unsafe fn attempt(context: *const Context) -> Attempt {
     // SAFETY: as the caller vouches.
-    unsafe { frame::attempt(context.cast()) }
+    unsafe { machine::attempt(context.cast()) }
 }
 
 /// # Safety
@@ -133,5 +141,5 @@ pub(super) unsafe fn attempt(context: *const Context) -> Attempt {
 /// `context` is what a handler was called with, and what was interrupted does not need them.
 pub(super) unsafe fn wipe_vectors(context: *mut Context) {
     // SAFETY: as the caller vouches.
-    unsafe { frame::wipe_vectors(context.cast()) }
+    unsafe { machine::wipe_vectors(context.cast()) }
 }

@@ -7,13 +7,13 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Protection};
 use crate::locks::{Guard, Lock, Rank};
-use crate::os;
+use crate::os::{self, Veil};
 use crate::policy::{Level, Levels};
 use crate::region::bytes;
 use crate::region::geometry;
-use crate::region::{Secured, Slab, insist, secure, verify};
+use crate::region::{Secured, Slab, insist, secure, settle, verify};
 use crate::registry::arenas::{Arena, Entered, LOCKED, NOT, Purpose, REQUIRED, Region};
 use crate::registry::vaults::Seat;
 use crate::registry::{dying, lost};
@@ -38,6 +38,7 @@ pub(crate) struct Pages {
     region: Option<&'static Region>,
     /// Where they were mapped for themselves: so that they can be unmapped by themselves.
     single: Option<Entered>,
+    veil: Veil,
 }
 
 // SAFETY: an address range with one owner; access to its bytes is governed by the secret's gate.
@@ -169,7 +170,7 @@ impl Pages {
     #[allow(unsafe_code)]
     pub(crate) unsafe fn protect(&self, access: os::Access) -> Result<(), os::CallError> {
         // SAFETY: whole pages of ours; the caller vouches for the references.
-        unsafe { os::protect(self.base, self.capacity, access) }
+        unsafe { self.veil.protect(self.base, self.capacity, access, || self.is_locked()) }
     }
 }
 
@@ -524,7 +525,7 @@ impl Inner {
         let secured = secure_all(base, page, levels)?;
         // Only now: a slot whose protection failed is tried again by the next.
         self.fresh -= 1;
-        Ok(Pages { base, capacity: page, secured, levels, region, single: None })
+        Ok(Pages { base, capacity: page, secured, levels, region, single: None, veil: Veil::new() })
     }
 }
 
@@ -535,7 +536,8 @@ fn map_single(capacity: usize, levels: Levels, (purpose, vault): (Purpose, Seat)
     match secure_all(base, capacity, levels) {
         Ok(secured) => {
             let region = slab.region(0);
-            Ok(Pages { base, capacity, secured, levels, region, single: Some(slab.into_entry()) })
+            let single = Some(slab.into_entry());
+            Ok(Pages { base, capacity, secured, levels, region, single, veil: Veil::new() })
         }
         Err(error) => {
             // SAFETY: nobody has seen it.
@@ -549,6 +551,11 @@ fn map_single(capacity: usize, levels: Levels, (purpose, vault): (Purpose, Seat)
 fn secure_all(base: NonNull<u8>, capacity: usize, levels: Levels) -> Result<Secured, Error> {
     // SAFETY: a whole slot that nobody else knows yet.
     let mut secured = unsafe { secure(base, capacity, levels, true) }?;
+    if secured.is_locked()
+        && let Some(cause) = os::unlocked_at_rest()
+    {
+        secured.protections.lock = settle(Protection::Lock, levels.lock, Err(cause))?;
+    }
     // Looking into the kernel's listing costs a hundred times as much as the rest, so it is done at creation only
     // for what is required, and otherwise by `status()`.
     if [levels.lock, levels.dump].contains(&Level::Require) {

@@ -82,7 +82,8 @@ impl Seat {
     pub(crate) fn set_slots(self, slots: &'static [Slot]) {
         let entry = self.entry();
         entry.slots.store(slots.as_ptr().cast_mut(), Ordering::Relaxed);
-        entry.len.store(slots.len(), Ordering::Release);
+        // The total order: views are made after it, and whoever dies says so before it looks here.
+        entry.len.store(slots.len(), Ordering::SeqCst);
     }
 
     /// Hides them again, and says whether they may be freed: not where the process is dying, and somebody may be

@@ -99,6 +99,10 @@ impl Machinery {
     /// Closes all secrets; those with views are wiped when these end. Until the deadline ciphertext is overwritten, too, and
     /// plaintext in any case.
     fn close_secrets(&self, deadline: Deadline) -> Result<(), Error> {
+        // Between "closed", which was said before, and the look at the headers: `check_made` has the other such fence, between
+        // its header and the look at "closed". Without both, each could miss the other on processors that let a store wait
+        // behind later loads.
+        fence(Ordering::SeqCst);
         let mut outcome = Ok(());
         let mut sealed_only = self.ledger.live()?.paged == 0;
         self.each_secret(|object| {

@@ -241,6 +241,8 @@ impl Paged {
         let revoked = if header.gate.is_revoked() || ticket.is_due() { Err(Error::Revoked) } else { Ok(()) };
         ticket.release();
         let shut = self.leave_pages(header);
+        // No fence is needed: a close is a change of the gate's word, and so is leaving, so one comes first. Either the close
+        // finds us gone, and our ticket too, or we read its mark here.
         if header.gate.is_closed() {
             header.end_left();
         }

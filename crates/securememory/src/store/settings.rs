@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::fault::FaultPolicy;
+use crate::os;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 use crate::store::ledger::{Kind, Limits};
 
@@ -42,6 +43,13 @@ impl Settings {
     }
 }
 
+/// Bytes that a vault's key and scratch lock at most by default. A key, or a place for a view, takes a page at least: so that
+/// as many are locked where pages are larger, it is as many pages as 64 KiB are of the smallest ones.
+const fn usual_locked_max(page: usize) -> usize {
+    let (least, pages) = (64 * 1024, 16 * page);
+    if least > pages { least } else { pages }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -50,7 +58,7 @@ impl Default for Settings {
             hold: Hold::Auto,
             hold_level: Level::Prefer,
             sealed_max: 64 * 1024,
-            locked_max: 64 * 1024,
+            locked_max: usual_locked_max(os::page_size()),
             views_max: 4096, // not a page size
             limits: Limits::NONE,
             cipher: None,
@@ -60,5 +68,16 @@ impl Default for Settings {
             age_max: None,
             on_fault: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_pages_are_locked_whatever_their_size() {
+        let kib = [4, 8, 16, 64, 2048].map(|page| usual_locked_max(page << 10) >> 10);
+        assert_eq!(kib, [64, 128, 256, 1024, 32 << 10]);
     }
 }

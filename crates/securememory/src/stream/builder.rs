@@ -43,7 +43,7 @@ impl StreamBuilder {
 
     /// Bytes of a chunk, at least one; 16,128 by default. So much plaintext of the stream is in protected
     /// memory at most; where locking is required, room for as much again is taken for the moment of a seal. With
-    /// the default both fit the 64 KiB that a vault locks by default. Beyond that, [`VaultBuilder::locked_max`](crate::VaultBuilder::locked_max)
+    /// the default both fit what a vault locks by default. Beyond that, [`VaultBuilder::locked_max`](crate::VaultBuilder::locked_max)
     /// says what happens.
     pub fn chunk_size(mut self, bytes: usize) -> Self {
         self.chunk_size = bytes;

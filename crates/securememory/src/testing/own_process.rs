@@ -105,6 +105,7 @@ fn own_program() -> PathBuf {
 }
 
 /// Where there is no /proc: ends a test's own process as one that cannot run here. Others panic when they want to read there.
+#[cfg(unix)]
 pub(super) fn need_proc() {
     if std::env::var_os(VARIABLE).is_some() && std::fs::exists("/proc/self/task").is_ok_and(|there| !there) {
         skip("needs /proc, to see what the process has taken from the system");

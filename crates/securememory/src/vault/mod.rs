@@ -232,9 +232,10 @@ impl VaultBuilder {
         self
     }
 
-    /// Bytes that the vault's key and scratch lock at most; 64 KiB by default. Views beyond it get scratch that is
-    /// not locked where the policy only prefers locking, else [`Error::ScratchExhausted`]. Paged secrets are not
-    /// counted: each locks its own pages.
+    /// Bytes that the vault's key and scratch lock at most; by default 64 KiB, or 16 pages where that is more (256 KiB where
+    /// pages have 16 KiB, 1 MiB where they have 64 KiB). Views beyond it get scratch that is not locked where the policy
+    /// only prefers locking, else [`Error::ScratchExhausted`]. Paged secrets are not counted: each locks its own pages. A
+    /// page for the vault, and where the hold is not `Split` one for each key, are locked in any case.
     pub fn locked_max(mut self, bytes: usize) -> Self {
         self.0.locked_max = bytes;
         self

@@ -325,7 +325,7 @@ mod tests {
         let hints = [
             "memory.max",
             "ulimit -v",
-            "ulimit -l",
+            if cfg!(windows) { "working set" } else { "ulimit -l" },
             "vm.max_map_count",
             "ulimit -n",
             "secrets_max",

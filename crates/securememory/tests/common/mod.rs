@@ -19,7 +19,7 @@ use std::io::BufRead;
 use std::os::unix::fs::FileExt;
 
 use securememory::testing::inject::{self, Injection, Plan};
-use securememory::{Call, Error, Hold, Level, Store, Vault, VaultBuilder};
+use securememory::{Build, Call, Error, Hold, Level, Store, Vault, VaultBuilder};
 
 #[allow(unused_imports, reason = "each test binary uses some")]
 pub use securememory::testing::{Ending, Footprint, OwnProcess as Case, own_process as case, skip};
@@ -37,6 +37,11 @@ pub const UNLIMITED: u64 = u64::MAX;
 /// Bytes in a page here.
 pub fn page_size() -> usize {
     rustix::param::page_size()
+}
+
+/// What a vault locks at most by default: 64 KiB, or 16 pages where that is more.
+pub fn usual_locked_max() -> usize {
+    (16 * page_size()).max(64 << 10)
 }
 
 /// The page that an address lies in.
@@ -362,13 +367,36 @@ pub fn every_kind() -> Vec<(&'static str, VaultBuilder)> {
     ];
     let here = all.into_iter().filter(|(name, builder)| match builder.clone().build() {
         Ok(_) => true,
-        Err(Error::HoldRefused(cause)) if ["sealed, pkey", "sealed, secretmem"].contains(name) => {
+        Err(Error::HoldRefused(cause))
+            if ["sealed, pkey", "sealed, secretmem"].contains(name)
+                || (*name == "sealed, split" && !Build::HERE.split) =>
+        {
             eprintln!("skipped: {name} is not to be had here: {cause}");
             false
         }
         Err(error) => panic!("{name}: {error}"),
     });
     here.collect()
+}
+
+/// The hold of a key that every build has which needs no key of protection: two shares, or else a closed page.
+pub const HOLD: Hold = if Build::HERE.split { Hold::Split } else { Hold::Guarded };
+
+/// Ends a case of a test whose build cannot do what it is about.
+pub fn need(what: &str) {
+    if !can(what) {
+        skip(&format!("this build does not have {what}"));
+    }
+}
+
+/// Can this build do something that a test is about? Else it says that the test is skipped, and why.
+pub fn can(what: &str) -> bool {
+    let all = Build::HERE.all();
+    let (_, can) = all.iter().find(|(name, _)| *name == what).expect("a capability");
+    if !can {
+        eprintln!("skipped: a build for {} does not have {what}", Build::HERE.backend);
+    }
+    *can
 }
 
 /// Runs `body` in a thread that a panic of the body's ends, without a word of it on standard error.

@@ -4,6 +4,7 @@ use securememory::{Hold, Level, Store, Vault};
 
 /// A vault with a split key, and the descriptors of its files.
 pub fn split() -> (Vault, Vec<i32>) {
+    super::need("split");
     let before = super::share_files();
     let builder = Vault::builder().store(Store::Sealed).hold(Hold::Split).hold_level(Level::Require);
     let vault = builder.build().expect("a vault with a split key");

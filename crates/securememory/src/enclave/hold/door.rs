@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Outstanding};
 use crate::gate::{Deadline, Gate, Refusal};
-use crate::os::{self, Access, CallError, ProtectionKey};
+use crate::os::{Access, CallError, ProtectionKey, Veil};
 
 /// Nobody keeps the page open for longer than a copy of the key, or the work of the cipher.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -16,6 +16,9 @@ pub(crate) struct Door {
     at: NonNull<u8>,
     len: usize,
     lock: Lock,
+    veil: Veil,
+    /// Are the pages to be locked?
+    locked: bool,
 }
 
 enum Lock {
@@ -37,8 +40,8 @@ impl Door {
     ///
     /// Whole pages that live as long as the door and that nobody else uses.
     #[allow(unsafe_code)]
-    pub(crate) unsafe fn paged(at: NonNull<u8>, len: usize) -> Self {
-        Self { at, len, lock: Lock::Gate(Gate::new()) }
+    pub(crate) unsafe fn paged(at: NonNull<u8>, len: usize, locked: bool) -> Self {
+        Self { at, len, lock: Lock::Gate(Gate::new()), veil: Veil::new(), locked }
     }
 
     /// A door that only a thread with the rights of the key can open, shut from now on.
@@ -50,7 +53,7 @@ impl Door {
     pub(crate) unsafe fn keyed(at: NonNull<u8>, len: usize, key: ProtectionKey) -> Result<Self, CallError> {
         // SAFETY: as the caller vouches.
         unsafe { key.protect(at, len) }?;
-        Ok(Self { at, len, lock: Lock::Key(key) })
+        Ok(Self { at, len, lock: Lock::Key(key), veil: Veil::new(), locked: false })
     }
 
     /// The first byte behind it.
@@ -70,7 +73,7 @@ impl Door {
             Lock::Gate(_) => {
                 let written = write()?;
                 // SAFETY: whole pages of ours, which nobody refers to yet.
-                unsafe { os::protect(self.at, self.len, Access::None) }.map(|()| written)
+                unsafe { self.protect(Access::None) }.map(|()| written)
             }
         }
     }
@@ -101,11 +104,21 @@ impl Door {
         }
     }
 
+    /// # Safety
+    ///
+    /// Nobody holds a reference that the new access forbids; and one call at a time, as the gate sees to.
+    #[inline]
+    #[allow(unsafe_code)]
+    unsafe fn protect(&self, access: Access) -> Result<(), CallError> {
+        // SAFETY: whole pages of ours; the rest as the caller vouches.
+        unsafe { self.veil.protect(self.at, self.len, access, || self.locked) }
+    }
+
     #[allow(unsafe_code)]
     fn enter(&self, gate: &Gate) -> Result<(), Error> {
         // SAFETY: whole pages of ours; being readable does not conflict with other readers, and nobody writes but
         // `destroy`.
-        let open = || unsafe { os::protect(self.at, self.len, Access::Read) };
+        let open = || unsafe { self.protect(Access::Read) };
         gate.enter_paged(|| false, || Deadline::after(PATIENCE), open).map_err(|refusal| {
             // Whoever left while we were counted has left the closing to us.
             let _ = gate.shut_if_idle(|| self.shut());
@@ -122,7 +135,7 @@ impl Door {
     #[allow(unsafe_code)]
     fn shut(&self) -> Result<(), CallError> {
         // SAFETY: whole pages of ours, which nobody refers to.
-        unsafe { os::protect(self.at, self.len, Access::None) }
+        unsafe { self.protect(Access::None) }
     }
 
     /// Could the page not be shut by its last reader? Then one more attempt has just failed.
@@ -153,7 +166,7 @@ impl Door {
             Lock::Gate(gate) => {
                 gate.close();
                 // SAFETY: whole pages of ours; nobody reads any more: the vault is being dropped.
-                if unsafe { os::protect(self.at, self.len, Access::ReadWrite) }.is_ok() {
+                if unsafe { self.protect(Access::ReadWrite) }.is_ok() {
                     wipe();
                 }
             }

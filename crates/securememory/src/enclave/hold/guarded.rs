@@ -51,7 +51,7 @@ impl Guarded {
     fn fill(cipher: Cipher, pool: &Pool, levels: Levels) -> Result<Filled, Error> {
         let pages = pool.take(KEY + CHECK, 16, levels)?;
         // SAFETY: fresh, accessible pages that nobody else knows yet, and that live as long as the pool.
-        let door = unsafe { Door::paged(pages.start(), pages.capacity()) };
+        let door = unsafe { Door::paged(pages.start(), pages.capacity(), pages.is_locked()) };
         let at = door.at();
         // SAFETY: as above; the check value is not secret.
         let (check, confirmation) = door.fill(|| unsafe {

@@ -81,7 +81,7 @@ impl InPlace {
                 unsafe { Door::keyed(at, page, key) }
             });
             // SAFETY: as above.
-            let door = keyed.unwrap_or_else(|_| unsafe { Door::paged(at, page) });
+            let door = keyed.unwrap_or_else(|_| unsafe { Door::paged(at, page, false) });
             Self::fill(cipher, door, page, secured).map_err(Unmade::Clean)
         });
         match made {

@@ -502,7 +502,7 @@ impl Split {
     }
 
     /// Cuts the file of one replica, as a stray hand would.
-    #[cfg(all(test, target_arch = "x86_64"))]
+    #[cfg(all(test, target_arch = "x86_64", any(target_os = "linux", target_os = "android")))]
     pub(crate) fn lose_one(&self) -> bool {
         let [replica, ..] = &self.replicas;
         replica.entry().is_some_and(|entry| replica.file(entry, self.owner()).truncate().is_ok())

@@ -16,6 +16,17 @@ use std::ffi::c_long;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+/// Is there such a call for this processor?
+pub(super) const HAS_CALL: bool = cfg!(all(
+    target_pointer_width = "64",
+    any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64"
+    )
+));
+
 /// A file of such memory that has not been mapped yet.
 pub(crate) struct SecretFile {
     fd: OwnedFd,
@@ -42,16 +53,7 @@ impl SecretFile {
         crate::os::injected(Call::MemfdSecret)?;
         let refused = |errno| CallError::new(Call::MemfdSecret, errno);
         // The number is the same wherever the kernel has the call; the libc crate does not know it everywhere.
-        let has_call = cfg!(all(
-            target_pointer_width = "64",
-            any(
-                target_arch = "x86_64",
-                target_arch = "aarch64",
-                target_arch = "riscv64",
-                target_arch = "loongarch64"
-            )
-        ));
-        let number: c_long = if has_call { 447 } else { return Err(refused(libc::ENOSYS)) };
+        let number: c_long = if HAS_CALL { 447 } else { return Err(refused(libc::ENOSYS)) };
         // SAFETY: the call takes one number, and makes a descriptor.
         let made = keeping_errno(|| unsafe { libc::syscall(number, libc::O_CLOEXEC) }).map_err(refused)?;
         let made = RawFd::try_from(made).map_err(|_| refused(libc::EBADF))?;

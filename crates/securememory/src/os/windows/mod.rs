@@ -14,12 +14,14 @@ pub(crate) mod limits;
 pub(crate) mod process;
 pub(crate) mod room;
 pub(crate) mod signals;
+mod veil;
 mod working_set;
 
 pub(crate) use absent::{ProtectionKey, SecretFile, ShareFile};
+pub(crate) use veil::{Veil, unlocked_at_rest};
 pub(super) use working_set::{lock, lock_limit, locked_now, unlock};
 
-use super::{Access, Advice, Call, CallError, CallResult, RangeFlags};
+use super::{Access, Advice, Build, Call, CallError, CallResult, RangeFlags};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -34,6 +36,22 @@ use windows_sys::Win32::System::Threading::{
     GetCurrentProcessId, GetCurrentThreadId, INFINITE, WaitOnAddress, WakeByAddressAll,
 };
 use windows_sys::Win32::System::WindowsProgramming::QueryUnbiasedInterruptTime;
+
+pub(super) const BUILD: Build = Build {
+    backend: "windows",
+    split: false,
+    pkey: false,
+    secretmem: false,
+    // There are no forks.
+    wipe_on_fork: false,
+    dont_fork: false,
+    dont_dump: true,
+    verifies: false,
+    replaces_lost: false,
+    sends_words_on: false,
+    sleeps_on_words: true,
+    closes_process: false,
+};
 
 /// The error that a function has just reported. GetLastError
 fn last_error(call: Call) -> CallError {

@@ -1,0 +1,37 @@
+//! Commands that this system does not have: they attack and measure by way of /proc, ptrace and raw system calls of Linux.
+
+/// Options are taken as they come, and nothing is done.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    any: Vec<String>,
+}
+
+fn refuse(command: &str, Args { any }: &Args) -> std::process::ExitCode {
+    let _ = any;
+    eprintln!("securememory {command}: not on {}; `info` is", std::env::consts::OS);
+    // As for a command that is used wrongly.
+    std::process::ExitCode::from(2)
+}
+
+macro_rules! absent {
+    ($($name:ident: $($hidden:ident)*;)*) => {
+        $(pub(crate) mod $name {
+            pub(crate) use super::Args;
+
+            pub(crate) fn run(args: Args) -> std::process::ExitCode {
+                super::refuse(stringify!($name), &args)
+            }
+
+            $(pub(crate) fn $hidden() -> std::process::ExitCode {
+                std::process::ExitCode::from(2)
+            })*
+        })*
+    };
+}
+
+absent! {
+    bench: ;
+    doctor: attacker victim;
+    stress: worker;
+}
