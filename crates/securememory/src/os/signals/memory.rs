@@ -68,9 +68,14 @@ pub(crate) unsafe fn replace(at: usize, page: usize, secured: bool, fill: impl F
     unsafe {
         let Ok(made) = new_page(page) else { return false };
         if secured {
-            for advice in [libc::MADV_DONTDUMP, libc::MADV_WIPEONFORK, libc::MADV_UNMERGEABLE] {
-                let _ = keeping_errno(|| libc::syscall(libc::SYS_madvise, made, page, c_long::from(advice)));
+            let advise =
+                |advice| keeping_errno(|| libc::syscall(libc::SYS_madvise, made, page, c_long::from(advice)));
+            let _ = advise(libc::MADV_DONTDUMP);
+            // As memory is secured from the beginning: what cannot be wiped in a child is not there.
+            if advise(libc::MADV_WIPEONFORK).is_err() {
+                let _ = advise(libc::MADV_DONTFORK);
             }
+            let _ = advise(libc::MADV_UNMERGEABLE);
         }
         fill(std::ptr::with_exposed_provenance_mut(made as usize));
         let how = c_long::from(libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED);
