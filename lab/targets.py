@@ -144,8 +144,7 @@ TARGETS = {
             processor=ARM,
             command_line=SECRETMEM,
             pace=EMULATED,
-            subset={"basics": (), "budget": (), "holds": ("split", "guarded"), "views": ()},
-            subset_doctor=("--store", "plain,sealed-split", "--only", "stray-read,overflow,underflow,residue,fork-child"),
+            subset={"basics": (), "holds": ("split", "guarded")},
         ),
         Target(
             "ppc64el-64k",
