@@ -272,7 +272,9 @@ mod register {
         // SAFETY: as the caller vouches; the state was saved by a processor that has the part. Which parts are not in
         // their first state is in a word at 512: a first state is not saved.
         unsafe {
-            let saved = (*context.cast::<libc::ucontext_t>()).uc_mcontext.fpregs.cast::<u8>();
+            // The pointer behind the general registers, which not every C library gives a name.
+            let registers = &raw const (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+            let saved = registers.add(1).cast::<*mut u8>().read();
             let parts = saved.add(512).cast::<u64>().read_unaligned();
             if parts & 1 << 9 == 0 { 0 } else { saved.add(at).cast::<u32>().read_unaligned() }
         }

@@ -79,7 +79,9 @@ mod this {
         // SAFETY: as the caller vouches; what is not there is not written to. CPUID is part of x86-64, and has the leaf
         // where there is the mark.
         unsafe {
-            let area = (*context.cast::<libc::ucontext_t>()).uc_mcontext.fpregs.cast::<u8>();
+            // The pointer behind the general registers, which not every C library gives a name.
+            let registers = &raw const (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+            let area = registers.add(1).cast::<*mut u8>().read();
             if area.is_null() {
                 return;
             }
