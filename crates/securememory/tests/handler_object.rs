@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What the kernel, a handler of others, or `exit` enters by.
-const ENTRIES: [&str; 2] = ["5fault6inside5entry", "5fault7outside7at_exit"];
+const ENTRIES: [&str; 2] = ["5fault6inside5entry5entry", "5fault7outside7at_exit"];
 
 /// What may be imported, and why it may be called in a signal handler.
 const ALLOWED: [(&str, &str); 12] = [
