@@ -191,8 +191,8 @@ fn replicas_take_the_numbers_below_the_end_of_the_table() {
     let other = ShareFile::create_but(Some(end - 5)).unwrap();
     assert_eq!(other.raw_fd(), end - 6);
     let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(40), maximum }).unwrap();
-    assert_eq!(ShareFile::create().unwrap().raw_fd(), 39);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(end as u64 - 8), maximum }).unwrap();
+    assert_eq!(ShareFile::create().unwrap().raw_fd(), end - 9);
 }
 
 #[cfg(feature = "testing")]
