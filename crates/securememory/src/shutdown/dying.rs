@@ -44,7 +44,7 @@ static WIPER: AtomicU32 = AtomicU32::new(0);
 #[inline(never)]
 pub(crate) fn run(fatal: Option<Fatal>) {
     let process = os::process_id();
-    if !arenas::all().any(|arena| arena.is_of(process)) {
+    if !has_any(process) {
         return;
     }
     let thread = os::thread_id() as u32;
@@ -64,6 +64,12 @@ pub(crate) fn run(fatal: Option<Fatal>) {
     dying::end();
 }
 
+/// Apart, as all that `run` calls: so the stack that this takes is that of the deepest of them, and not of all.
+#[inline(never)]
+fn has_any(process: u32) -> bool {
+    arenas::all().any(|arena| arena.is_of(process))
+}
+
 /// Another thread is at it.
 #[inline(never)]
 fn wait(thread: u32) {
@@ -74,12 +80,16 @@ fn wait(thread: u32) {
     }
 }
 
-/// Arenas, each with where it begins: read once, since what is withdrawn meanwhile says zero, and stays mapped.
-fn of_purpose(process: u32, purpose: Purpose) -> impl Iterator<Item = (&'static Arena, usize)> {
-    arenas::all().filter_map(move |arena| {
-        let base = arena.base_of(process)?;
-        arena.is_for(purpose).then_some((arena, base))
-    })
+/// Runs `each` for the arenas of a purpose, each with where it begins: read once, since what is withdrawn meanwhile says zero,
+/// and stays mapped. A loop and no iterator: what an adapter of one takes of the stack is not for us to say.
+#[inline(always)]
+fn each_of(process: u32, purpose: Purpose, mut each: impl FnMut(&'static Arena, usize)) {
+    for arena in arenas::all() {
+        match arena.base_of(process) {
+            Some(base) if arena.is_for(purpose) => each(arena, base),
+            _ => {}
+        }
+    }
 }
 
 /// The first byte of a slot.
@@ -101,49 +111,53 @@ unsafe fn entries<T: 'static>(first: *const T, arena: &Arena) -> impl Iterator<I
     (0..count).map(move |index| unsafe { &*first.add(index) })
 }
 
-/// The slots of scratch.
+/// Runs `each` for the slots of scratch.
+#[inline(always)]
 #[allow(unsafe_code)]
-fn scratch(process: u32) -> impl Iterator<Item = &'static Slot> {
-    of_purpose(process, Purpose::Scratch).flat_map(|(arena, _)| {
+fn each_slot(process: u32, mut each: impl FnMut(&'static Slot)) {
+    each_of(process, Purpose::Scratch, |arena, _| {
         // SAFETY: so it was entered, and since `dying::begin` no table is freed.
-        unsafe { entries(arena.slots.load(Ordering::Acquire).cast_const(), arena) }
-    })
-}
-
-/// The pages of anchors.
-fn anchors(process: u32) -> impl Iterator<Item = usize> {
-    of_purpose(process, Purpose::Anchor).map(|(arena, base)| slot(arena, base, 0))
+        for slot in unsafe { entries(arena.slots.load(Ordering::Acquire).cast_const(), arena) } {
+            each(slot);
+        }
+    });
 }
 
 /// Alive marks, and then the check halves of all shares, so that nothing is sealed under what will be left of a key.
 #[inline(never)]
 fn close_all(process: u32, noise: &mut Noise) {
-    for page in anchors(process) {
+    each_of(process, Purpose::Anchor, |arena, base| {
+        let page = slot(arena, base, 0);
         overwrite(page, size_of::<u64>(), noise);
         let mut at: usize = anchor::SHARES_AT + anchor::CHECK_AT;
         while at < anchor::LEN {
             overwrite(page.wrapping_add(at), anchor::SHARE - anchor::CHECK_AT, noise);
             at = at.wrapping_add(anchor::SHARE);
         }
-    }
+    });
     fence(Ordering::SeqCst);
 }
 
 /// Noise over everything that a view or a key in use lies in.
 #[inline(never)]
-#[allow(unsafe_code)]
 fn overwrite_views(process: u32, noise: &mut Noise) {
-    for slot in scratch(process) {
-        overwrite_view(slot, noise);
-    }
-    // On large pages the first slot of a vault lies in its anchor.
+    each_slot(process, |slot| overwrite_view(slot, noise));
+    overwrite_views_in_anchors(process, noise);
+}
+
+/// On large pages the first slot of a vault lies in its anchor.
+#[inline(never)]
+#[allow(unsafe_code)]
+fn overwrite_views_in_anchors(process: u32, noise: &mut Noise) {
     for views in registry::vaults::views(process) {
         // SAFETY: a table of at least one slot, which is not freed any more.
         let slot = unsafe { &*views.first };
         let at = slot.base.load(Ordering::Relaxed).addr();
-        let holds =
-            |(arena, base): (&Arena, usize)| at.wrapping_sub(base) < arena.size.load(Ordering::Relaxed);
-        if of_purpose(process, Purpose::Anchor).any(holds) {
+        let mut is_in_anchor = false;
+        each_of(process, Purpose::Anchor, |arena, base| {
+            is_in_anchor |= at.wrapping_sub(base) < arena.size.load(Ordering::Relaxed);
+        });
+        if is_in_anchor {
             overwrite_view(slot, noise);
         }
     }
@@ -159,10 +173,8 @@ fn overwrite_view(slot: &Slot, noise: &mut Noise) {
 /// The key halves of shares, and keys that are used where they lie.
 #[inline(never)]
 fn wipe_keys(process: u32, noise: &mut Noise) {
-    for page in anchors(process) {
-        overwrite(page, anchor::LEN, noise);
-    }
-    for (arena, base) in of_purpose(process, Purpose::Key) {
+    each_of(process, Purpose::Anchor, |arena, base| overwrite(slot(arena, base, 0), anchor::LEN, noise));
+    each_of(process, Purpose::Key, |arena, base| {
         let (at, len) = (slot(arena, base, 0), arena.capacity.load(Ordering::Relaxed));
         let number = arena.key.load(Ordering::Acquire).checked_sub(1);
         // Handlers run with the rights that a process starts with: none.
@@ -170,7 +182,7 @@ fn wipe_keys(process: u32, noise: &mut Noise) {
         // The key and its check value are at the start, the check value second and to be wiped first.
         overwrite(at.wrapping_add(anchor::CHECK_AT), 32, noise);
         overwrite(at, len, noise);
-    }
+    });
 }
 
 #[allow(unsafe_code)]
@@ -183,6 +195,7 @@ fn open(at: usize, len: usize) -> bool {
 /// Overwrites what lies in pages of ours. They may be closed; or be closed at any moment by a thread that leaves a view; or
 /// be lost, or unmapped by somebody: a fault here would end the process before all is wiped. So the kernel writes, to which
 /// that is an error, if not all at once then page by page.
+#[inline(never)]
 fn overwrite(at: usize, len: usize, noise: &mut Noise) {
     if write(at, len, noise) {
         return;
@@ -245,7 +258,7 @@ fn empty_files(process: u32) {
 #[inline(never)]
 #[allow(unsafe_code)]
 fn wipe_pages(process: u32, fatal: Option<Fatal>, noise: &mut Noise) {
-    for (arena, base) in of_purpose(process, Purpose::Pages) {
+    each_of(process, Purpose::Pages, |arena, base| {
         let len = arena.capacity.load(Ordering::Relaxed);
         // SAFETY: so it was entered, and since `dying::begin` no regions are freed.
         let regions = unsafe { entries(arena.regions.load(Ordering::Acquire).cast_const(), arena) };
@@ -261,14 +274,14 @@ fn wipe_pages(process: u32, fatal: Option<Fatal>, noise: &mut Noise) {
                     .map(|at| unsafe { os::protect(at, len, Access::None) });
             }
         }
-    }
+    });
 }
 
 /// Waits a moment for threads that are decrypting.
 #[inline(never)]
 fn settle_windows(process: u32, me: u32) {
     let mut looks = 0_u32;
-    for slot in scratch(process) {
+    each_slot(process, |slot| {
         while slot.state.load(Ordering::SeqCst) == WINDOW
             && slot.thread.load(Ordering::Relaxed) as u32 != me
             && looks < LOOKS
@@ -276,5 +289,5 @@ fn settle_windows(process: u32, me: u32) {
             looks = looks.wrapping_add(1);
             signals::pause(50_000);
         }
-    }
+    });
 }
