@@ -144,7 +144,7 @@ TARGETS = {
             processor=ARM,
             command_line=SECRETMEM,
             pace=EMULATED,
-            subset={"basics": (), "holds": ("split", "guarded")},
+            subset={"basics": (), "holds": ()},
         ),
         Target(
             "ppc64el-64k",
