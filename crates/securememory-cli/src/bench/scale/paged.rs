@@ -49,9 +49,11 @@ pub(super) fn run(args: &Args, report: &mut Report) -> Result<(), Failure> {
 
 /// Is the refusal that of a limit, with a word on how to raise it?
 fn judge(report: &mut Report, error: &Error) {
-    use securememory::Hint::{Descriptors, LockedMemory, Mappings};
-    let is_clear = matches!(error.hint(), Some(Descriptors { .. } | LockedMemory { .. } | Mappings { .. }))
-        || matches!(error, Error::OutOfMemory { .. });
+    use securememory::Hint::{AddressSpace, Descriptors, LockedMemory, Mappings};
+    let is_clear = matches!(
+        error.hint(),
+        Some(AddressSpace { .. } | Descriptors { .. } | LockedMemory { .. } | Mappings { .. })
+    ) || matches!(error, Error::OutOfMemory { .. });
     if !is_clear {
         report.wrong(format!("creation ended with `{error}`, which is no clear limit"));
     }

@@ -161,7 +161,12 @@ fn is_limit(error: &Error) -> bool {
     error.kind() == ErrorKind::Limit
         || matches!(
             error.hint(),
-            Some(Hint::Mappings { .. } | Hint::LockedMemory { .. } | Hint::Descriptors { .. })
+            Some(
+                Hint::Mappings { .. }
+                    | Hint::AddressSpace { .. }
+                    | Hint::LockedMemory { .. }
+                    | Hint::Descriptors { .. }
+            )
         )
 }
 
