@@ -273,7 +273,13 @@ fn search(pid: i32, pieces: &[[u8; 16]]) -> bool {
     })
 }
 
-fn trace(request: libc::c_uint, thread: i32, data: *mut c_void) -> bool {
+/// What ptrace(2) is asked for: musl takes it with a sign.
+#[cfg(target_env = "musl")]
+type Request = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
+fn trace(request: Request, thread: i32, data: *mut c_void) -> bool {
     // SAFETY: a thread that we trace and that has stopped; or it is gone, which is an error.
     unsafe { libc::ptrace(request, thread, std::ptr::null_mut::<c_void>(), data) == 0 }
 }
