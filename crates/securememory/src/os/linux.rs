@@ -3,6 +3,7 @@
 // Reason: system calls, by rustix and, for what it lacks, by libc.
 #![allow(unsafe_code)]
 
+pub(super) mod codes;
 mod probe;
 mod proc;
 pub(crate) mod process;
@@ -183,35 +184,6 @@ pub(super) fn errno_place() -> *mut c_int {
 
 /// The kernel's own flag of what is done about a signal (`SA_RESTORER`), that the C library sets or not.
 pub(super) const FLAGS_OF_ITS_OWN: c_int = 0x0400_0000;
-
-/// What the codes of signals mean. sigaction(2)
-pub(super) mod codes {
-    use super::super::signals::Failure;
-    use std::ffi::c_int;
-
-    const SEGV_MAPERR: c_int = 1;
-
-    /// Of a signal that a thread has sent to a thread.
-    pub(in super::super) const RAISED: c_int = libc::SI_TKILL;
-    /// Of signals that a process has sent.
-    pub(in super::super) const SENT: [c_int; 2] = [libc::SI_USER, libc::SI_TKILL];
-    /// Of one that was sent with a value.
-    pub(in super::super) const QUEUED: Option<c_int> = Some(libc::SI_QUEUE);
-    /// Memory was lost that this thread has not touched.
-    pub(in super::super) const NOT_OF_THIS_THREAD: c_int = libc::BUS_MCEERR_AO;
-
-    pub(in super::super) fn is_fault(code: c_int) -> bool {
-        code > 0
-    }
-
-    pub(in super::super) fn failure(signal: c_int, code: c_int) -> Failure {
-        match (signal, code) {
-            (libc::SIGBUS, _) => Failure::Lost,
-            (_, SEGV_MAPERR) => Failure::Unmapped,
-            _ => Failure::Denied,
-        }
-    }
-}
 
 /// Writes as much as can be written at once; -1 and `errno`. write(2), by number, since the C library's function is a place
 /// where a thread can be cancelled.

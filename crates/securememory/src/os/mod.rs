@@ -25,6 +25,16 @@ pub mod inject;
 #[cfg(all(feature = "testing", unix))]
 pub(crate) mod limits;
 
+// What only Linux has; of protection keys only on x86-64.
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(securememory_posix))))]
+mod absent;
+#[cfg(not(all(
+    any(target_os = "linux", target_os = "android"),
+    target_arch = "x86_64",
+    not(securememory_posix)
+)))]
+mod no_protection_key;
+
 // Linux and Android. There too the other Unix systems' backend can be had, for tests.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(securememory_posix)))]
 mod linux;

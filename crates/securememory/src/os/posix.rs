@@ -11,7 +11,6 @@
 // Reason: functions of the C library; every block says why it is sound.
 #![allow(unsafe_code)]
 
-mod absent;
 mod probe;
 pub(crate) mod process;
 pub(crate) mod room;
@@ -31,8 +30,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use super::absent::{ProtectionKey, SecretFile, ShareFile};
 pub(super) use super::unix::{keeping_errno, on_fork, page_size, with_signals_blocked};
-pub(crate) use absent::{ProtectionKey, SecretFile, ShareFile};
 pub(super) use system::{
     FLAGS_OF_ITS_OWN, advise, codes, errno_place, real_time, thread_id, try_guard, wait_on, wake_all,
 };

@@ -14,6 +14,8 @@ use super::posix::keeping_errno;
 use super::signals::{Attempt, Mask, change_mask, mask_of, put_mask};
 use super::{Advice, Call, CallError, CallResult};
 
+#[path = "linux/codes.rs"]
+pub(super) mod codes;
 #[allow(dead_code, reason = "only what POSIX does not say is taken from it")]
 #[path = "signals/frame.rs"]
 mod frame;
@@ -82,31 +84,6 @@ pub(super) fn wait_on(word: &AtomicU32, expected: u32, timeout: Option<Duration>
 
 /// Who naps sees by itself that the word has changed.
 pub(super) fn wake_all(_: &AtomicU32) {}
-
-/// What the codes of signals mean. sigaction(2)
-pub(super) mod codes {
-    use super::super::signals::Failure;
-    use std::ffi::c_int;
-
-    const SEGV_MAPERR: c_int = 1;
-
-    pub(in super::super) const RAISED: c_int = libc::SI_TKILL;
-    pub(in super::super) const SENT: [c_int; 2] = [libc::SI_USER, libc::SI_TKILL];
-    pub(in super::super) const QUEUED: Option<c_int> = Some(libc::SI_QUEUE);
-    pub(in super::super) const NOT_OF_THIS_THREAD: c_int = libc::BUS_MCEERR_AO;
-
-    pub(in super::super) fn is_fault(code: c_int) -> bool {
-        code > 0
-    }
-
-    pub(in super::super) fn failure(signal: c_int, code: c_int) -> Failure {
-        match (signal, code) {
-            (libc::SIGBUS, _) => Failure::Lost,
-            (_, SEGV_MAPERR) => Failure::Unmapped,
-            _ => Failure::Denied,
-        }
-    }
-}
 
 pub(super) type SetWord = libc::c_ulong;
 

@@ -226,43 +226,4 @@ mod x86_64 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) use none::ProtectionKey;
-
-/// Other processors: there is no such value.
-#[cfg(not(target_arch = "x86_64"))]
-mod none {
-    use std::ptr::NonNull;
-
-    use super::{Call, CallError, CallResult};
-    use crate::os;
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum ProtectionKey {}
-
-    impl ProtectionKey {
-        pub(crate) fn of_process() -> CallResult<Self> {
-            os::injected(Call::PkeyAlloc)?;
-            Err(CallError::new(Call::PkeyAlloc, libc::ENOSYS))
-        }
-
-        pub(crate) fn number(self) -> u32 {
-            match self {}
-        }
-
-        pub(crate) fn of_number(_: u32) -> Option<Self> {
-            None
-        }
-
-        pub(crate) unsafe fn protect(self, _: NonNull<u8>, _: usize) -> CallResult<()> {
-            match self {}
-        }
-
-        pub(crate) fn open_to_read(self) {
-            match self {}
-        }
-
-        pub(crate) fn open_to_write(self) {
-            match self {}
-        }
-    }
-}
+pub(crate) use crate::os::no_protection_key::ProtectionKey;

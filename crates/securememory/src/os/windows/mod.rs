@@ -1,12 +1,11 @@
 //! The backend for Windows.
 //!
 //! What Windows has no notion of is not there at compile time: forks, so that keeping memory from a child is granted by
-//! itself; in-memory files, protection keys and memory that the kernel does not map ([`absent`]).
+//! itself; in-memory files, protection keys and memory that the kernel does not map ([`super::absent`]).
 
 // Reason: system calls; every block says why it is sound.
 #![allow(unsafe_code)]
 
-mod absent;
 mod dump;
 mod host;
 #[cfg(feature = "testing")]
@@ -17,7 +16,7 @@ pub(crate) mod signals;
 mod veil;
 mod working_set;
 
-pub(crate) use absent::{ProtectionKey, SecretFile, ShareFile};
+pub(crate) use super::absent::{ProtectionKey, SecretFile, ShareFile};
 pub(crate) use veil::{Veil, unlocked_at_rest};
 pub(super) use working_set::{lock, lock_limit, locked_now, unlock};
 
