@@ -4,6 +4,8 @@
 //! which exist to be damaged and end afterwards.
 #![allow(unsafe_code)] // An attack is a stray load, a stray store, or a fork at a bad moment; safe Rust has none.
 
+#[cfg(target_arch = "x86_64")]
+pub mod step;
 pub mod trace;
 
 use std::io;

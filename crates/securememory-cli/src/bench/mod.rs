@@ -7,6 +7,8 @@ mod busy;
 mod crew;
 mod floor;
 mod gain;
+#[cfg(target_arch = "x86_64")]
+mod instructions;
 mod line;
 mod measure;
 mod rows;
@@ -58,16 +60,23 @@ pub struct Args {
 enum What {
     /// What very many secrets take together, and whether each of them can still be used
     Scale(scale::Args),
+    /// How many instructions and system calls an operation takes, counted one by one
+    #[cfg(target_arch = "x86_64")]
+    Instructions(instructions::Args),
 }
 
 /// Measures and prints. The exit code says whether all rows could be measured; it does not judge figures.
 pub fn run(args: Args) -> ExitCode {
-    if let Some(What::Scale(args)) = args.what {
-        return scale::run(&args);
+    if let Some(What::Scale(args)) = &args.what {
+        return scale::run(args);
     }
     if securememory::HAS_INJECTOR {
         eprintln!("this build has the fault injector (feature `testing`): its figures would be of no use");
         return ExitCode::from(2);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(What::Instructions(args)) = &args.what {
+        return instructions::run(args);
     }
     let chosen = chosen(args.only.as_deref());
     if chosen.is_empty() {
@@ -143,7 +152,7 @@ fn carry_out(chosen: &[&Row], count: u64) -> ExitCode {
     let (mut last, mut any) = ("", false);
     for row in chosen.iter().filter(|row| std::mem::replace(&mut last, row.op) != row.op) {
         let done = match row.kind {
-            Kind::Cost(make) => make().and_then(|mut halves| (halves.op)(count)),
+            Kind::Cost(make) => make().and_then(|mut halves| marked(|| (halves.op)(count))),
             Kind::Gain(_) | Kind::Busy(_) => Err(Skipped("it needs a second thread".into()).into()),
         };
         match done {
@@ -157,6 +166,16 @@ fn carry_out(chosen: &[&Row], count: u64) -> ExitCode {
     }
     // Who counts must not take nothing for a count of zero.
     if any { ExitCode::SUCCESS } else { ExitCode::from(2) }
+}
+
+/// Between the marks of who counts instructions.
+fn marked<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    instructions::mark();
+    let done = work();
+    #[cfg(target_arch = "x86_64")]
+    instructions::mark();
+    done
 }
 
 fn measured(row: &Row, rounds: u32) -> Result<Line, Failure> {
