@@ -10,6 +10,9 @@ EXACTLY = {
     "sealed.read.32": {"pread64": 1.0},
     "sealed.guarded.read.32": {"mprotect": 2.0},
     "sealed.write.32": {"getrandom": 1.0, "pread64": 2.0},
+    "sealed.create.32": {"getrandom": 1.0, "pread64": 1.0},
+    "paged.read.32": {"mprotect": 2.0},
+    "paged.create.32": {"mprotect": 2.0},
 }
 
 

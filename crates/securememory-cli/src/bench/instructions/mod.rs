@@ -45,13 +45,18 @@ struct Line<'a> {
 
 /// How often an operation is carried out: few times, many times. Both are whole batches of those that come in batches.
 fn counts(op: &str) -> (u64, u64) {
-    if op.contains("MiB") {
+    if is_large(op) {
         (1, 2)
     } else if op.contains("batch") {
-        (64, 192)
+        (16, 32)
     } else {
-        (16, 48)
+        (2, 6)
     }
+}
+
+/// Has it so many bytes that single steps take minutes? Then it is counted where it is named only.
+fn is_large(op: &str) -> bool {
+    op.contains("MiB")
 }
 
 /// Counts and prints.
@@ -77,7 +82,9 @@ fn symbols() -> io::Result<Symbols> {
 fn count_all(args: &Args, symbols: &Symbols, out: &mut impl Write) -> io::Result<ExitCode> {
     let (mut last, mut code) = ("", ExitCode::SUCCESS);
     let rows = super::chosen(args.only.as_deref());
-    let single = |row: &&&Row| matches!(row.kind, Kind::Cost(_));
+    let single = |row: &&&Row| {
+        matches!(row.kind, Kind::Cost(_)) && (!is_large(row.op) || args.only.as_deref() == Some(row.op))
+    };
     if !args.json {
         writeln!(
             out,
