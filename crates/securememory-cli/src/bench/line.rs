@@ -75,6 +75,12 @@ struct Measured {
 #[serde(untagged)]
 enum Details {
     None {},
+    Cost {
+        /// Of the least disturbed slice of each.
+        least_ns: f64,
+        least_floor_ns: f64,
+        least_ratio: f64,
+    },
     Gain {
         /// Calls a second of two threads over those of one.
         gain: f64,
@@ -93,7 +99,12 @@ enum Details {
 
 impl Line {
     pub(super) fn cost(row: &Row, figures: &Figures, rounds: u32) -> Self {
-        Self::new(row, figures, rounds, Details::None {})
+        let details = figures.least.map_or(Details::None {}, |least| Details::Cost {
+            least_ns: round(least.ns, 1),
+            least_floor_ns: round(least.floor_ns, 1),
+            least_ratio: round(least.ns / least.floor_ns, 3),
+        });
+        Self::new(row, figures, rounds, details)
     }
 
     pub(super) fn gain(row: &Row, gains: &Gains, rounds: u32) -> Self {
@@ -164,6 +175,12 @@ impl fmt::Display for Line {
         write!(f, "\n  {:<36}{:>9.1}", self.floor, measured.floor_ns)?;
         match &measured.details {
             Details::None {} => Ok(()),
+            Details::Cost { least_ns, least_floor_ns, least_ratio } => {
+                write!(
+                    f,
+                    "\n  least disturbed: {least_ns:.1}, its floor {least_floor_ns:.1}, ratio {least_ratio:.3}"
+                )
+            }
             Details::Gain { gain, floor_gain, calls_per_s: [one, two], .. } => {
                 let (one, two) = (one / 1e6, two / 1e6);
                 write!(f, "\n  a second thread brings {gain:.2} times the calls ")?;
@@ -187,7 +204,7 @@ mod tests {
     use super::*;
 
     const FIGURES: Figures =
-        Figures { ns: 400.0, floor_ns: 200.0, ratio: 2.0, ratio_low: 1.9, ratio_high: 2.1 };
+        Figures { ns: 400.0, floor_ns: 200.0, ratio: 2.0, ratio_low: 1.9, ratio_high: 2.1, least: None };
 
     fn row(goal: Option<Goal>) -> Row {
         Row { op: "o", floor: "f", goal, kind: Kind::Cost(|| Err("not run".into())) }

@@ -134,6 +134,7 @@ impl Gate {
         Self { word: AtomicU64::new(0), open: AtomicBool::new(false) }
     }
 
+    #[inline]
     pub(crate) fn load(&self) -> u64 {
         self.word.load(Ordering::Acquire)
     }
@@ -155,6 +156,7 @@ impl Gate {
         wait::wake_after(&self.word, before);
     }
 
+    #[inline]
     fn clear(&self, flags: u64) {
         let before = self.word.fetch_and(!flags, Ordering::AcqRel);
         wait::wake_after(&self.word, before);
@@ -216,14 +218,17 @@ impl Gate {
         self.word.load(Ordering::SeqCst) & word::CLOSED != 0
     }
 
+    #[inline]
     pub(crate) fn is_revoked(&self) -> bool {
         self.word.load(Ordering::SeqCst) & word::REVOKED != 0
     }
 
+    #[inline]
     pub(crate) fn is_final(&self) -> bool {
         self.load() & word::FINAL != 0
     }
 
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }

@@ -82,10 +82,14 @@ pub(crate) unsafe fn wipe(at: *mut u8, len: usize) {
     // SAFETY: the caller vouches for the range. The empty assembly may read all memory as far as the compiler
     // knows, so the zeros must be there.
     unsafe {
-        // Many bytes are stored faster from the start of a cache line on.
-        let lead = if len >= MANY { at.align_offset(64).min(len) } else { 0 };
-        std::ptr::write_bytes(at, 0, lead);
-        std::ptr::write_bytes(at.add(lead), 0, len - lead);
+        if len >= MANY {
+            // Many bytes are stored faster from the start of a cache line on.
+            let lead = at.align_offset(64).min(len);
+            std::ptr::write_bytes(at, 0, lead);
+            std::ptr::write_bytes(at.add(lead), 0, len - lead);
+        } else {
+            std::ptr::write_bytes(at, 0, len);
+        }
         std::arch::asm!("/* {0} */", in(reg) at, options(nostack, preserves_flags));
     }
     // Stable Rust has no assembly for these processors.

@@ -175,6 +175,7 @@ impl Lease {
     }
 
     /// Gives a wiped slot back, for owners that are dropped by reference: the last thing they may do with it.
+    #[inline]
     pub(crate) fn vacate(&self) {
         vacate(self.slot);
     }
@@ -291,6 +292,7 @@ pub(super) fn end_use(slot: &Slot) {
 }
 
 /// Gives a wiped slot back.
+#[inline]
 fn vacate(slot: &Slot) {
     if lost::any() {
         renew(slot);

@@ -17,7 +17,7 @@ use crate::gate::Deadline;
 use crate::locks::{Lock, Rank};
 use crate::os;
 use crate::policy::{Level, Levels};
-use crate::region::geometry;
+use crate::region::geometry::{self, CANARY};
 use crate::region::lease::{Lease, wipe_slot};
 use crate::region::revocation::revoke_owned;
 use crate::region::{Secured, Slab, secure, slots};
@@ -135,7 +135,10 @@ impl Scratch {
         align: usize,
         lock: bool,
     ) -> Option<Lease> {
-        if !slot.sign_in(thread, secret) {
+        // One that is too small is not even looked into.
+        if slot.capacity.load(Ordering::Relaxed) < len.saturating_add(HEAD + CANARY)
+            || !slot.sign_in(thread, secret)
+        {
             return None;
         }
         let capacity = slot.capacity.load(Ordering::Relaxed);
@@ -161,21 +164,16 @@ impl Scratch {
         lock: bool,
         wait: Duration,
     ) -> Result<Lease, Error> {
+        let fair = Self::fair_capacity(len, align);
         loop {
             fork::wait_out(wait)?;
             let made = self.made.load(Ordering::Acquire);
-            let mut found = None;
-            for step in 0..made {
-                let slot = &self.slots[(thread.index() + step) % made];
-                // Small views leave large slots alone, or large views would not find them.
-                if slot.capacity.load(Ordering::Relaxed) > Self::fair_capacity(len, align) {
-                    continue;
-                }
-                found = self.try_slot(slot, thread, secret, len, align, lock);
-                if found.is_some() {
-                    break;
-                }
-            }
+            // From the thread's own on.
+            let (before, after) = self.slots[..made].split_at(thread.index().checked_rem(made).unwrap_or(0));
+            // Small views leave large slots alone, or large views would not find them.
+            let fits = |slot: &&Slot| slot.capacity.load(Ordering::Relaxed) <= fair;
+            let mut some = after.iter().chain(before).filter(fits);
+            let found = some.find_map(|slot| self.try_slot(slot, thread, secret, len, align, lock));
             let lease = match found {
                 Some(lease) => lease,
                 None => self.grow(thread, secret, len, align, lock)?,

@@ -243,7 +243,13 @@ impl Secret {
     /// went wrong meanwhile: [`Error::Overrun`], [`Error::Revoked`], [`Error::StuckOpen`].
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R, WithError<R>> {
-        let mut opened = self.0.open().inspect_err(counters::refused).map_err(WithError::NotRun)?;
+        let mut opened = match self.0.open() {
+            Ok(opened) => opened,
+            Err(error) => {
+                counters::refused(&error);
+                return Err(WithError::NotRun(error));
+            }
+        };
         locks::user_code();
         let result = f(opened.bytes());
         finished(result, opened.end())

@@ -97,6 +97,9 @@ pub(crate) fn pending() -> bool {
 /// Waits until no fork is under way.
 #[cold]
 pub(crate) fn wait_out(wait: Duration) -> Result<(), Error> {
+    if !pending() {
+        return Ok(());
+    }
     let started = Instant::now();
     loop {
         let forks = FORKING.load(Ordering::SeqCst);

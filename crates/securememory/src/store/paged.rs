@@ -124,6 +124,7 @@ impl Paged {
     }
 
     #[allow(unsafe_code)]
+    #[inline]
     fn pages(&self) -> Option<&Pages> {
         // SAFETY: set by `make`; taken out and freed by `wipe`, which runs when nobody is inside the gate; the
         // callers are.
@@ -156,6 +157,7 @@ impl Paged {
         }
     }
 
+    #[inline]
     fn place(header: &Header, pages: &Pages) -> Result<Place, Error> {
         geometry::place(pages.capacity(), 0, header.len, header.align()).ok_or(too_large(header.len))
     }
@@ -272,6 +274,7 @@ impl Paged {
     }
 
     #[allow(unsafe_code)]
+    #[inline]
     fn check(&self, header: &Header) -> Result<(), Error> {
         let Some(pages) = self.pages() else { return Ok(()) };
         if pages.is_poisoned() {
@@ -303,6 +306,7 @@ impl Paged {
 
     /// To be called by the gate, when nobody is inside.
     #[allow(unsafe_code)]
+    #[inline]
     fn protect_none(&self, header: &Header) -> Result<(), CallError> {
         let outcome = match self.pages() {
             // SAFETY: nobody is inside, so nobody has a reference into the pages.

@@ -61,6 +61,7 @@ fn slab_layout(size: usize) -> Result<Layout, Error> {
     Layout::from_size_align(size, 64).map_err(|_| Error::OutOfMemory { bytes: size })
 }
 
+#[inline]
 fn class_of(size: usize) -> Option<usize> {
     (1..=LARGEST).contains(&size).then(|| (size - 1) / ALIGN)
 }

@@ -68,6 +68,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
     match counted {
         Ok(code) => code,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            eprintln!("skipped: ptrace is forbidden here: {error}");
+            ExitCode::from(SKIPPED)
+        }
         Err(error) => {
             eprintln!("the instructions could not be counted: {error}");
             ExitCode::FAILURE
