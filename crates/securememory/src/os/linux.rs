@@ -8,6 +8,7 @@ mod probe;
 mod proc;
 pub(crate) mod process;
 mod protection_key;
+mod returns;
 pub(crate) mod room;
 mod secretmem;
 mod share_file;
@@ -73,7 +74,9 @@ pub(super) unsafe fn protect(ptr: NonNull<u8>, len: usize, access: Access) -> Ca
         Access::ReadWrite => MprotectFlags::READ.union(MprotectFlags::WRITE),
     };
     // SAFETY: the caller owns these pages and keeps no reference that needs what is taken away.
-    unsafe { mm::mprotect(ptr.as_ptr().cast(), len, flags) }.map_err(failed(Call::Mprotect))
+    let outcome = unsafe { mm::mprotect(ptr.as_ptr().cast(), len, flags) };
+    returns::after_call();
+    outcome.map_err(failed(Call::Mprotect))
 }
 
 pub(super) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
@@ -114,7 +117,9 @@ pub(super) unsafe fn random(ptr: *mut u8, len: usize) -> CallResult<usize> {
     // SAFETY: the caller has exclusive use of these bytes, and `MaybeUninit` asks nothing of their contents.
     let place = unsafe { std::slice::from_raw_parts_mut(ptr.cast::<MaybeUninit<u8>>(), len) };
     loop {
-        match rustix::rand::getrandom(&mut *place, GetRandomFlags::empty()) {
+        let outcome = rustix::rand::getrandom(&mut *place, GetRandomFlags::empty());
+        returns::after_call();
+        match outcome {
             Ok((filled, _)) => return Ok(filled.len()),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(CallError::new(Call::Getrandom, errno.raw_os_error())),

@@ -7,8 +7,8 @@
 // Reason: descriptors are lent to rustix by number, and bytes move through raw pointers.
 #![allow(unsafe_code)]
 
-use super::failed;
 use super::sigxfsz::without_sigxfsz;
+use super::{failed, returns};
 use crate::os::{Call, CallError, CallResult, injected, injected_len};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -177,7 +177,9 @@ unsafe fn pread(number: RawFd, dst: *mut u8, len: usize, offset: u64) -> CallRes
     // SAFETY: the caller has exclusive use of these bytes, and `MaybeUninit` asks nothing of their contents.
     let place = unsafe { std::slice::from_raw_parts_mut(dst.cast::<MaybeUninit<u8>>(), asked) };
     loop {
-        match rustix::io::pread(lend(number), &mut *place, offset) {
+        let outcome = rustix::io::pread(lend(number), &mut *place, offset);
+        returns::after_call();
+        match outcome {
             Ok((read, _)) if read.len() == len => return Ok(()),
             Ok(_) => return Err(CallError::short(Call::Pread)),
             Err(Errno::INTR) => {}
