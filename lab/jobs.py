@@ -28,6 +28,12 @@ def stress(hold, seconds):
     return Job(f"stress-{hold}", "tool", arguments, says=says, seconds=seconds + 60, shows="operations")
 
 
+def instructions(op, most):
+    """How many instructions an operation takes that cannot be had on most machines; more than `most` are too many."""
+    arguments = ("bench", "instructions", "--only", op, "--at-most", str(most), "--functions")
+    return Job("instructions", "tool", arguments, seconds=300, says=(rf"^{re.escape(op)} ",), shows=rf"^{re.escape(op)} ")
+
+
 def doctor(*arguments):
     """Attacks on the library's secrets; the last line is the outcome."""
     says = (r"could be checked hold here|All promises hold here",)

@@ -48,6 +48,7 @@ class Target:
     subset: dict = field(default_factory=dict)
     subset_stress: tuple = ()  # key holds
     subset_doctor: tuple | None = None
+    subset_instructions: tuple = ()  # an operation, and how many of its instructions may be the library's
     limits: str = ""  # what this target does not show, for the table
 
 
@@ -120,6 +121,7 @@ TARGETS = {
             },
             subset_stress=("pkey",),
             subset_doctor=("--strict", "--store", "plain,sealed-pkey"),
+            subset_instructions=("sealed.pkey.read.32", 700),
         ),
         linux("x86_64-5.10", "bullseye", "linux-image-amd64", "Linux 5.10, x86-64"),
         linux("x86_64-6.1", "bookworm", "linux-image-amd64", "Linux 6.1, x86-64"),

@@ -21,7 +21,9 @@ impl Kind {
         // C, and Rust in both ways of writing names.
         let names = ["aegis", "libaegis", "_aegis", "softaes"];
         let is_cipher = names.iter().any(|name| function.starts_with(name) || file.starts_with(name))
-            || function.starts_with("_ZN5aegis");
+            || function.starts_with("_ZN5aegis")
+            // Where the list of functions names no files.
+            || ["encrypt_detached", "decrypt_detached"].contains(&function);
         let copies = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
         if is_cipher {
             Self::Cipher
@@ -127,6 +129,7 @@ mod tests {
         const PUSH: [u8; 8] = [0x55, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(Kind::of("aegis256_encrypt_detached", "", PUSH), Kind::Cipher);
         assert_eq!(Kind::of("decrypt_detached", "aegis256_aesni.c", PUSH), Kind::Cipher);
+        assert_eq!(Kind::of("decrypt_detached", "", PUSH), Kind::Cipher);
         let own = "_ZN12securememory7enclave6cipher5aegis4seal17h0123456789abcdefE";
         assert_eq!(Kind::of(own, "", PUSH), Kind::Own);
         // vpxor xmm0, xmm0, xmm0; xorps xmm9, xmm9; xorps xmm0, xmm1.
