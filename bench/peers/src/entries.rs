@@ -93,8 +93,8 @@ pub const ALL: &[Entry] = &[
         |work| job(ours::Ours::profile(Policy::new())?, work)),
     ours("securememory, profile strict", Encrypted, "the same; no protection may be missing",
         |work| job(ours::Ours::profile(Policy::strict())?, work)),
-    ours("securememory, profile hardened", Encrypted, "the same; the key in memfd_secret",
-        |work| job(ours::Ours::profile(Policy::hardened())?, work)),
+    ours("securememory, profile hardened", Encrypted, "the same; the key in memfd_secret, all sealed",
+        |work| job(ours::Ours::hardened()?, work)),
 
     peer(SODIUM, Inaccessible, "sodium_malloc, sodium_mprotect_noaccess", sodium::version, sodium::make),
     peer("secrets", Inaccessible, "SecretVec: libsodium's pages without access at rest", of!("secrets"), sodium::secrets),

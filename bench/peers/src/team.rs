@@ -12,6 +12,8 @@ use serde::Serialize;
 use crate::work::{Work, limit};
 use crate::{Failure, child};
 
+/// This very program, even if another one has been built in its place.
+const OURSELVES: &str = "/proc/self/exe";
 /// How long a child may take to get ready, and for a turn.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// For a work that is done once.
@@ -56,7 +58,7 @@ pub struct Member {
 impl Member {
     /// Returns when it is ready, or has ended; of a work that is done once, at once.
     pub fn start(entry: usize, work: Work, slice: Duration) -> Result<Result<Self, End>, Failure> {
-        let mut process = Command::new(std::env::current_exe()?)
+        let mut process = Command::new(OURSELVES)
             .args([child::WORD, &entry.to_string(), &work.id(), &slice.as_micros().to_string()])
             // To print a backtrace takes memory, which is just what some of them have run out of.
             .env("RUST_BACKTRACE", "0")

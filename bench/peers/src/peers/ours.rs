@@ -23,6 +23,11 @@ impl Ours {
     pub fn profile(policy: Policy) -> Result<Self, Failure> {
         build(Vault::builder().policy(policy))
     }
+
+    /// Its long secrets cannot be paged: the profile wants memfd_secret, and pages of a secret are not of that.
+    pub fn hardened() -> Result<Self, Failure> {
+        build(Vault::builder().policy(Policy::hardened()).store(Store::Sealed))
+    }
 }
 
 /// What cannot be had on every machine is not measured on such a one.
