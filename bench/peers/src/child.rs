@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use rustix::thread::{CpuSet, Gid, Uid, sched_getcpu, sched_setaffinity};
+use rustix::thread::{Gid, Uid};
 
 use crate::work::neighbour::Neighbour;
 use crate::work::two::Crew;
@@ -49,9 +49,6 @@ fn serve(entry: &str, work: &str, slice: &str) -> Result<(), Failure> {
     let work = Work::from_id(work).ok_or("no such work")?;
     let slice = Duration::from_micros(slice.parse()?);
     become_who_is_measured(work)?;
-    if work.one_thread() {
-        stay()?;
-    }
     if work == Work::Memory {
         memory::note_before()?;
     }
@@ -143,14 +140,6 @@ fn calibrate(batch: &mut Batch, slice: Duration) -> Result<u64, Failure> {
 
 fn per_call(time: Duration, count: u64) -> f64 {
     time.as_nanos() as f64 / count as f64
-}
-
-/// Keeps the process on the processor where it began. One that has been on two pays for that with each protection change
-/// (half a microsecond more on the machine on which this was written), or not: it would be chance who has to.
-fn stay() -> Result<(), Failure> {
-    let mut here = CpuSet::new();
-    here.set(sched_getcpu());
-    Ok(sched_setaffinity(None, &here)?)
 }
 
 /// Limits are met as root, or as an ordinary user with the usual limit on locked memory.

@@ -8,6 +8,7 @@ mod machine;
 mod output;
 mod peer;
 mod peers;
+mod place;
 mod plan;
 mod proc;
 mod results;

@@ -56,7 +56,7 @@ fn in_turns(results: &mut Results, work: Work, pass: usize, settings: &Settings)
         if results.cell(entry, work).ends.iter().any(skipped) {
             continue;
         }
-        match Member::start(entry, work, settings.slice)? {
+        match Member::start(entry, work, pass, settings.slice)? {
             Ok(member) => team.push((entry, member)),
             Err(end) => results.cell(entry, work).ends.push((pass, end)),
         }
@@ -99,7 +99,7 @@ fn once(results: &mut Results, work: Work) -> Result<(), Failure> {
         if !matches!(entries::ALL.get(entry), Some(one) if one.group != entries::Group::Floor) {
             continue;
         }
-        let mut member = match Member::start(entry, work, Duration::ZERO)? {
+        let mut member = match Member::start(entry, work, 0, Duration::ZERO)? {
             Ok(member) => member,
             Err(end) => {
                 results.cell(entry, work).ends.push((0, end));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::place::Kept;
 use crate::work::{Work, limit};
 use crate::{Failure, child};
 
@@ -57,7 +58,13 @@ pub struct Member {
 
 impl Member {
     /// Returns when it is ready, or has ended; of a work that is done once, at once.
-    pub fn start(entry: usize, work: Work, slice: Duration) -> Result<Result<Self, End>, Failure> {
+    pub fn start(
+        entry: usize,
+        work: Work,
+        pass: usize,
+        slice: Duration,
+    ) -> Result<Result<Self, End>, Failure> {
+        let kept = work.one_thread().then(|| Kept::on(pass)).transpose()?;
         let mut process = Command::new(OURSELVES)
             .args([child::WORD, &entry.to_string(), &work.id(), &slice.as_micros().to_string()])
             // To print a backtrace takes memory, which is just what some of them have run out of.
@@ -66,6 +73,7 @@ impl Member {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        drop(kept);
         let (Some(out), Some(mut error)) = (process.stdout.take(), process.stderr.take()) else {
             return Err("a child without pipes".into());
         };

@@ -163,7 +163,7 @@ fn of_limit(limit: &Limit, end: Option<&str>, pages: bool) -> Vec<String> {
 fn with_unlocked(locked: u64, made: usize, pages: bool) -> String {
     let page = rustix::param::page_size() as u64;
     let unlocked = (made as u64).saturating_sub(locked / page);
-    let rest = if pages && unlocked > 0 { format!("; {unlocked} secrets were not") } else { String::new() };
+    let rest = if pages && unlocked > 0 { format!("; {unlocked} of them not") } else { String::new() };
     format!("{}{rest}", bytes(locked as f64))
 }
 
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn what_was_not_locked_is_told_of_those_with_pages() {
         let page = rustix::param::page_size() as u64;
-        assert!(with_unlocked(10 * page, 30, true).ends_with("; 20 secrets were not"));
+        assert!(with_unlocked(10 * page, 30, true).ends_with("; 20 of them not"));
         assert!(!with_unlocked(10 * page, 10, true).contains("not"));
         assert!(!with_unlocked(0, 30, false).contains("not"));
     }

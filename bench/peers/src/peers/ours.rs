@@ -24,9 +24,10 @@ impl Ours {
         build(Vault::builder().policy(policy))
     }
 
-    /// Its long secrets cannot be paged: the profile wants memfd_secret, and pages of a secret are not of that.
+    /// Its long secrets cannot be paged: the profile wants memfd_secret, and pages of a secret are not of that. Then
+    /// their views are to be locked, of which there may be no more than 64 KiB by default.
     pub fn hardened() -> Result<Self, Failure> {
-        build(Vault::builder().policy(Policy::hardened()).store(Store::Sealed))
+        build(Vault::builder().policy(Policy::hardened()).store(Store::Sealed).locked_max(16 << 20))
     }
 }
 
