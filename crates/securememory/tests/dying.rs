@@ -125,7 +125,7 @@ fn whoever_survives_gets_errors_and_no_wrong_bytes() {
 fn whatever_the_others_do_the_process_ends_by_its_signal() {
     let _guard = TestGuard::new();
     let next = AtomicU32::new(0);
-    let count = 320;
+    let count = common::tries(320) as u32;
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {

@@ -355,6 +355,20 @@ pub fn in_child(f: impl FnOnce() -> bool) -> i32 {
     }
 }
 
+/// How often to try what is tried so often: where instructions are emulated, `SECUREMEMORY_FEWER` divides it.
+pub fn tries(often: usize) -> usize {
+    often.div_ceil(setting("SECUREMEMORY_FEWER"))
+}
+
+/// How many times as long as usual everything may take, where instructions are emulated.
+pub fn patience() -> u64 {
+    setting("SECUREMEMORY_PATIENCE") as u64
+}
+
+fn setting(name: &str) -> usize {
+    std::env::var(name).map_or(1, |text| text.parse().expect("a whole number"))
+}
+
 /// Is a key in two shares to be had? Every build for Linux has it; who has refused the files for the test says so.
 pub fn has_split() -> bool {
     Build::HERE.split && std::env::var_os("SECUREMEMORY_WITHOUT_SPLIT").is_none()
