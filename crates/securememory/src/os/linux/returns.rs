@@ -1,7 +1,7 @@
 //! After a system call on the way of a read: returns that the processor can foresee.
 //!
 //! A processor foresees where a `ret` goes from the calls that it has seen last. After a system call these are the kernel's,
-//! and the first `ret` of ours is taken to go into the kernel. To find out costs 90 ns after `pread64` and 190 ns after
+//! and the first `ret` of ours is taken to go into the kernel. To find out costs 150 ns after `pread64` and 300 ns after
 //! `mprotect` on the AMD processor it was measured on, more than all else that a read does besides the call and the cipher
 //! (docs/PERFORMANCE.md). So a few calls are made that nobody returns from: each tells the processor of a place to
 //! return to, where it waits until it knows better, which takes a few nanoseconds. There are enough of them for the functions
