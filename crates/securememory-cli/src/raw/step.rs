@@ -75,10 +75,10 @@ pub fn code(child: &Child, at: u64) -> io::Result<[u8; 8]> {
     let mut word = [0; 8];
     let mut here = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: word.len() };
     // Near the end of a mapping there may be fewer.
-    let from = usize::try_from(at).map_err(io::Error::other)?;
+    let (from, page) = (usize::try_from(at).map_err(io::Error::other)?, rustix::param::page_size());
     let mut there = libc::iovec {
         iov_base: ptr::without_provenance_mut(from),
-        iov_len: word.len().min(4096 - from % 4096),
+        iov_len: word.len().min(page - from % page),
     };
     // SAFETY: the kernel writes at most as many bytes as `here` has, which live long enough.
     let got = unsafe { libc::process_vm_readv(pid(child), &raw mut here, 1, &raw mut there, 1, 0) };
