@@ -69,7 +69,14 @@ fn a_server_with_a_hundred_children() {
         children.into_iter().for_each(|pid| assert_eq!(wait_for(pid), 0));
         assert!(families.iter_mut().all(Family::is_whole));
         drop((gate, held));
-        before.assert_same("after a hundred children");
+        let after = Footprint::now();
+        assert_eq!(
+            [after.descriptors() as u64, after.locked()],
+            [before.descriptors() as u64, before.locked()]
+        );
+        // Keys that have turned over lie elsewhere, and may merge there with fewer neighbours; a mapping that is left by each
+        // child, or by each key, would be seen.
+        assert!(after.mappings() < before.mappings() + 20, "{} {}", after.mappings(), before.mappings());
     });
 }
 
