@@ -233,6 +233,7 @@ mod tests {
 
     #[test]
     fn place_is_made_for_longer_each_time_and_not_for_ever() {
+        // Milliseconds, not a page size.
         assert_eq!([0, 1, 4].map(place), [1, 8, 4096].map(Duration::from_millis));
         assert_eq!([5, 11, u32::MAX].map(place), [LONGEST_PLACE; 3]);
     }
