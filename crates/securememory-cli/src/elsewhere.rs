@@ -32,6 +32,10 @@ macro_rules! absent {
 
 absent! {
     bench: ;
-    doctor: attacker victim;
     stress: worker;
+}
+
+#[cfg(not(all(windows, target_arch = "x86_64")))]
+absent! {
+    doctor: attacker victim;
 }
