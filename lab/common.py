@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
+import selectors
 import subprocess
 import time
 
@@ -55,3 +57,19 @@ def locked(place):
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def lines_until(stream, end):
+    """The lines of a stream, without what steers a terminal; TimeoutError where one does not come before `end()`."""
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0, end() - time.monotonic())):
+                raise TimeoutError
+            piece = os.read(stream.fileno(), 65536)
+            if not piece:
+                return
+            *full, rest = (rest + piece).split(b"\n")
+            for line in full:
+                yield re.sub(r"\x1b\[[0-9;?=]*[A-Za-z]|\x1bc|\r", "", line.decode(errors="replace"))

@@ -1,17 +1,15 @@
 """An emulated machine: what is in it, and how it is started and listened to."""
 
-import os
 import pathlib
 import re
 import secrets
-import selectors
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
 
-from common import Failure, Skip, call, tell
+from common import Failure, Skip, call, lines_until, tell
 from packages import fetch, need
 
 START = 300  # seconds until the first job begins; 4 are usual, but not on a busy host
@@ -120,7 +118,7 @@ def boot(target, jobs, kernel, busybox, programs, verbose):
         limit = begin + START
         qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            for line in until(qemu.stdout, lambda: limit):
+            for line in lines_until(qemu.stdout, lambda: limit):
                 if verbose:
                     print("    | " + line)
                 words = line.split()
@@ -152,22 +150,6 @@ def boot(target, jobs, kernel, busybox, programs, verbose):
         tell("no job began; the machine's last words:")
         print("\n".join(f"    | {line}" for line in lines[-20:]), flush=True)
     return found
-
-
-def until(stream, end):
-    """The lines of a stream, without what steers a terminal; TimeoutError where one does not come in time."""
-    rest = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while True:
-            if not selector.select(max(0, end() - time.monotonic())):
-                raise TimeoutError
-            piece = os.read(stream.fileno(), 65536)
-            if not piece:
-                return
-            *full, rest = (rest + piece).split(b"\n")
-            for line in full:
-                yield re.sub(r"\x1b\[[0-9;?=]*[A-Za-z]|\x1bc|\r", "", line.decode(errors="replace"))
 
 
 def run(target, jobs, programs, place, verbose):

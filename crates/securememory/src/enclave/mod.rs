@@ -396,7 +396,7 @@ impl Enclave {
             if !new_key.is_right() {
                 return Err(Forged::Key);
             }
-            Ok(old.lend_within(anchor, thread.index(), old_slot, Check::Forged, |old_key, data| {
+            Ok(old.lend_within(new, anchor, thread.index(), old_slot, Check::Forged, |old_key, data| {
                 let old_key = self.in_hand(old_key, old);
                 if !old_key.is_right() {
                     return Err(Forged::Key);

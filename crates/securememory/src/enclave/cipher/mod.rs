@@ -11,6 +11,7 @@
 //! them inside a window that ends with [`crate::region::scrub`].
 
 mod aegis;
+mod known_answer;
 mod rust_crypto;
 
 use std::mem::MaybeUninit;
@@ -53,6 +54,9 @@ pub(crate) enum Forged {
 /// Where a key cannot be confirmed that was just made.
 pub(crate) const UNFIT: Error = Error::Unsupported("this cipher");
 
+/// Of a cipher that gives other answers here than those that were published.
+const WRONG: Error = Error::Unsupported("a cipher whose published answers this processor does not give");
+
 /// Tells a vault's key from others: the tag of sealing nothing under a nonce of zeros, bound to what no record is bound
 /// to. The cipher would be broken if it said anything of the key or of another tag, so it is not secret.
 ///
@@ -93,7 +97,7 @@ impl Confirmation {
 
 /// The cipher that suits this processor.
 pub(crate) fn choose() -> Cipher {
-    if has_aes() { Cipher::Aegis256 } else { Cipher::XChaCha20Poly1305 }
+    if has_aes() && known_answer::aegis_256() { Cipher::Aegis256 } else { Cipher::XChaCha20Poly1305 }
 }
 
 fn has_aes() -> bool {
@@ -122,7 +126,9 @@ pub(crate) fn for_len(cipher: Cipher, len: usize) -> Cipher {
 fn has_wide_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        std::arch::is_x86_feature_detected!("vaes") && std::arch::is_x86_feature_detected!("avx512f")
+        std::arch::is_x86_feature_detected!("vaes")
+            && std::arch::is_x86_feature_detected!("avx512f")
+            && known_answer::aegis_256_x4()
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -130,12 +136,14 @@ fn has_wide_aes() -> bool {
     }
 }
 
-/// Refuses a cipher that was left out of this build.
+/// Refuses a cipher that was left out of this build, or that this processor computes wrongly.
 pub(crate) fn available(cipher: Cipher) -> Result<(), Error> {
     match cipher {
         Cipher::Aes256Gcm if !cfg!(feature = "aes-gcm") => {
             Err(Error::Unsupported("AES-256-GCM (feature `aes-gcm`)"))
         }
+        Cipher::Aegis256 if !known_answer::aegis_256() => Err(WRONG),
+        Cipher::Aegis256X4 if !known_answer::aegis_256_x4() => Err(WRONG),
         _ => Ok(()),
     }
 }

@@ -95,12 +95,12 @@ impl Door {
     }
 
     /// The same for who is reading behind another door already. The process has one protection key, so that what is under
-    /// it is open to this thread until the other door is shut, and is not to be shut before.
+    /// it is open to this thread if the other door is under it, and not to be shut before that one.
     #[inline]
-    pub(crate) fn read_within<R>(&self, read: impl FnOnce() -> R) -> Result<R, Error> {
-        match &self.lock {
-            Lock::Key(_) => Ok(read()),
-            Lock::Gate(_) => self.read(read),
+    pub(crate) fn read_within<R>(&self, outer: &Self, read: impl FnOnce() -> R) -> Result<R, Error> {
+        match (&self.lock, &outer.lock) {
+            (Lock::Key(_), Lock::Key(_)) => Ok(read()),
+            _ => self.read(read),
         }
     }
 

@@ -151,7 +151,7 @@ impl InPlace {
         anchor: &Anchor,
         data: &mut [u8],
         when: Check,
-        within: bool,
+        outer: Option<&Self>,
         work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
     ) -> Result<Result<R, Forged>, Error> {
         // A child may not even have the page.
@@ -173,7 +173,10 @@ impl InPlace {
             fence(Ordering::Acquire);
             (!when.applies(&outcome) || right()).then_some(outcome)
         };
-        let outcome = if within { self.door.read_within(look) } else { self.door.read(look) }?;
+        let outcome = match outer {
+            Some(outer) => self.door.read_within(&outer.door, look),
+            None => self.door.read(look),
+        }?;
         match outcome {
             Some(outcome) if !self.door.is_destroyed() => Ok(outcome),
             _ => Err(lost(anchor)),

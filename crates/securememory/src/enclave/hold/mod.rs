@@ -87,9 +87,7 @@ impl KeyHold {
         work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
     ) -> Result<Result<R, Forged>, Error> {
         match self {
-            Self::Pkey(page) | Self::Secretmem(page) => {
-                page.lend(anchor, slot.bytes_mut(), when, false, work)
-            }
+            Self::Pkey(page) | Self::Secretmem(page) => page.lend(anchor, slot.bytes_mut(), when, None, work),
             Self::Split(_) | Self::Guarded(_) => {
                 self.fetch(anchor, thread, slot)?;
                 let (key, data) = slot.key_and_data();
@@ -105,18 +103,21 @@ impl KeyHold {
         }
     }
 
-    /// The same within the work with another key of the same hold, whose page may be behind the same door.
+    /// The same within the work with another key, the outer one.
     pub(crate) fn lend_within<R>(
         &self,
+        outer: &Self,
         anchor: &Anchor,
         thread: usize,
         slot: &mut Lease,
         when: Check,
         work: impl FnOnce(&[u8; KEY], &mut [u8]) -> Result<R, Forged>,
     ) -> Result<Result<R, Forged>, Error> {
-        match self {
-            Self::Pkey(page) | Self::Secretmem(page) => page.lend(anchor, slot.bytes_mut(), when, true, work),
-            Self::Split(_) | Self::Guarded(_) => self.lend(anchor, thread, slot, when, work),
+        match (self, outer) {
+            (Self::Pkey(page) | Self::Secretmem(page), Self::Pkey(outer) | Self::Secretmem(outer)) => {
+                page.lend(anchor, slot.bytes_mut(), when, Some(outer), work)
+            }
+            _ => self.lend(anchor, thread, slot, when, work),
         }
     }
 

@@ -119,8 +119,12 @@ fn may_lock_all(capabilities: Option<CapabilitySet>) -> bool {
 }
 
 pub(super) fn mappings() -> Option<u64> {
-    let text = std::io::read_to_string(super::proc::own!("maps")?).ok()?;
-    Some(text.lines().count() as u64)
+    let mut lines = super::proc::Lines::new(super::proc::own!("maps")?);
+    let mut count = 0;
+    while lines.next_line().is_some() {
+        count += 1;
+    }
+    Some(count)
 }
 
 pub(super) fn open_files() -> Option<u64> {

@@ -1,6 +1,6 @@
 //! What /proc tells. Every question has the answer "unknown".
 
-use std::fs;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 
 /// A file of this thread. The one of the process is that of its first thread, and empty once that has ended. Allocates
@@ -63,7 +63,29 @@ impl<R: Read> Lines<R> {
 
 /// The text of this thread's `status`. proc_pid_status(5).
 pub(super) fn status() -> Option<String> {
-    own!("status").and_then(|file| std::io::read_to_string(file).ok())
+    own!("status").and_then(whole)
+}
+
+/// All of a source as text. Where there is no memory for it, it is unknown: the standard library's own function would end
+/// the process, and what is asked for here is asked for while secrets are made.
+fn whole(mut source: impl Read) -> Option<String> {
+    const STEP: usize = 1024;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.try_reserve(STEP).ok()?;
+        let read = bytes.len();
+        bytes.resize(read + STEP, 0);
+        let more = match source.read(bytes.get_mut(read..)?) {
+            Ok(0) => {
+                bytes.truncate(read);
+                return String::from_utf8(bytes).ok();
+            }
+            Ok(more) => more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            Err(_) => return None,
+        };
+        bytes.truncate(read + more);
+    }
 }
 
 /// What follows `name` and a colon in a text of such lines.
@@ -78,7 +100,10 @@ pub(super) fn kilobytes(text: &str) -> Option<u64> {
 
 /// The text of a small file, without white space around it.
 pub(super) fn text(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+    let mut text = File::open(path).ok().and_then(whole)?;
+    text.truncate(text.trim_end().len());
+    text.drain(..text.len() - text.trim_start().len());
+    Some(text)
 }
 
 pub(super) fn number<N: std::str::FromStr>(path: &str) -> Option<N> {
@@ -135,6 +160,15 @@ mod tests {
         }
         let mut lines = Lines::new(&b"a \xff b\n"[..]);
         assert_eq!(lines.next_line(), Some("a "));
+    }
+
+    #[test]
+    fn a_text_comes_whole() {
+        let text = "x\n".repeat(2000);
+        for step in [1, 1000, 1024, 5000] {
+            assert_eq!(whole(Slow(text.as_bytes(), step)).as_deref(), Some(&text[..]));
+        }
+        assert_eq!(whole(&b"\xff"[..]), None);
     }
 
     #[test]
