@@ -5,7 +5,9 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Barrier, mpsc};
+#[cfg(unix)]
+use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 #[cfg(unix)]

@@ -115,12 +115,14 @@ fn vault(page: &mut Page, status: &VaultStatus) {
     }
     page.row("cipher", Tone::Good, words::cipher(status.cipher));
     let protections = &status.protections;
-    for (name, achieved) in [
+    let always = [
         ("guard pages", &protections.guard),
         ("locked", &protections.lock),
         ("left out of core dumps", &protections.dump),
         ("wiped on fork", &protections.fork),
-    ] {
+    ];
+    let encrypted = status.closed_encrypted.as_ref().map(|achieved| ("encrypted while closed", achieved));
+    for (name, achieved) in always.into_iter().chain(encrypted) {
         let tone = if achieved.got { Tone::Good } else { Tone::Bad };
         page.row(name, tone, &words::achieved(achieved));
     }

@@ -96,6 +96,13 @@ pub fn killed_by_a_panic(body: impl FnOnce() + Send + 'static) {
 /// What a thread that is to be killed says last.
 pub const KILLED: &str = "killed in the middle";
 
+/// Why a vault whose protections are all required cannot be made here, if it is a system that takes calls without
+/// carrying them out, as Wine does with CryptProtectMemory.
+pub fn strict_is_refused() -> Option<Error> {
+    let strict = Vault::builder().hold(HOLD).policy(securememory::Policy::strict()).build();
+    strict.err().filter(|_| cfg!(windows))
+}
+
 /// What may be done with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
