@@ -76,10 +76,10 @@ def stop(process):
     process.wait()
 
 
-def run_quietly(command, place, seconds):
+def run_quietly(command, place, seconds, more=()):
     """Exit code (None: it took too long) and output."""
     process = subprocess.Popen(
-        command, cwd=place, env=environment(place), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        command, cwd=place, env=environment(place, more), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,
     )
     try:

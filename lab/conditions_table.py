@@ -45,7 +45,25 @@ NEEDS = {
         ("harden::(after_a_crash|memory_of_the_library|what_fails_is_told).*", "it is about what /proc tells"),
         ("preflight::more_secrets_never_need_less", "all of it has to be known"),
     ),
-    "files": (),
+    "files": (
+        ("fork::.*", "it asks for a key in two shares"),
+        ("fork_inherited::a_purge_of_the_parents_beside_a_fork", "it is held up in a call for a file"),
+        ("fork_off_processes::programs_get_nothing", "it is about files with shares"),
+        ("chaining::real_faults_.*", "its program makes a file of its own, to cut it"),
+        ("dying_children::a_file_of_the_hosts_.*", "it is about a file under the number of a share's"),
+        ("events::all_is_told_at_its_level.*", "it knows which hold is to be taken"),
+        ("holds::(a_refused_allocation_of_the|secretmem_without_lockable).*", "it knows which hold is to be taken"),
+        ("lost::(a_key_in_secretmem|a_guarded_key)_is_lost", "it makes a file of its own, to cut it"),
+        ("many::(all_are_made_or_none|one_fetch_serves_many)", "it counts reads of a file with a share"),
+        ("read_path::.*", "it is about the one call that reads a share"),
+        ("lib::enclave::tests::renewals_stay_above.*", "it is about renewals of shares"),
+        ("lib::os::capability::tests::a_probe_finds_what_every_kernel.*", "every kernel has such files"),
+        ("lib::os::linux::share_file::tests::.*", "it is about such files"),
+    ),
+    "room": (
+        ("fork_off_faults::memory_is_locked_again_in_the_child", "it locks more than may be"),
+        ("lost::a_paged_secret_is_lost.*", "what replaces a lost page is locked beside it, which is more than may be"),
+    ),
     "wiped": (
         ("holds::the_key_in_place_never_comes_into_scratch", "it finds the key's page by its being wiped on fork"),
         ("stream::plaintext_is_in_scratch_and_nowhere_else", "it knows scratch by its being wiped on fork"),
@@ -87,7 +105,7 @@ NO_LOCK = r"call: Mlock, errno: (1|38)\b|call: Mmap, errno: 11\b"
 # By name: the calls; how the condition shows; what tests are told that need them; what else cannot be tested.
 REFUSED_CALLS = {
     "memfd_create": (
-        "memfd_create", (("split", "default", "stepped_down", "memfd_create"),), (r"call: MemfdCreate, errno: (1|38)\b",),
+        "memfd_create", (("split", "default", "stepped_down", "memfd_create"),), (r"call: MemfdCreate, errno: (1|38)\b", r"memfd_create: .*\((EPERM|ENOSYS)"),
         ("files",),
     ),
     "memfd_secret": (
@@ -109,7 +127,7 @@ CONDITIONS = {
     "user-64k": Condition(
         "an ordinary user, 64 KiB lockable", memlock=64 << 10, shows=(("auto", "strict", "lock", "in force"),),
         # Several vaults at a time are more than that, secretmem included.
-        refuses=(r"call: (Mlock|Mmap), errno: (12|11)\b", "has nearly locked as much memory as it may"), part="change",
+        lacks=("room",), refuses=(r"call: (Mlock|Mmap), errno: (12|11)\b", "has nearly locked as much memory as it may"), part="change",
     ),
     "user-0": Condition(
         "an ordinary user, nothing lockable",

@@ -48,7 +48,8 @@ def suite(condition, prefix, programs, place, verbose):
     """Runs the other tests. Gives how many passed, which could not be carried out, and which failed."""
     passed, without, failed = 0, [], []
     for name, path in programs.suite.items():
-        code, output = run_quietly([*prefix, path, "--test-threads=2", "--show-output"], place, 600)
+        more = {"SECUREMEMORY_WITHOUT_SPLIT": "1"} if "files" in condition.lacks else {}
+        code, output = run_quietly([*prefix, path, "--test-threads=2", "--show-output"], place, 600, more)
         result = re.search(r"^test result: \w+\. (\d+) passed; (\d+) failed", output, re.M)
         texts = sections(output)
         bad = re.findall(r"^test (\S+) \.\.\. FAILED$", output, re.M)

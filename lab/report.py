@@ -28,9 +28,34 @@ def keep(results, name, new):
     results[name] = new
 
 
+def failed(result):
+    """The programs of a result of which something failed."""
+    if result["status"] != "ran":
+        return set()
+    programs = {program(entry) for entry in result["failed"]}
+    return programs | ({"doctor"} if result["doctor"].startswith("FAILED") else set())
+
+
+def program(entry):
+    """Whose an entry of a list of a result is."""
+    return re.match(r"\w+", entry)[0]
+
+
+def merged(old, new, chosen):
+    """An older result, in which these programs were run again."""
+    result = {**old, **{key: new[key] for key in ("not_attacked", "doctor", "doctor_short") if key in new}}
+    result["passed"] = {**old["passed"], **new["passed"]}
+    for key in ("failed", "notes"):
+        result[key] = sorted([entry for entry in old[key] if program(entry) not in chosen] + new[key])
+    for key in ("skipped", "left_out"):
+        result[key] = {entry: why for entry, why in old[key].items() if program(entry) not in chosen} | new[key]
+    again = dict.fromkeys(sorted(chosen), f"{new['date']}, commit {new['commit']}")
+    return result | {"again": old.get("again", {}) | again}
+
+
 def tests(result):
     """In a few words, how the suite went."""
-    words = [f"{result['passed']} passed"]
+    words = [f"{sum(result['passed'].values())} passed"]
     if result["failed"]:
         words.append(f"**{len(result['failed'])} failed**")
     words.append(f"{len(result['skipped'])} skipped")
@@ -104,6 +129,7 @@ def section(name, result):
         f"Tests: {tests(result)}. Doctor: {result['doctor']}",
         "",
     ]
+    lines += listed("Run again later, since they had failed", result.get("again", {}))
     if result["not_attacked"]:
         lines += ["What the doctor did not attack:", "", *(f"- {text}" for text in result["not_attacked"]), ""]
     if target.limits:

@@ -198,7 +198,7 @@ fn threads_that_drop_while_others_have_the_lock_now_and_then_lose_nothing() {
             let workers: Vec<_> = (0..3)
                 .map(|number| {
                     scope.spawn(move || {
-                        for round in 0..400 {
+                        for round in 0..common::tries(400) {
                             let secret = vault.secret().from_bytes(&mut vec![number; 40 + round]).unwrap();
                             if round % 3 == 0 {
                                 secret.view_mut().unwrap().commit().unwrap();
@@ -273,7 +273,7 @@ fn the_last_handle_of_a_vault_is_dropped_while_others_have_the_locks() {
 fn owned_views_end_while_they_are_revoked() {
     let _guard = TestGuard::new();
     let vault = builder(Store::Sealed).policy(Policy::new().on_close(OnClose::Revoke)).build().unwrap();
-    for _ in 0..500 {
+    for _ in 0..common::tries(500) {
         let secret = vault.secret().from_bytes(&mut [7; 3000]).unwrap();
         let views: Vec<_> = (0..3).map(|_| secret.owned_view().unwrap()).collect();
         std::thread::scope(|scope| {

@@ -210,7 +210,7 @@ fn installing_and_uninstalling_that_others_are_at() {
         };
         // None of them is slow enough for a lock to be refused; with the child's own, a lock that it had inherited would be.
         let slowly = || {
-            let _slow = slow(Call::Sigaction, 50);
+            let _slow = slow(Call::Sigaction, 50 * common::patience());
             install().unwrap();
         };
         // In the parent, before anything is installed the first time; and then again.
@@ -354,7 +354,7 @@ fn a_storm() {
                         }
                     });
                 }
-                for _ in 0..60 {
+                for _ in 0..common::tries(60) {
                     assert_eq!(in_child(|| all_refused(&mut family)), 0);
                 }
                 stop.store(true, Ordering::Relaxed);

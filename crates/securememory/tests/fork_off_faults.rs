@@ -287,7 +287,7 @@ fn a_storm() {
                         }
                     });
                 }
-                for _ in 0..50 {
+                for _ in 0..common::tries(50) {
                     let (from, to) = std::io::pipe().unwrap();
                     let status = in_child(|| {
                         let alive = vault.is_alive();

@@ -26,7 +26,7 @@ use common::{case, raw_clone, share_files};
 use securememory::testing::{call_in_window, look_at_rest, skip_key_checks, wipe_key};
 use securememory::{Cipher, Error, Secret, Vault};
 
-const TRIES: u32 = 120_000;
+const TRIES: usize = 120_000;
 /// With the check switched off fewer will do.
 const BROKEN_TRIES: u32 = 12_000;
 /// Children in the proof beside forks: each costs as much as a hundred seals. `.ci/long wrong-key` makes 120,000.
@@ -346,7 +346,7 @@ fn spins_of_a_seal(target: &mut Target) -> u32 {
 fn seals_beside_a_wipe() {
     case("seals_beside_a_wipe").deadline(DEADLINE).run(|| {
         let started = Instant::now();
-        let tally = beside_a_wipe(TRIES);
+        let tally = beside_a_wipe(common::tries(TRIES) as u32);
         tally.report("beside a wipe", started);
         tally.assert_proven();
     });
@@ -495,7 +495,7 @@ const WAIT: u32 = 9;
 fn seals_beside_a_swapped_file() {
     case("seals_beside_a_swapped_file").deadline(DEADLINE).run(|| {
         let started = Instant::now();
-        let tally = beside_a_swap(TRIES, (false, false));
+        let tally = beside_a_swap(common::tries(TRIES) as u32, (false, false));
         tally.report("beside a swapped file", started);
         tally.assert_proven();
         assert!(tally.renewed > 20);
@@ -665,7 +665,7 @@ fn seals_beside_a_fork() {
     case("seals_beside_a_fork").deadline(DEADLINE).run(|| {
         let started = Instant::now();
         let children = children.unwrap_or(CHILDREN);
-        let tally = beside_a_fork(TRIES, children);
+        let tally = beside_a_fork(common::tries(TRIES) as u32, children);
         tally.report("beside a fork", started);
         let found = found();
         eprintln!(

@@ -60,6 +60,10 @@ pub(crate) struct Station {
     pub(crate) sent_on: AtomicU32,
     /// Deliveries that wait for the coordinator's thread.
     pub(crate) waiting: AtomicU32,
+    /// For which delivery we have made place last: its words, mixed.
+    aside: AtomicU64,
+    /// How often in a row for the same one: then our handler was back before the kernel had called the other one.
+    again: AtomicU32,
 }
 
 static STATIONS: [Station; MAX_SIGNAL + 1] = [const {
@@ -71,6 +75,8 @@ static STATIONS: [Station; MAX_SIGNAL + 1] = [const {
         }; LEVELS],
         sent_on: AtomicU32::new(0),
         waiting: AtomicU32::new(0),
+        aside: AtomicU64::new(0),
+        again: AtomicU32::new(0),
     }
 }; MAX_SIGNAL + 1];
 
@@ -112,6 +118,22 @@ impl Station {
 
     pub(crate) fn drop_roles(&self, roles: u32) -> u32 {
         self.roles.fetch_and(!roles, Ordering::AcqRel) & !roles
+    }
+
+    /// We make place for a delivery.
+    fn make_place(&self, delivery: &Delivery) {
+        // Two that differ are taken for the same one in a few cases, by which we are away for longer than need be.
+        let words = delivery.address as u64 ^ u64::from(delivery.code.cast_unsigned()) << 32;
+        let of = words ^ u64::from(crate::os::thread_id() as u32).rotate_left(48);
+        let again = self.aside.swap(of, Ordering::Relaxed) == of;
+        let before = self.again.load(Ordering::Relaxed);
+        self.again.store(if again { before.saturating_add(1) } else { 0 }, Ordering::Relaxed);
+        self.add_roles(ASIDE);
+    }
+
+    /// How often in a row place was made for the same delivery.
+    pub(super) fn made_again(&self) -> u32 {
+        self.again.load(Ordering::Relaxed)
     }
 
     pub(crate) fn levels(&self) -> usize {
@@ -341,7 +363,7 @@ fn step_aside(station: &Station, delivery: &Delivery, mut action: Action, last: 
         return by_default(delivery, wipes);
     }
     if is_owner() {
-        station.add_roles(ASIDE);
+        station.make_place(delivery);
         thread::wake();
     }
     if !come_again(delivery) {

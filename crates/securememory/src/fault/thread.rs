@@ -24,12 +24,12 @@ use crate::registry::handlers::{self, DEFERRED};
 /// Above all process ids. proc_sys_kernel(5), `pid_max`
 const STARTING: u32 = 1 << 31;
 /// For how long our handler makes place: for the kernel to call the other one, which it does when ours has returned.
-/// Were it too short, ours would be called once more, and make place again: so it is longer each time that this comes soon
-/// again, as it does under a debugger that looks at every signal.
+/// Were it too short, ours would be called once more for the same delivery, and make place again: so each time it is
+/// eight times as long, as it must be under a debugger that looks at every signal.
 const PLACE: Duration = Duration::from_millis(1);
-const LONGEST_PLACE: Duration = Duration::from_millis(500);
-/// What comes again within this time comes soon.
-const SOON: Duration = Duration::from_secs(2);
+const LONGEST_PLACE: Duration = Duration::from_secs(5);
+/// What comes as late as this after we were back is another one, however like it may be.
+const LATE: Duration = Duration::from_secs(30);
 /// Between attempts at what was refused.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -81,11 +81,11 @@ fn run(process: u32) {
     ID.store(os::thread_id() as u32, Ordering::Relaxed);
     // Nothing that is sent to the process comes here, not even a fault that somebody sends. But where code of the program's
     // runs, a fault must find its handler.
-    let mut place = Making { time: PLACE, last: Instant::now() };
+    let mut back = Instant::now();
     loop {
         // Before it looks: what comes while it looks keeps it from going to sleep.
         let seen = WORK.load(Ordering::Acquire);
-        let refused = !come_back(&mut place);
+        let refused = !come_back(&mut back);
         let again = other_work().and_then(with_faults);
         // Somebody's handler has forked: this is the child, whose only thread this is, and it has come to its end.
         if os::process_id() != process {
@@ -105,28 +105,17 @@ fn with_faults<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// How long our handler makes place the next time, and when it last came back.
-struct Making {
-    time: Duration,
-    last: Instant,
-}
-
-impl Making {
-    fn wait(&mut self) {
-        let soon = self.last.elapsed() < SOON;
-        self.time = if soon { (2 * self.time).min(LONGEST_PLACE) } else { PLACE };
-        std::thread::sleep(self.time);
-        self.last = Instant::now();
-    }
+/// For how long place is made where it was made so often in a row for the same delivery.
+fn place(again: u32) -> Duration {
+    PLACE.saturating_mul(8_u32.saturating_pow(again)).min(LONGEST_PLACE)
 }
 
 /// Puts our handlers back where they have made place; false: that was refused.
-fn come_back(place: &mut Making) -> bool {
+fn come_back(back: &mut Instant) -> bool {
     let aside = || all_stations().filter(|(_, station)| station.roles() & ASIDE != 0);
-    if aside().next().is_none() {
-        return true;
-    }
-    place.wait();
+    let Some(again) = aside().map(|(_, station)| station.made_again()).max() else { return true };
+    std::thread::sleep(place(if back.elapsed() < LATE { again } else { 0 }));
+    *back = Instant::now();
     let Ok(changing) = guard::changing() else { return false };
     let mut failed = None;
     for (signal, _) in aside() {
@@ -183,4 +172,15 @@ fn pass_here(signal: i32, words: Option<&[u64; WORDS]>) {
     unsafe { inside::pass_outside(signal, words.as_mut_ptr().cast(), (&raw mut context).cast()) };
     // What it has sent to this thread: the default action.
     let_through(signal);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn place_is_made_for_longer_each_time_and_not_for_ever() {
+        assert_eq!([0, 1, 4].map(place), [1, 8, 4096].map(Duration::from_millis));
+        assert_eq!([5, 11, u32::MAX].map(place), [LONGEST_PLACE; 3]);
+    }
 }

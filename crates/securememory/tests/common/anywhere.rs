@@ -32,6 +32,25 @@ pub fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     });
 }
 
+/// How often to try what is tried so often: where instructions are emulated, `SECUREMEMORY_FEWER` divides it.
+pub fn tries(often: usize) -> usize {
+    often.div_ceil(setting("SECUREMEMORY_FEWER"))
+}
+
+/// How many times as long as usual everything may take, where instructions are emulated.
+pub fn patience() -> u64 {
+    setting("SECUREMEMORY_PATIENCE") as u64
+}
+
+fn setting(name: &str) -> usize {
+    std::env::var(name).map_or(1, |text| text.parse().expect("a whole number"))
+}
+
+/// Is a key in two shares to be had? Every build for Linux has it; who has refused the files for the test says so.
+pub fn has_split() -> bool {
+    Build::HERE.split && std::env::var_os("SECUREMEMORY_WITHOUT_SPLIT").is_none()
+}
+
 /// Builders of vaults of every kind that this host has: both stores, and of the sealed one every hold of the key.
 pub fn every_kind() -> Vec<(&'static str, VaultBuilder)> {
     let sealed = |hold| Vault::builder().store(Store::Sealed).hold(hold).hold_level(Level::Require);
@@ -46,7 +65,7 @@ pub fn every_kind() -> Vec<(&'static str, VaultBuilder)> {
         Ok(_) => true,
         Err(Error::HoldRefused(cause))
             if ["sealed, pkey", "sealed, secretmem"].contains(name)
-                || (*name == "sealed, split" && !Build::HERE.split) =>
+                || (*name == "sealed, split" && !has_split()) =>
         {
             eprintln!("skipped: {name} is not to be had here: {cause}");
             false

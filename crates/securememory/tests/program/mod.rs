@@ -122,17 +122,31 @@ pub fn ends(spec: &str, end: End, deadline: Duration) -> Ended {
 /// Runs a program, a test function's name, and waits for its end. `traced`: by a tracer, which sees what came with each
 /// signal; a core is written where the kernel would write one, and addresses are the same in each run.
 pub fn run(program: &str, spec: &str, traced: bool, deadline: Duration) -> Ended {
-    run_searched(program, spec, traced, deadline, &[])
+    run_looked_at(program, spec, traced, deadline, &|_| false)
 }
 
 /// The same, with a search for any of these pieces in what the process can write, at every signal.
+pub fn run_searched(program: &str, spec: &str, deadline: Duration, pieces: &[[u8; 16]]) -> Ended {
+    run_looked_at(program, spec, true, deadline, &|pid| search(pid, pieces))
+}
+
+/// The same by a tracer that takes so long over every signal.
+pub fn run_slowly(program: &str, spec: &str, deadline: Duration, over_each: Duration) -> Ended {
+    let wait = |_| {
+        std::thread::sleep(over_each);
+        false
+    };
+    run_looked_at(program, spec, true, deadline, &wait)
+}
+
+/// The tracer's look at the process that has the number, at every signal: what it says last is `found`.
 #[allow(clippy::zombie_processes, reason = "it is waited for by number, as its tracer has to")]
-pub fn run_searched(
+fn run_looked_at(
     program: &str,
     spec: &str,
     traced: bool,
     deadline: Duration,
-    pieces: &[[u8; 16]],
+    look: &dyn Fn(i32) -> bool,
 ) -> Ended {
     let room = Room::new();
     let mut command = Command::new(std::env::current_exe().expect("the test binary"));
@@ -180,7 +194,9 @@ pub fn run_searched(
     let out = drain(Box::new(child.stdout.take().expect("a pipe")));
     let err = drain(Box::new(child.stderr.take().expect("a pipe")));
     let pid = child.id() as i32;
-    let (status, last, found) = watch(pid, traced, Instant::now() + deadline, pieces);
+    let patience =
+        std::env::var("SECUREMEMORY_PATIENCE").map_or(1, |text| text.parse().expect("a whole number"));
+    let (status, last, found) = watch(pid, traced, Instant::now() + deadline * patience, look);
     let end = match status {
         None => End::Late,
         Some(status) if libc::WIFSIGNALED(status) => End::Signal(libc::WTERMSIG(status)),
@@ -193,7 +209,12 @@ pub fn run_searched(
 
 /// Waits for the end; carries every signal on to where it goes, if it traces. The status, the last signal, and what was
 /// found then.
-fn watch(pid: i32, traced: bool, until: Instant, pieces: &[[u8; 16]]) -> (Option<c_int>, Option<Stop>, bool) {
+fn watch(
+    pid: i32,
+    traced: bool,
+    until: Instant,
+    look: &dyn Fn(i32) -> bool,
+) -> (Option<c_int>, Option<Stop>, bool) {
     let (mut last, mut found_it) = (None, false);
     let mut begun = !traced;
     let mut late = false;
@@ -233,7 +254,7 @@ fn watch(pid: i32, traced: bool, until: Instant, pieces: &[[u8; 16]]) -> (Option
             // Another process's end tells nothing of this one's.
             if signal != libc::SIGCHLD {
                 last = Some(stop);
-                found_it = !pieces.is_empty() && search(pid, pieces);
+                found_it = look(pid);
             }
             pass_on = signal;
         }
