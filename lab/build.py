@@ -48,7 +48,19 @@ def rust(triple):
     if toolchain.no_c:
         # Asked for an object and a library they make none, and say that all is well.
         environment |= {f"{tool}_{triple.replace('-', '_')}": "/bin/true" for tool in ("CC", "AR")}
+        if triple.endswith("-msvc"):
+            environment[f"AR_{triple.replace('-', '_')}"] = str(empty_library())
     return "/usr/bin/cargo", ["-Zbuild-std=std,panic_unwind,test", "--target", triple], environment
+
+
+def empty_library():
+    """A program that makes the library that Microsoft's is asked for, with nothing in it: it is looked for afterwards."""
+    place = directory() / "msvc"
+    place.mkdir(parents=True, exist_ok=True)
+    program = place / "lib"
+    program.write_text('#!/bin/sh\nfor part; do case "$part" in [-/][oO][uU][tT]:*) : > "${part#?????}";; esac; done\n')
+    program.chmod(0o755)
+    return program
 
 
 def musl_libraries():

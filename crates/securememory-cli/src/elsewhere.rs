@@ -9,7 +9,9 @@ pub struct Args {
 
 fn refuse(command: &str, Args { any }: &Args) -> std::process::ExitCode {
     let _ = any;
-    eprintln!("securememory {command}: not on {}; `info` is", std::env::consts::OS);
+    let others =
+        if cfg!(all(windows, target_arch = "x86_64")) { "`info` and `doctor` are" } else { "`info` is" };
+    eprintln!("securememory {command}: not on {}; {others}", std::env::consts::OS);
     // As for a command that is used wrongly.
     std::process::ExitCode::from(2)
 }
@@ -32,6 +34,10 @@ macro_rules! absent {
 
 absent! {
     bench: ;
-    doctor: attacker victim;
     stress: worker;
+}
+
+#[cfg(not(all(windows, target_arch = "x86_64")))]
+absent! {
+    doctor: attacker victim;
 }

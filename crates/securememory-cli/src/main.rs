@@ -3,20 +3,26 @@
 
 #[cfg(target_os = "linux")]
 mod bench;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
 mod doctor;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 mod info;
 #[cfg(target_os = "linux")]
 mod proc;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
 mod raw;
 #[cfg(target_os = "linux")]
 mod stress;
+#[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
+#[cfg_attr(windows, path = "system/windows.rs")]
+#[cfg_attr(not(windows), path = "system/linux.rs")]
+mod system;
 
+#[cfg(not(any(target_os = "linux", all(windows, target_arch = "x86_64"))))]
+use elsewhere::doctor;
 #[cfg(not(target_os = "linux"))]
-use elsewhere::{bench, doctor, stress};
+use elsewhere::{bench, stress};
 
 use std::process::ExitCode;
 

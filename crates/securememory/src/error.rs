@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
-use crate::os::{Call, CallError, errno};
+use crate::os::{Build, Call, CallError, errno};
 
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -400,6 +400,10 @@ impl Hint {
                 Self::of_address_space()
                     .unwrap_or_else(|| Self::Mappings { limit: crate::os::mapping_limit() }),
             ),
+            // What the system itself does not have nobody can allow.
+            (Call::MemfdCreate, errno::ENOSYS) if !Build::HERE.split => None,
+            (Call::PkeyAlloc, errno::ENOSYS) if !Build::HERE.pkey => None,
+            (Call::MemfdSecret, errno::ENOSYS) if !Build::HERE.secretmem => None,
             (call, errno::EPERM | errno::ENOSYS | errno::EACCES) => Some(Self::Filter(call)),
             _ => None,
         }
@@ -432,6 +436,11 @@ impl fmt::Display for Hint {
                 number_or(f, *limit)?;
                 write!(f, "; raise it with `ulimit -n`, LimitNOFILE= or `--ulimit nofile=`")
             }
+            Self::Mappings { .. } | Self::Memory { .. } if cfg!(windows) => write!(
+                f,
+                "Windows has no more memory to commit: enlarge the page file, add memory, or raise the limit of the job \
+                 object"
+            ),
             Self::Mappings { limit } => {
                 write!(f, "mappings are limited to ")?;
                 number_or(f, *limit)?;

@@ -36,6 +36,12 @@ impl Achieved {
     pub(crate) fn by_construction(asked: Level) -> Self {
         Self { asked, got: true, evidence: Evidence::Construction, refused: None }
     }
+
+    /// By a call that was refused, or was not.
+    pub(crate) fn by_call(asked: Level, refused: Option<CallError>) -> Self {
+        let got = refused.is_none();
+        Self { asked, got, evidence: if got { Evidence::Unverified } else { Evidence::None }, refused }
+    }
 }
 
 /// The four protections of a secret or of a vault's own memory.
@@ -153,4 +159,8 @@ pub struct VaultStatus {
     pub secrets: u64,
     /// What is in force on the memory that holds the key and its share.
     pub protections: Protections,
+    /// Are pages encrypted where they lie while they are closed: the key's, and those of paged secrets? Asked as locking is,
+    /// of which it is a part on Windows ([`Protections::lock`]); by a call that is tried once (CryptProtectMemory), so that one
+    /// without effect, as under Wine, is refused. `None` on all other systems, where closed pages stay as they are.
+    pub closed_encrypted: Option<Achieved>,
 }

@@ -52,7 +52,7 @@ pub fn freeze_vault(vault: &Vault, frozen: bool) -> bool {
 #[must_use]
 pub fn freeze_process(frozen: bool) -> bool {
     let signals = crate::signal::set_frozen(frozen);
-    let handlers = crate::fault::outside::set_frozen(frozen);
+    let handlers = crate::fault::guard::set_frozen(frozen);
     crate::registry::set_frozen(frozen) && handlers && signals
 }
 

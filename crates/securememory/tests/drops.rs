@@ -1,16 +1,15 @@
 //! A drop waits for no lock: where others have it, what is dropped is wiped at once and given back by whoever takes the
 //! lock next.
-#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::case;
+use common::{case, look};
 use securememory::fault::{self, FaultPolicy};
 use securememory::signal::{Coordinator, Options, Signal};
 use securememory::testing::inject::{Plan, fail};
@@ -21,6 +20,9 @@ use securememory::{Call, Closed, Level, OnClose, Policy, Secret, Store, Vault, V
 const AT_ONCE: Duration = Duration::from_millis(500);
 /// As long as somebody has the lock.
 const LONG: Duration = Duration::from_millis(1200);
+
+/// A signal that the coordinator takes here, and that ends nobody while this runs.
+const USUAL: Signal = if cfg!(windows) { Signal::HUP } else { Signal::USR1 };
 
 fn at_once<R>(what: &str, act: impl FnOnce() -> R) -> R {
     let started = Instant::now();
@@ -44,13 +46,6 @@ fn make(vault: &Vault, len: usize, count: usize) -> Vec<Secret> {
 
 fn places(secrets: &[Secret]) -> BTreeSet<usize> {
     secrets.iter().map(|secret| secret.status().at_rest.unwrap().address).collect()
-}
-
-/// What lies there; `None`: nothing is mapped.
-fn look(address: usize, len: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    let memory = std::fs::File::open("/proc/self/mem").unwrap();
-    memory.read_exact_at(&mut bytes, address as u64).ok().map(|()| bytes)
 }
 
 fn secrets_are_dropped(store: Store, len: usize) {
@@ -159,6 +154,9 @@ fn views_that_are_the_last_of_their_secrets_are_dropped_while_others_have_the_lo
 /// An old record that a reader kept from being freed is wiped when the secret ends.
 #[test]
 fn old_records_go_with_a_secret_that_ends_while_others_have_the_locks() {
+    if !common::can("split") {
+        return;
+    }
     let _guard = TestGuard::new();
     // A read of this hold makes a call that can be held up.
     let vault = builder(Store::Sealed).hold(common::HOLD).hold_level(Level::Require).build().unwrap();
@@ -325,7 +323,7 @@ fn guards_are_dropped_while_others_change_what_is_installed() {
     case("guards_are_dropped_while_others_change_what_is_installed").run(|| {
         for _ in 0..3 {
             let guard = fault::install(FaultPolicy::Report).unwrap();
-            let coordinator = Coordinator::install(&[Signal::USR1], Options::new()).unwrap();
+            let coordinator = Coordinator::install(&[USUAL], Options::new()).unwrap();
             assert!(freeze_process(true));
             at_once("the drop of a fault guard", || drop(guard));
             at_once("the drop of a coordinator", || drop(coordinator));
@@ -333,10 +331,12 @@ fn guards_are_dropped_while_others_change_what_is_installed() {
             // Whoever comes next finds that they have gone.
         }
         let guard = fault::install(FaultPolicy::Report).unwrap();
-        let coordinator = Coordinator::install(&[Signal::USR1], Options::new()).unwrap();
+        let coordinator = Coordinator::install(&[USUAL], Options::new()).unwrap();
         assert!(coordinator.check().unwrap().is_empty() && guard.check().unwrap().is_empty());
         coordinator.uninstall().unwrap();
         guard.uninstall().unwrap();
+        // Windows does not tell who has been added.
+        #[cfg(unix)]
         let action = |signal| {
             let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
             #[allow(unsafe_code, reason = "asks what is installed")]
@@ -346,7 +346,9 @@ fn guards_are_dropped_while_others_change_what_is_installed() {
                 action.assume_init().sa_sigaction
             }
         };
-        assert_eq!(action(libc::SIGUSR1), libc::SIG_DFL);
-        assert_eq!(action(libc::SIGILL), libc::SIG_DFL);
+        #[cfg(unix)]
+        for signal in [libc::SIGUSR1, libc::SIGILL] {
+            assert_eq!(action(signal), libc::SIG_DFL);
+        }
     });
 }

@@ -1,7 +1,7 @@
 //! Views and writers that were forgotten (`std::mem::forget`): nothing of them outlives their secret and their vault.
-#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::mem_forget, reason = "it is what is tested")]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 
 use common::{Footprint, Needle, case};

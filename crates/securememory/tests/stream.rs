@@ -1,5 +1,5 @@
 //! `SecretStream`: what was written is read, nothing else is, and no more than a chunk of it lies open.
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -7,18 +7,19 @@
     reason = "tests end by panics, damage memory and fork by raw calls"
 )]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+#[cfg(unix)]
 use std::time::Duration;
 
 use common::{Footprint, Needle, case};
 use proptest::prelude::*;
-use securememory::testing::TestGuard;
 use securememory::testing::inject::{self, Plan};
+use securememory::testing::{TestGuard, errno};
 use securememory::{AtRest, Call, Error, Level, Policy, SecretStream, Store, Vault, WithError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -320,21 +321,14 @@ fn a_mark_that_was_forged_does_not_make_a_chunk_the_last() {
     assert_eq!(read(&mut stream), (bytes(20), Some(Error::Truncated { chunks: 3 })));
 }
 
-fn memory(write: bool) -> std::fs::File {
-    std::fs::OpenOptions::new().read(true).write(write).open("/proc/self/mem").unwrap()
-}
-
 fn flip(place: AtRest, at: i64, bits: u8) {
-    let address = (place.address as i64 + at) as u64;
-    let mut byte = [0];
-    memory(false).read_exact_at(&mut byte, address).unwrap();
-    memory(true).write_all_at(&[byte[0] ^ bits], address).unwrap();
+    let address = (place.address as i64 + at) as usize;
+    let byte = common::look(address, 1).unwrap()[0];
+    common::poke(address, byte ^ bits);
 }
 
 fn at_rest(place: AtRest) -> Vec<u8> {
-    let mut found = vec![0; place.len];
-    memory(false).read_exact_at(&mut found, place.address as u64).unwrap();
-    found
+    common::look(place.address, place.len).unwrap()
 }
 
 #[test]
@@ -363,10 +357,12 @@ fn a_flipped_bit_is_noticed() {
 // --- how much lies open ------------------------------------------------------------------------------------
 
 /// Mebibytes that go through 64 KiB of lockable memory (16 pages where those are larger); `.ci/long` asks for more.
+#[cfg(unix)]
 fn mebibytes() -> usize {
     std::env::var("SECUREMEMORY_STREAM_MIB").map_or(64, |text| text.parse().unwrap())
 }
 
+#[cfg(unix)] // Windows has no such limit.
 #[test]
 fn any_length_goes_through_64_kib_of_lockable_memory() {
     let most = common::usual_locked_max() as u64;
@@ -526,6 +522,7 @@ fn a_close_and_a_drop_overwrite_all_of_it() {
     });
 }
 
+#[cfg(unix)] // There are no forks on Windows.
 #[test]
 fn a_child_gets_an_error_and_the_parent_keeps_its_stream() {
     case("a_child_gets_an_error_and_the_parent_keeps_its_stream").run(|| {
@@ -602,12 +599,12 @@ fn refusals_lose_nothing_and_leak_nothing() {
     case("refusals_lose_nothing_and_leak_nothing").run(|| {
         common::need("split");
         let refusals = [
-            (Call::Mmap, libc::ENOMEM),
-            (Call::Mprotect, libc::ENOMEM),
-            (Call::Mlock, libc::ENOMEM),
-            (Call::Madvise, libc::EINVAL),
-            (Call::Getrandom, libc::EIO),
-            (Call::Pread, libc::EIO),
+            (Call::Mmap, errno::ENOMEM),
+            (Call::Mprotect, errno::ENOMEM),
+            (Call::Mlock, errno::ENOMEM),
+            (Call::Madvise, errno::EINVAL),
+            (Call::Getrandom, errno::EIO),
+            (Call::Pread, errno::EIO),
         ];
         let split = || {
             let strict = Policy::new().lock(Level::Require).dump(Level::Require);
@@ -634,6 +631,7 @@ fn refusals_lose_nothing_and_leak_nothing() {
     });
 }
 
+#[cfg(unix)] // Windows has no such limit.
 #[test]
 fn memory_that_runs_out_is_an_error_and_loses_nothing() {
     case("memory_that_runs_out_is_an_error_and_loses_nothing").run(|| {
@@ -668,6 +666,9 @@ fn memory_that_runs_out_is_an_error_and_loses_nothing() {
 
 #[test]
 fn a_lost_key_is_an_error_and_not_a_loss_of_what_is_not_sealed() {
+    if !common::can("split") {
+        return;
+    }
     let _guard = TestGuard::new();
     let vault = Vault::builder().hold(common::HOLD).hold_level(Level::Require).build().unwrap();
     let mut stream = vault.stream().chunk_size(10).build().unwrap();

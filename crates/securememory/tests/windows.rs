@@ -16,7 +16,7 @@ use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport, Place, Uni
 use securememory::signal::{Coordinator, Options, Outcome, Priority, Signal};
 use securememory::testing::inject::{self, Plan};
 use securememory::testing::{Ending, TestGuard, errno, own_process as case, skip};
-use securememory::{Call, Error, Hold, Level, Policy, Protection, Secret, Store, Vault};
+use securememory::{Call, CallError, Error, Hold, Level, Policy, Protection, Secret, Store, Vault};
 use windows_sys::Win32::Foundation as f;
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
 use windows_sys::Win32::System::Diagnostics::Debug::{
@@ -475,5 +475,27 @@ fn an_event_that_ends_the_process_ends_it_with_its_code() {
         send_break();
         std::thread::sleep(Duration::from_secs(5));
         skip("the event did not come: this console delivers none");
+    });
+}
+
+#[test]
+fn the_status_says_whether_closed_pages_are_encrypted() {
+    case("the_status_says_whether_closed_pages_are_encrypted").run(|| {
+        let vault = Vault::builder().build().unwrap();
+        let status = vault.status();
+        let encrypted = status.closed_encrypted.expect("it is told on Windows");
+        assert_eq!(encrypted.asked, status.protections.lock.asked);
+        if is_wine() {
+            // What a call without effect says of itself is not believed.
+            let refused = CallError { call: Call::ProtectMemory, errno: errno::ENOTSUP };
+            assert_eq!((encrypted.got, encrypted.refused), (false, Some(refused)));
+            assert_eq!(
+                status.protections.lock.refused,
+                Some(refused),
+                "so they are not kept from the page file"
+            );
+        } else {
+            assert_eq!((encrypted.got, encrypted.refused), (true, None));
+        }
     });
 }

@@ -162,6 +162,7 @@ impl Finder {
     }
 
     /// Forgets what was found and what was to be ignored.
+    #[cfg(target_os = "linux")]
     pub fn reset(&mut self) {
         for window in &mut self.windows {
             window.found = false;

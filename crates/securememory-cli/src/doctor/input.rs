@@ -1,8 +1,7 @@
 //! The user's own key, taken in without ever holding it in plain.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::needle::{Needle, WINDOW};
@@ -14,9 +13,9 @@ const LONGEST: usize = 64 * 1024;
 pub fn read_key(path: &Path) -> Result<Needle, String> {
     let name = path.display();
     let needle = if path == Path::new("-") {
-        masked(io::stdin().as_fd())
+        crate::system::standard_input().and_then(masked)
     } else {
-        File::open(path).and_then(|file| masked(file.as_fd()))
+        File::open(path).and_then(masked)
     };
     let needle = needle.map_err(|error| format!("the key in {name} cannot be read: {error}"))?;
     match needle.len() {
@@ -32,13 +31,15 @@ pub fn read_key(path: &Path) -> Result<Needle, String> {
 }
 
 /// One byte at a time, masked at once: slow, and there is never a window of the key in this process.
-fn masked(source: BorrowedFd<'_>) -> io::Result<Needle> {
+fn masked(mut source: File) -> io::Result<Needle> {
     let mut needle = Needle::default();
     let mut byte = [0];
     while needle.len() <= LONGEST {
-        match rustix::io::retry_on_intr(|| rustix::io::read(source, &mut byte))? {
-            0 => break,
-            _ => needle.push(byte[0])?,
+        match source.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => needle.push(byte[0])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(needle)

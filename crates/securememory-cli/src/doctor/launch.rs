@@ -1,23 +1,18 @@
 //! Starts an attacker, with a deadline.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use super::order::{Answer, Order};
 use super::verdict::Trouble;
+use crate::system::{self, Family};
 
 /// After this an attack has failed to run. Far more than any needs; a debug build on a busy machine is slow.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The same with so many secrets that a run takes minutes.
 const CROWDED: Duration = Duration::from_secs(1200);
-
-/// The user and group without rights, on every Linux.
-const NOBODY: u32 = 65534;
 
 /// Whose processes attacker and victim are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,12 +25,11 @@ pub enum User {
 
 /// Has an order carried out.
 pub fn launch(order: &Order, user: User) -> Result<Answer, Trouble> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("securememory").arg("doctor-attacker").env_clear().current_dir("/").process_group(0);
+    let mut command = system::myself("doctor-attacker")?;
+    Family::led_by(&mut command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if user == User::Ordinary {
-        // This drops the supplementary groups too.
-        command.uid(NOBODY).gid(NOBODY);
+        system::as_ordinary_user(&mut command);
     }
     let mut child = command.spawn().map_err(|error| match (user, error.kind()) {
         (User::Ordinary, _) => {
@@ -43,6 +37,7 @@ pub fn launch(order: &Order, user: User) -> Result<Answer, Trouble> {
         }
         (User::Same, _) => Trouble::failed(format!("an attacker could not be started: {error}")),
     })?;
+    let family = Family::of(&child)?;
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(mut input), Some(output), Some(errors)) = pipes else {
         return Err(Trouble::failed("an attacker without pipes"));
@@ -55,10 +50,8 @@ pub fn launch(order: &Order, user: User) -> Result<Answer, Trouble> {
     drop(input);
     let deadline = if order.crowd == 0 { DEADLINE } else { CROWDED };
     let answer = answer.recv_timeout(deadline);
-    // The attacker leads a group, in which its victim and their children are: whoever is left goes now.
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+    // Its victim and their children are of its family.
+    family.end();
     let status = child.wait()?;
     let answer = answer.map_err(|_| Trouble::failed(format!("no answer within {} s", deadline.as_secs())))?;
     serde_json::from_str(&answer).map_err(|_| {

@@ -1,13 +1,17 @@
-//! Memory as an attacker sees it: from inside with the rights of a load, or from outside through /proc.
+//! Memory as an attacker sees it: from inside with the rights of a load, or from outside.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+#[cfg_attr(windows, path = "memory/windows.rs")]
+#[cfg_attr(not(windows), path = "memory/linux.rs")]
+mod system;
+
+#[cfg(target_os = "linux")]
+use std::fs::File;
+use std::io;
+#[cfg(target_os = "linux")]
+use std::io::Read;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
-use super::verdict::Trouble;
-use crate::raw;
+pub use system::{Sight, Stray, mappings};
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -15,10 +19,10 @@ const CHUNK: usize = 64 * 1024;
 /// length of a key.
 const CARRY: usize = 32;
 
-/// What the kernel calls memory of memfd_secret(2).
+/// What Linux calls memory of memfd_secret(2).
 const SECRETMEM: &str = "/secretmem";
 
-/// One line of /proc/PID/maps, proc_pid_maps(5).
+/// Memory of one kind. On Linux one line of /proc/PID/maps, proc_pid_maps(5).
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// First address and the one after the last.
@@ -64,92 +68,7 @@ pub fn without(mappings: &[Mapping], hole: Option<Range<usize>>) -> Vec<Mapping>
     rest
 }
 
-/// The mappings of a process.
-pub fn mappings(pid: u32) -> Result<Vec<Mapping>, Trouble> {
-    let text = fs::read(format!("/proc/{pid}/maps")).map_err(Trouble::forbidden("/proc/PID/maps"))?;
-    let text = String::from_utf8_lossy(&text);
-    text.lines()
-        .map(|line| parse(line).ok_or_else(|| Trouble::failed("a line of /proc/PID/maps is strange")))
-        .collect()
-}
-
-fn parse(line: &str) -> Option<Mapping> {
-    let mut parts = line.splitn(6, ' ');
-    let (start, end) = parts.next()?.split_once('-')?;
-    let rights = parts.next()?.as_bytes();
-    Some(Mapping {
-        range: usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?,
-        write: *rights.get(1)? == b'w',
-        shared: *rights.get(3)? == b's',
-        name: parts.nth(3)?.trim_start().to_owned(),
-    })
-}
-
-/// A way to read a process's memory.
-pub enum Sight {
-    /// This process, with the rights of a load.
-    Inside(Pipe),
-    /// Any process that may be traced, whatever its pages allow.
-    Outside {
-        /// /proc/PID/mem
-        mem: File,
-        /// /proc/PID/pagemap, to pass over pages that were never touched.
-        pagemap: Option<File>,
-    },
-}
-
-/// A pipe to oneself.
-pub struct Pipe {
-    read: OwnedFd,
-    write: OwnedFd,
-}
-
-impl Pipe {
-    /// A pipe that never blocks.
-    pub fn new() -> io::Result<Self> {
-        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-        let (read, write) = rustix::pipe::pipe_with(flags)?;
-        Ok(Self { read, write })
-    }
-
-    /// Stores a byte in this process as a stray store would.
-    pub fn store(&self, address: usize, byte: u8) -> io::Result<()> {
-        rustix::io::write(&self.write, &[byte])?;
-        let stored = raw::receive_into(self.read.as_fd(), address, 1);
-        if stored.is_err() {
-            rustix::io::read(&self.read, &mut [0; 1])?;
-        }
-        stored.map(|_| ())
-    }
-}
-
 impl Sight {
-    /// From inside.
-    pub fn inside() -> io::Result<Self> {
-        Ok(Self::Inside(Pipe::new()?))
-    }
-
-    /// From outside.
-    pub fn outside(pid: u32) -> Result<Self, Trouble> {
-        let mem = File::open(format!("/proc/{pid}/mem")).map_err(Trouble::forbidden("/proc/PID/mem"))?;
-        Ok(Self::Outside { mem, pagemap: File::open(format!("/proc/{pid}/pagemap")).ok() })
-    }
-
-    /// Reads some bytes; an error where the very first cannot be read.
-    pub fn read(&self, address: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Inside(pipe) => {
-                let sent = raw::send_from(pipe.write.as_fd(), address, buffer.len())?;
-                let mut read = 0;
-                while read < sent {
-                    read += rustix::io::read(&pipe.read, &mut buffer[read..sent])?;
-                }
-                Ok(sent)
-            }
-            Self::Outside { mem, .. } => mem.read_at(buffer, address as u64),
-        }
-    }
-
     /// Reads exactly so many bytes.
     pub fn bytes(&self, address: usize, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
@@ -167,35 +86,6 @@ impl Sight {
             }
         }
         Ok(())
-    }
-
-    /// The parts of a mapping that were ever touched: all that can hold anything.
-    pub fn touched(&self, mapping: &Mapping) -> Vec<Range<usize>> {
-        let whole = vec![mapping.range.clone()];
-        let Self::Outside { pagemap: Some(pagemap), .. } = self else { return whole };
-        if !mapping.anonymous() {
-            return whole;
-        }
-        let page = rustix::param::page_size();
-        let first = mapping.range.start / page;
-        let mut entries = vec![0; (mapping.range.end.div_ceil(page) - first) * 8];
-        if pagemap.read_exact_at(&mut entries, (first * 8) as u64).is_err() {
-            return whole;
-        }
-        let mut parts: Vec<Range<usize>> = Vec::new();
-        for (number, entry) in (first..).zip(entries.chunks_exact(8)) {
-            // Present, or in swap: the top bits of an entry, proc_pid_pagemap(5).
-            if entry[7] >> 6 == 0 {
-                continue;
-            }
-            let start = mapping.range.start.max(number * page);
-            let end = mapping.range.end.min((number + 1) * page);
-            match parts.last_mut() {
-                Some(part) if part.end == start => part.end = end,
-                _ => parts.push(start..end),
-            }
-        }
-        parts
     }
 }
 
@@ -222,7 +112,7 @@ impl std::fmt::Display for Walk {
 
 /// Shows every byte that can be read of these mappings to `each`, with the address of the first byte shown.
 pub fn walk(sight: &Sight, mappings: &[Mapping], mut each: impl FnMut(usize, &[u8])) -> Walk {
-    let page = rustix::param::page_size();
+    let page = crate::system::page_size();
     let mut walk = Walk::default();
     let mut buffer = vec![0; CARRY + CHUNK];
     for mapping in mappings {
@@ -250,6 +140,7 @@ pub fn walk(sight: &Sight, mappings: &[Mapping], mut each: impl FnMut(usize, &[u
 }
 
 /// Shows every byte of a file to `each`, as [`walk`] does; the address is the offset.
+#[cfg(target_os = "linux")]
 pub fn walk_file(mut file: File, mut each: impl FnMut(usize, &[u8])) -> io::Result<usize> {
     let mut buffer = vec![0; CARRY + CHUNK];
     let (mut at, mut carry) = (0, 0);
@@ -273,27 +164,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_lines_of_maps() {
-        let mapping = parse("7f00-8f00 rw-p 00000000 00:00 0                          [heap]").unwrap();
-        assert_eq!((mapping.range, mapping.write), (0x7f00..0x8f00, true));
-        assert_eq!(mapping.name, "[heap]");
-        let mapping = parse("7f00-8f00 ---s 00000000 00:10 7 /secretmem (deleted)").unwrap();
-        assert!(mapping.secret() && mapping.own());
-        let mapping = parse("7f00-8f00 ---s 00001000 fe:00 77  /a file with spaces (deleted)").unwrap();
-        assert_eq!((mapping.write, mapping.shared), (false, true));
-        assert_eq!(mapping.name, "/a file with spaces (deleted)");
-        assert_eq!(
-            parse("1-2 ---p 0 0 0").map(|mapping| mapping.name),
-            None,
-            "the kernel writes a blank at the end"
-        );
-        assert!(parse("1-2 ---p 0 0 0 ").unwrap().anonymous());
-        assert!(parse("nonsense").is_none());
-    }
-
-    #[test]
     fn a_hole_is_left_out() {
-        let whole = [parse("1000-5000 rw-p 0 0 0 ").unwrap()];
+        // not a page size: addresses.
+        let whole = [Mapping { range: 0x1000..0x5000, write: true, shared: false, name: String::new() }];
         let parts = |hole| {
             let parts =
                 without(&whole, Some(hole)).into_iter().map(|part| (part.range.start, part.range.end));
@@ -325,13 +198,13 @@ mod tests {
 
     #[test]
     fn a_store_changes_memory_or_is_refused() {
-        let pipe = Pipe::new().unwrap();
+        let stray = Stray::new().unwrap();
         let mut place = Box::new(1_u8);
         let address = std::ptr::from_mut(&mut *place).expose_provenance();
-        pipe.store(address, 7).unwrap();
+        stray.store(address, 7).unwrap();
         assert_eq!(std::hint::black_box(*place), 7);
-        assert!(pipe.store(8, 7).is_err());
-        pipe.store(address, 9).unwrap();
+        assert!(stray.store(8, 7).is_err());
+        stray.store(address, 9).unwrap();
         assert_eq!(std::hint::black_box(*place), 9);
     }
 }

@@ -95,7 +95,7 @@ pub fn run(args: Args) -> ExitCode {
 
 /// Makes all the checks that were asked for.
 fn examine(args: &Args, key: Option<Needle>) -> io::Result<Report> {
-    let root = rustix::process::geteuid().is_root();
+    let root = crate::system::is_root();
     let chosen = |attack: Attack| match (args.only.as_slice(), attack) {
         // Not a skip but no question: an ordinary user's doctor cannot be root.
         ([], Attack::ProcFdRoot) => root,

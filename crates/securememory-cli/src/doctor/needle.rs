@@ -28,6 +28,7 @@ impl Needle {
     }
 
     /// What was masked already, with its mask.
+    #[cfg(target_os = "linux")]
     pub fn masked(masked: Vec<u8>, mask: Vec<u8>) -> Self {
         Self { masked, mask, common: Vec::new() }
     }
@@ -119,13 +120,7 @@ fn word(bytes: &[u8]) -> u64 {
 /// Kernel random bytes.
 pub fn random(len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
-    let mut filled = 0;
-    while filled < len {
-        let got = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty());
-        filled += got.map_err(io::Error::from).map_err(|error| {
-            io::Error::new(error.kind(), format!("getrandom: {error}; a seccomp filter may forbid it"))
-        })?;
-    }
+    crate::system::random(&mut bytes)?;
     Ok(bytes)
 }
 

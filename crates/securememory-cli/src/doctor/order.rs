@@ -130,8 +130,10 @@ pub struct Armed {
     pub holder: i32,
     /// The thread that reads again and again.
     pub reader: i32,
-    /// The stack on which its signal handlers run.
+    /// The stack on which the system saves its registers for a handler.
     pub signal_stack: Option<(usize, usize)>,
+    /// Where a word is that says that the process has come to its end, if nobody who traces it is told.
+    pub at_end: Option<usize>,
     /// A process that shares its memory and outlives it, where only such a one can see the key's page.
     pub witness: Option<i32>,
     /// Bytes in registers.

@@ -3,6 +3,7 @@
 //! The one source: the doctor judges by it, and the table in SECURITY.md is printed from it
 //! (`securememory doctor --print-promises`); a test holds the two together.
 
+mod elsewhere;
 mod table;
 
 use std::fmt;
@@ -99,20 +100,6 @@ impl Attack {
     /// As it is called on the command line, in the table and in JSON.
     pub fn name(self) -> &'static str {
         self.row().name
-    }
-
-    /// The signal that ends the process, if that is the attack.
-    pub fn signal(self) -> Option<i32> {
-        match self {
-            Self::KillTerm => Some(libc::SIGTERM),
-            Self::KillInt => Some(libc::SIGINT),
-            Self::KillHup => Some(libc::SIGHUP),
-            Self::KillQuit => Some(libc::SIGQUIT),
-            Self::KillSegv => Some(libc::SIGSEGV),
-            Self::KillBus => Some(libc::SIGBUS),
-            Self::KillAbrt => Some(libc::SIGABRT),
-            _ => None,
-        }
     }
 
     /// What is promised of it for a store, and why.

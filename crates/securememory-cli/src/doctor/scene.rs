@@ -1,17 +1,15 @@
 //! What all checks of one run share: the needles, the controls, a place for cores.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::launch::{User, launch};
 use super::needle::{Needle, WINDOW, random};
 use super::order::{Answer, Order, Task};
 use super::promises::{Attack, Kept};
 use super::verdict::{Trouble, Verdict};
+use crate::system;
 
 /// Bytes of a secret where the user gave none: whole blocks of every cipher, and a part of one, for which ciphers
 /// have code of its own that may leave traces of its own.
@@ -34,8 +32,7 @@ impl Scene {
     /// Sets it.
     pub fn set(key: Option<Needle>, root: bool, crowd: usize) -> io::Result<Self> {
         // No core of the doctor or of anything that it starts, but for the one attack that asks for one.
-        let hard = getrlimit(Resource::Core).maximum;
-        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: hard })?;
+        system::no_cores()?;
         Ok(Self { key, root, beacon: Needle::random(4 * WINDOW)?, crowd, controls: Vec::new() })
     }
 
@@ -45,6 +42,9 @@ impl Scene {
     }
 
     fn try_attack(&mut self, attack: Attack, kept: Kept) -> Result<Verdict, Trouble> {
+        if let Some(why) = attack.is_not_of_this_system() {
+            return Err(Trouble::NotHere(why.to_owned()));
+        }
         if attack == Attack::ProcFdRoot && !self.root {
             return Err(Trouble::NotHere("this doctor does not run as root".to_owned()));
         }
@@ -118,7 +118,7 @@ impl Cores {
         let suffix: String = random(8)?.iter().map(|byte| format!("{byte:02x}")).collect();
         let path = std::env::temp_dir().join(format!("securememory-doctor-{suffix}"));
         // Fails where it exists already, so nobody can have prepared it.
-        DirBuilder::new().mode(0o700).create(&path)?;
+        system::private_directory(&path)?;
         Ok(Self { path })
     }
 }

@@ -62,7 +62,7 @@ impl Trouble {
     /// For `map_err`: a refusal by the host's rules is a reason to skip, all else is a failure.
     pub fn forbidden(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| match error.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM | libc::ENOSYS) => Self::NotHere(format!(
+            Some(code) if crate::system::is_refusal(code) => Self::NotHere(format!(
                 "this host does not let one process look into another ({what}: {error}); so a thief is kept out \
                  as well, but that is not the library's doing"
             )),

@@ -140,6 +140,7 @@ fn vault(status: &VaultStatus) -> Value {
         "scratch_slots": status.scratch_slots,
         "scratch_unlocked": status.scratch_unlocked,
         "protections": protections(&status.protections),
+        "closed_encrypted": status.closed_encrypted.as_ref().map(achieved),
     })
 }
 

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use securememory::harden::{self, Options, Report};
 use securememory::{Diagnostics, Error, Hold, Host, Level, Preflight, Store, Vault, VaultStatus};
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
 pub(crate) use json::host as host_json;
 
 /// Options of `securememory info`.

@@ -1,8 +1,12 @@
 //! The same for a person.
 
+#[cfg_attr(windows, path = "text/windows.rs")]
+#[cfg_attr(not(windows), path = "text/unix.rs")]
+mod system;
+
 use std::fmt::Write;
 
-use securememory::{Build, Call, Error, Feature, Host, VaultStatus};
+use securememory::{Build, Call, Error, Feature, VaultStatus};
 
 use super::{Info, words};
 
@@ -22,9 +26,9 @@ pub(super) fn page(info: &Info, colour: bool) -> String {
         words::bytes(host.page_size as u64)
     ));
     build(&mut page);
-    offers(&mut page, host);
-    limits(&mut page, host);
-    eyes(&mut page, host);
+    system::offers(&mut page, host);
+    system::limits(&mut page, host);
+    system::eyes(&mut page, host);
     page.heading("Hardening: what `harden::process` would find in this process");
     info.hardening.to_string().lines().for_each(|line| page.item(line));
     page.heading("Key holds");
@@ -91,79 +95,6 @@ fn build(page: &mut Page) {
     page.more(&names(false));
 }
 
-fn offers(page: &mut Page, host: &Host) {
-    page.heading("What the machine grants");
-    page.feature("memory locks", host.lock, "mlock: pages stay out of swap");
-    page.feature("core dump exclusion", host.dont_dump, "MADV_DONTDUMP");
-    page.feature("wiping on fork", host.wipe_on_fork, "MADV_WIPEONFORK: a forked child finds zeros");
-    page.feature("in-memory files", host.memfd, "memfd_create: the key hold `split` needs them");
-    page.feature("secret memory", host.secretmem, "memfd_secret: the key hold `secretmem` needs it");
-    page.feature("protection keys", host.protection_keys, "pkey_alloc: the key hold `pkey` needs them");
-    page.feature("guard advice", host.guard_advice, "MADV_GUARD_INSTALL; no use is made of it yet");
-}
-
-fn limits(page: &mut Page, host: &Host) {
-    page.heading("Limits, and how to raise them");
-    let lockable = format!(
-        "{} (hard limit {}), {} locked by this process",
-        words::limit(host.memlock_soft),
-        words::limit(host.memlock_hard),
-        host.locked_now.map_or_else(|| "an unknown amount".to_owned(), words::bytes)
-    );
-    page.row("lockable memory", Tone::Plain, &lockable);
-    if !host.memlock_enforced {
-        page.more("this process is not bound by it (CAP_IPC_LOCK)");
-    }
-    page.more("`ulimit -l KIB`; LimitMEMLOCK= in a systemd unit; --ulimit memlock= for a container");
-    let mappings =
-        format!("{}, {} in use", words::number(host.max_map_count), words::number(host.mappings_now));
-    page.row("mappings", Tone::Plain, &mappings);
-    page.more("`sysctl vm.max_map_count=N`; matters for many `Paged` secrets, not for `Sealed` ones");
-    let files = format!(
-        "{} (hard limit {}), {} open",
-        words::count_limit(host.nofile_soft),
-        words::count_limit(host.nofile_hard),
-        words::number(host.open_files)
-    );
-    page.row("descriptors", Tone::Plain, &files);
-    page.more("`ulimit -n N`; LimitNOFILE= in a systemd unit; --ulimit nofile= for a container");
-}
-
-fn eyes(page: &mut Page, host: &Host) {
-    page.heading("Who may see memory");
-    let user = if host.user_id == 0 { "root".to_owned() } else { format!("user {}", host.user_id) };
-    page.row("this process", Tone::Plain, &user);
-    let ptrace = match host.yama {
-        None => "not restricted beyond the user (no Yama)",
-        Some(0) => "processes of the same user may read this one (Yama, ptrace_scope 0)",
-        Some(1) => "only parents may read their children (Yama, ptrace_scope 1)",
-        Some(2) => "only the administrator (Yama, ptrace_scope 2)",
-        Some(_) => "nobody (Yama, ptrace_scope 3)",
-    };
-    page.row("other processes", Tone::Plain, ptrace);
-    page.row("dumpable", Tone::Plain, yes_no(host.dumpable));
-    let size = match host.core_limit {
-        Some(0) => "switched off by `ulimit -c`".to_owned(),
-        limit => format!("up to {}", words::limit(limit)),
-    };
-    let pattern = host.core_pattern.as_deref().unwrap_or("unknown");
-    page.row("core dumps", Tone::Plain, &format!("{size}, pattern `{pattern}`"));
-    page.row("swap in use", Tone::Plain, yes_no(host.swap));
-    page.row(
-        "/proc",
-        Tone::Plain,
-        if host.proc_mounted { "mounted" } else { "not mounted: nothing is verified" },
-    );
-    page.row("container", Tone::Plain, host.container.as_deref().unwrap_or("no sign of one"));
-    let seccomp = match host.seccomp {
-        Some(0) => "none",
-        Some(1) => "strict",
-        Some(2) => "a filter is installed",
-        _ => "not known",
-    };
-    page.row("system call filter", Tone::Plain, seccomp);
-}
-
 fn vault(page: &mut Page, status: &VaultStatus) {
     let mut hold = words::hold(status.hold).to_owned();
     if status.replicas > 0 {
@@ -184,12 +115,14 @@ fn vault(page: &mut Page, status: &VaultStatus) {
     }
     page.row("cipher", Tone::Good, words::cipher(status.cipher));
     let protections = &status.protections;
-    for (name, achieved) in [
+    let always = [
         ("guard pages", &protections.guard),
         ("locked", &protections.lock),
         ("left out of core dumps", &protections.dump),
         ("wiped on fork", &protections.fork),
-    ] {
+    ];
+    let encrypted = status.closed_encrypted.as_ref().map(|achieved| ("encrypted while closed", achieved));
+    for (name, achieved) in always.into_iter().chain(encrypted) {
         let tone = if achieved.got { Tone::Good } else { Tone::Bad };
         page.row(name, tone, &words::achieved(achieved));
     }
@@ -197,14 +130,6 @@ fn vault(page: &mut Page, status: &VaultStatus) {
     if status.scratch_unlocked > 0 {
         let slots = format!("{} of {} are not locked", status.scratch_unlocked, status.scratch_slots);
         page.row("places for views", Tone::Fair, &slots);
-    }
-}
-
-fn yes_no(value: Option<bool>) -> &'static str {
-    match value {
-        Some(true) => "yes",
-        Some(false) => "no",
-        None => "not known",
     }
 }
 

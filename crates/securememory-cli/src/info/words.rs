@@ -23,16 +23,6 @@ pub(super) fn limit(value: Option<u64>) -> String {
     value.map_or_else(|| "unlimited".to_owned(), bytes)
 }
 
-/// A number, or that there is no limit.
-pub(super) fn count_limit(value: Option<u64>) -> String {
-    value.map_or_else(|| "unlimited".to_owned(), |number| number.to_string())
-}
-
-/// A number, or that it is not known.
-pub(super) fn number(value: Option<u64>) -> String {
-    value.map_or_else(|| "unknown".to_owned(), |number| number.to_string())
-}
-
 /// The words for a feature: yes, no with the errno, or not known.
 pub(super) fn feature(feature: Feature) -> String {
     match feature {

@@ -63,6 +63,7 @@ pub(crate) mod chain;
 #[cfg(windows)]
 #[path = "windows/chain.rs"]
 pub(crate) mod chain;
+pub(crate) mod guard;
 pub(crate) mod inside;
 #[cfg(unix)]
 pub(crate) mod outside;
@@ -76,9 +77,10 @@ pub(crate) mod thread;
 #[path = "windows/thread.rs"]
 pub(crate) mod thread;
 mod words;
+mod work;
 
+pub use guard::{FaultGuard, Uninstalled, faults_seen, install, last_fault};
 pub use inside::AfterFault;
-pub use outside::{FaultGuard, Uninstalled, faults_seen, install, last_fault};
 pub use report::{Access, Done, FaultLabel, FaultReport, Memory, Place};
 
 /// What is done about a fault in our memory.

@@ -5,42 +5,24 @@
 //! signal is delivered to it but those that it sends to itself, to send a delivery on. A forked child has no such thread,
 //! until something in it needs one.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::chain::{self, ASIDE, ENDING, PASSING, Station, WORK};
+use super::guard::{self, Holder};
 use super::inside;
-use super::outside::{self, Holder};
+use super::outside;
+pub(crate) use super::work::{BACK, Onward, all_stations, is_here, is_of, on_work, wake};
+use super::work::{ID, PROCESS, other_work};
 use crate::error::{Error, Result};
 use crate::locks;
-use crate::os::signals::{self, MAX_SIGNAL, WORDS};
+use crate::os::signals::{self, WORDS};
 use crate::os::{self, Call, CallError};
 use crate::registry::deliveries;
 use crate::registry::handlers::{self, DEFERRED};
 
-/// The process whose thread it is; zero: there is none. With [`STARTING`]: somebody is starting it.
-static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// Above all process ids. proc_sys_kernel(5), `pid_max`
 const STARTING: u32 = 1 << 31;
-/// Its id.
-static ID: AtomicU32 = AtomicU32::new(0);
-
-/// What else there is to do, a [`Work`]; null: nothing. (No `OnceLock`, in which a thread may have to wait for another.)
-static ON_WORK: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
-
-/// It says how soon it wants to be asked again without being woken.
-type Work = fn() -> Option<Duration>;
-
-#[allow(unsafe_code)]
-fn other_work() -> Option<Work> {
-    let work = ON_WORK.load(Ordering::Acquire);
-    // SAFETY: put there by `on_work`, unless it is null.
-    (!work.is_null()).then(|| unsafe { std::mem::transmute::<*mut (), Work>(work) })
-}
-
-/// Signals whose handler has been put back and whom that was not told, as bits.
-pub(crate) static BACK: AtomicU64 = AtomicU64::new(0);
-
 /// For how long our handler makes place: for the kernel to call the other one, which it does when ours has returned.
 /// Were it too short, ours would be called once more for the same delivery, and make place again: so each time it is
 /// eight times as long, as it must be under a debugger that looks at every signal.
@@ -50,27 +32,6 @@ const LONGEST_PLACE: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(30);
 /// Between attempts at what was refused.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// Does a process have its thread?
-pub(crate) fn is_of(process: u32) -> bool {
-    PROCESS.load(Ordering::Acquire) == process
-}
-
-/// Is this the thread?
-pub(crate) fn is_here() -> bool {
-    ID.load(Ordering::Relaxed) == os::thread_id() as u32 && is_of(os::process_id())
-}
-
-/// Wakes the thread. Callable in a signal handler.
-pub(crate) fn wake() {
-    WORK.fetch_add(1, Ordering::Release);
-    os::wake_all(&WORK);
-}
-
-/// Has the thread do something else, each time that it is woken.
-pub(crate) fn on_work(work: Work) {
-    ON_WORK.store(work as *mut (), Ordering::Release);
-}
 
 /// Sees to it that there is a thread.
 pub(crate) fn ensure() -> Result<()> {
@@ -116,11 +77,6 @@ fn forget_parent() {
     deferred.for_each(handlers::Handler::forget_runner);
 }
 
-/// All signals.
-pub(crate) fn all_stations() -> impl Iterator<Item = (i32, &'static Station)> {
-    (1..=MAX_SIGNAL as i32).filter_map(|signal| Some((signal, chain::station(signal)?)))
-}
-
 fn run(process: u32) {
     ID.store(os::thread_id() as u32, Ordering::Relaxed);
     // Nothing that is sent to the process comes here, not even a fault that somebody sends. But where code of the program's
@@ -160,7 +116,7 @@ fn come_back(back: &mut Instant) -> bool {
     let Some(again) = aside().map(|(_, station)| station.made_again()).max() else { return true };
     std::thread::sleep(place(if back.elapsed() < LATE { again } else { 0 }));
     *back = Instant::now();
-    let Ok(changing) = outside::changing() else { return false };
+    let Ok(changing) = guard::changing() else { return false };
     let mut failed = None;
     for (signal, _) in aside() {
         match outside::come_back(signal) {
@@ -175,15 +131,6 @@ fn come_back(back: &mut Instant) -> bool {
         tracing::warn!(%error, signal, "our signal handler has made place and could not be put back");
     }
     failed.is_none()
-}
-
-/// What becomes of a delivery that has been handed to the thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Onward {
-    /// To whoever was there before us.
-    Pass,
-    /// The end of the process, after a wipe.
-    End,
 }
 
 /// Sends a delivery on, with what came with it. On the thread: it sends the signal to itself, and lets it through.

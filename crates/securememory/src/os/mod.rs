@@ -46,7 +46,7 @@ pub(crate) use linux::{ProtectionKey, SecretFile, ShareFile, process, room};
 #[cfg(unix)]
 mod veil;
 #[cfg(unix)]
-pub(crate) use veil::{Veil, unlocked_at_rest};
+pub(crate) use veil::{IS_HERE as ENCRYPTS_CLOSED, Veil, unlocked_at_rest};
 
 #[cfg(windows)]
 mod windows;
@@ -56,7 +56,7 @@ use windows as sys;
 pub(crate) use windows::limits;
 #[cfg(windows)]
 pub(crate) use windows::{
-    ProtectionKey, SecretFile, ShareFile, Veil, process, room, signals, unlocked_at_rest,
+    ENCRYPTS_CLOSED, ProtectionKey, SecretFile, ShareFile, Veil, process, room, signals, unlocked_at_rest,
 };
 
 #[cfg(unix)]

@@ -33,6 +33,9 @@ impl Veil {
     }
 }
 
+/// Are closed pages encrypted on this system, if it can do so?
+pub(crate) const IS_HERE: bool = false;
+
 /// Why pages that are locked are not kept from swap while they are closed: they are.
 #[inline(always)]
 pub(crate) const fn unlocked_at_rest() -> Option<CallError> {

@@ -78,7 +78,8 @@ pub use register::{DirectHandler, Priority, Registration, register, register_dir
 
 use crate::error::{Error, Result};
 use crate::fault::chain::{self, COORDINATED, ENDS, WIPES};
-use crate::fault::outside::{self, Put};
+use crate::fault::guard::{self, Put};
+use crate::fault::outside;
 use crate::fault::thread;
 use crate::locks;
 use crate::os::signals::{self, Action, Mask};
@@ -130,7 +131,7 @@ impl Coordinator {
             if watch.is_some() {
                 thread::ensure()?;
             }
-            let _changing = outside::changing()?;
+            let _changing = guard::changing()?;
             let signals = unique(signals);
             let mut watched = Vec::new();
             for &signal in &signals {
@@ -208,7 +209,7 @@ impl Coordinator {
 /// Gives the signals up. By who has the coordinator's turn.
 fn end_here(current: &mut Option<Current>, changes: &mut Vec<Change>) -> (Result<Uninstalled>, Option<Hook>) {
     let mut outcome = Ok(Uninstalled::Restored);
-    let _changing = match outside::changing() {
+    let _changing = match guard::changing() {
         Ok(changing) => changing,
         Err(error) => return (Err(error), None),
     };
@@ -256,7 +257,7 @@ fn unique(signals: &[Signal]) -> Vec<Signal> {
     signals
 }
 
-/// Takes one signal. Under [`outside::changing`].
+/// Takes one signal. Under [`guard::changing`].
 fn put(signal: Signal, ends: bool, watched: &mut Vec<Watched>, changes: &mut Vec<Change>) -> Result<()> {
     let number = signal.as_raw();
     let ends = ends && chain::ends_by_default(number);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::options::{Hook, tell};
 use super::{Change, IfReplaced, Options, Signal};
 use crate::error::{Error, Result};
-use crate::fault::outside::{self, Holder};
+use crate::fault::guard::{self, Holder};
+use crate::fault::outside;
 use crate::fault::thread;
 use crate::locks::{self, Guard, Lock, Rank};
 use crate::os::{self, signals};
@@ -115,7 +116,7 @@ impl Watched {
         Self { signal, roles, reclaimed: 0, told: 0 }
     }
 
-    /// Under [`outside::changing`].
+    /// Under [`guard::changing`].
     fn look(&mut self, if_replaced: IfReplaced, changes: &mut Vec<Change>) -> Result<bool> {
         let (signal, number) = (self.signal, self.signal.as_raw());
         match outside::come_back(number)? {
@@ -159,7 +160,7 @@ fn look_at_all(changes: &mut Vec<Change>) -> Result<(Option<Hook>, Result<Vec<Si
     let Some(current) = turn.current().and_then(Option::as_mut) else { return Ok((None, Ok(Vec::new()))) };
     let if_replaced = current.options.if_replaced;
     let (mut others, mut failure) = (Vec::new(), None);
-    let _changing = outside::changing()?;
+    let _changing = guard::changing()?;
     for watched in &mut current.signals {
         if back & watched.signal.bit() != 0 {
             changes.push(Change::CameBack { signal: watched.signal });

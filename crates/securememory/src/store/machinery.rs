@@ -13,7 +13,7 @@ use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Protection};
 use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
-use crate::os::CallError;
+use crate::os::{self, CallError};
 use crate::policy::Level;
 use crate::region::canary::Canary;
 use crate::region::lease::Lease;
@@ -28,7 +28,7 @@ use crate::registry::vaults::Seat;
 use crate::registry::{Slot, dying, forks, lost};
 use crate::shutdown::fork;
 use crate::signal::masks;
-use crate::status::{Evidence, Protections, VaultStatus};
+use crate::status::{Achieved, Evidence, Protections, VaultStatus};
 use crate::store::expiry::Due;
 use crate::store::heritage::Ready;
 use crate::store::ledger::{Ledger, Live};
@@ -208,6 +208,7 @@ impl Machinery {
         // A child leaves the locks alone that it inherited.
         let is_alive = self.enclave.is_alive();
         let (epoch, seals) = if is_alive { self.ledger.current().unwrap_or_default() } else { (0, 0) };
+        let protections = self.enclave.protections();
         VaultStatus {
             id: self.id,
             hold: self.enclave.used(),
@@ -224,7 +225,9 @@ impl Machinery {
             scratch_slots,
             scratch_unlocked,
             secrets: if is_alive { self.live().secrets } else { 0 },
-            protections: self.enclave.protections(),
+            protections,
+            closed_encrypted: os::ENCRYPTS_CLOSED
+                .then(|| Achieved::by_call(protections.lock.asked, os::unlocked_at_rest())),
         }
     }
 

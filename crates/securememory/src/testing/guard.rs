@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::fault::outside;
+use crate::fault;
 use crate::os::inject;
 use crate::registry::dying;
 use crate::registry::guards::{self, Finding, Left, Watch};
@@ -212,7 +212,7 @@ pub fn expect_leak(why: &str, what: Left, count: usize) {
 /// What is installed in the process.
 fn installed(changed: Vec<i32>) -> Vec<Finding> {
     let mut found = Vec::new();
-    if outside::is_installed() {
+    if fault::guard::is_installed() {
         found.push((Left::FaultHandling, "is installed".to_owned()));
     }
     if let Some(signals) = signal::coordinated() {

@@ -8,30 +8,98 @@
     reason = "helpers for tests, which end by panics; each test binary uses some; memory is looked at by raw calls"
 )]
 
+mod anywhere;
+
+#[allow(unused_imports, reason = "each test binary uses some")]
+pub use anywhere::*;
 use securememory::Call;
 use securememory::testing::errno;
 use securememory::testing::inject::{self, Injection, Plan};
 use windows_sys::Win32::System::Diagnostics::Debug::ReadProcessMemory;
-use windows_sys::Win32::System::Memory::{MEMORY_BASIC_INFORMATION, PAGE_READWRITE, VirtualQuery};
+use windows_sys::Win32::System::Memory::{
+    MEMORY_BASIC_INFORMATION, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, VirtualProtect, VirtualQuery,
+};
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
 #[allow(unused_imports, reason = "each test binary uses some")]
 pub use securememory::testing::{Ending, Footprint, own_process as case, skip};
-
-/// There are no split keys.
-pub const HOLD: securememory::Hold = securememory::Hold::Guarded;
 
 /// Bytes in a page.
 pub fn page_size() -> usize {
     securememory::Host::probe().page_size
 }
 
-/// Runs `work` on each of `items` in a thread of its own. When it returns, the threads are gone.
-pub fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
-        threads.into_iter().for_each(|thread| thread.join().expect("the thread"));
-    });
+/// What may be done with the page of an address. VirtualQuery
+pub fn access(address: usize) -> Access {
+    match pages(address).map(|info| info.Protect) {
+        Some(PAGE_NOACCESS) => Access::None,
+        Some(PAGE_READONLY) => Access::Read,
+        Some(PAGE_READWRITE) => Access::ReadWrite,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn pages(address: usize) -> Option<MEMORY_BASIC_INFORMATION> {
+    // SAFETY: numbers and pointers, for which zero is right; one structure is written.
+    unsafe {
+        let mut info: MEMORY_BASIC_INFORMATION = std::mem::zeroed();
+        let len = size_of::<MEMORY_BASIC_INFORMATION>();
+        (VirtualQuery(std::ptr::without_provenance(address), &raw mut info, len) != 0).then_some(info)
+    }
+}
+
+/// What lies there; `None`: nothing is mapped. Of closed pages too under Wine, whose ReadProcessMemory does not ask; Windows
+/// opens them for that long.
+pub fn look(address: usize, len: usize) -> Option<Vec<u8>> {
+    let get = || {
+        let (mut bytes, mut got) = (vec![0_u8; len], 0);
+        // SAFETY: the kernel writes so many bytes of the vector, and reads wherever it can.
+        let done = unsafe {
+            let from = std::ptr::with_exposed_provenance(address);
+            ReadProcessMemory(GetCurrentProcess(), from, bytes.as_mut_ptr().cast(), len, &raw mut got)
+        };
+        (done != 0 && got == len).then_some(bytes)
+    };
+    get().or_else(|| {
+        pages(address).filter(|info| info.Protect == PAGE_NOACCESS)?;
+        let (place, mut before) = (std::ptr::with_exposed_provenance_mut(address), 0);
+        // SAFETY: a test looks at pages of which nobody else has any use at this moment.
+        unsafe { VirtualProtect(place, len, PAGE_READONLY, &raw mut before) };
+        let bytes = get();
+        // SAFETY: as above.
+        unsafe { VirtualProtect(place, len, before, &raw mut before) };
+        bytes
+    })
+}
+
+/// Opens the page of an address for reading. VirtualProtect
+pub fn open(address: usize) {
+    let mut before = 0;
+    // SAFETY: a guard page, of which a test has made sure that nobody relies on it.
+    unsafe {
+        VirtualProtect(std::ptr::with_exposed_provenance(address), 1, PAGE_READONLY, &raw mut before);
+    }
+}
+
+/// Changes a byte of memory that can be written.
+pub fn poke(address: usize, byte: u8) {
+    // SAFETY: a test damages what the library keeps at rest: plain bytes, of which nobody has a reference now.
+    unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(byte) };
+}
+
+/// Threads of this process.
+pub fn threads() -> usize {
+    Footprint::now().threads()
+}
+
+/// Bytes locked by the library.
+pub fn locked() -> u64 {
+    Footprint::now().locked()
+}
+
+/// Bytes that are resident: not asked for.
+pub fn resident() -> Option<i64> {
+    None
 }
 
 /// While it lives, this thread's vaults are made as on a host without protection keys: as ever.
@@ -53,6 +121,9 @@ pub struct Needle {
 
 /// Added to the bytes, so that the search does not find what it searches with.
 const MASK: u8 = 0x6D;
+
+/// Zeros that are passed over at once.
+const ZEROS: usize = 4 << 10;
 
 impl Needle {
     /// `len` bytes that look random and occur nowhere else.
@@ -94,20 +165,17 @@ impl Needle {
     pub fn find(&self) -> Vec<String> {
         // Only whole windows are compared, masked again byte by byte.
         let windows: std::collections::HashSet<&[u8]> = self.masked.windows(8).collect();
-        let firsts: Vec<bool> = (0..=255).map(|byte| self.masked.iter().any(|&one| one == byte)).collect();
+        // The first two bytes decide for nearly all places.
+        let pair = |bytes: &[u8]| usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+        let mut likely = vec![false; 1 << 16];
+        for window in &windows {
+            likely[pair(&[window[0].wrapping_sub(MASK), window[1].wrapping_sub(MASK)])] = true;
+        }
         let (mut found, mut at) = (Vec::new(), 0_usize);
         let mut buffer = vec![0_u8; 1 << 16];
         let own = buffer.as_ptr().addr()..buffer.as_ptr().addr() + buffer.len();
         loop {
-            // SAFETY: numbers and pointers, for which zero is right; one structure is written.
-            let info = unsafe {
-                let mut info: MEMORY_BASIC_INFORMATION = std::mem::zeroed();
-                let len = size_of::<MEMORY_BASIC_INFORMATION>();
-                if VirtualQuery(std::ptr::without_provenance(at), &raw mut info, len) == 0 {
-                    return found;
-                }
-                info
-            };
+            let Some(info) = pages(at) else { return found };
             let end = info.BaseAddress.addr() + info.RegionSize;
             let mut place = info.BaseAddress.addr();
             while info.Protect == PAGE_READWRITE && place < end {
@@ -119,17 +187,24 @@ impl Needle {
                     let to = buffer.as_mut_ptr().cast();
                     ReadProcessMemory(GetCurrentProcess(), from, to, want, &raw mut got);
                 }
-                for offset in 0..got.saturating_sub(7) {
-                    if firsts[usize::from(buffer[offset].wrapping_add(MASK))]
-                        && !own.contains(&(place + offset))
-                    {
-                        let mut window = [0_u8; 8];
-                        for (to, from) in window.iter_mut().zip(&buffer[offset..]) {
-                            *to = from.wrapping_add(MASK);
-                        }
-                        if windows.contains(&window[..]) && found.len() < 8 {
-                            found.push(format!("{:#x}", place + offset));
-                        }
+                let mut next = 0;
+                while next + 8 <= got {
+                    let offset = next;
+                    // Long runs of zeros are many, and their comparison is fast.
+                    if offset % 512 == 0 && buffer[offset..got].starts_with(&[0; ZEROS]) {
+                        next += ZEROS - 7;
+                        continue;
+                    }
+                    next += 1;
+                    if !likely[pair(&buffer[offset..])] || own.contains(&(place + offset)) {
+                        continue;
+                    }
+                    let mut window = [0_u8; 8];
+                    for (to, from) in window.iter_mut().zip(&buffer[offset..]) {
+                        *to = from.wrapping_add(MASK);
+                    }
+                    if windows.contains(&window[..]) && found.len() < 8 {
+                        found.push(format!("{:#x}", place + offset));
                     }
                 }
                 // Windows across the border are seen in the next piece.

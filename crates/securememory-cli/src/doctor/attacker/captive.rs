@@ -1,14 +1,14 @@
 //! The victim's process, seen from the attacker's side.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::ops::Range;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+#[cfg(target_os = "linux")]
+use std::io::{self, Read};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 
 use crate::doctor::order::{Armed, Care, Claim, Command, Facts, Order, Reply};
 use crate::doctor::snapshot::Piece;
 use crate::doctor::verdict::Trouble;
-use crate::raw::trace;
+use crate::system;
 
 /// A victim that waits for commands. It is killed when this ends.
 pub struct Captive {
@@ -41,12 +41,11 @@ impl Captive {
     }
 
     fn start(order: &Order) -> Result<Self, Trouble> {
-        // By this name it works also where the user may not walk the path to the binary, or it was replaced.
-        let mut child = std::process::Command::new("/proc/self/exe")
-            .arg0("securememory")
-            .arg("doctor-victim")
-            .env_clear()
-            .current_dir(order.directory.as_deref().unwrap_or("/".as_ref()))
+        let mut command = system::myself("doctor-victim")?;
+        if let Some(directory) = &order.directory {
+            command.current_dir(directory);
+        }
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -85,16 +84,13 @@ impl Captive {
         Ok(self.child.wait()?)
     }
 
-    /// What a witness, which it has left behind, sees in its memory.
-    pub fn testimony(&mut self, witness: i32, range: &Range<usize>) -> Result<Vec<u8>, Trouble> {
-        trace::send(witness, libc::SIGCONT)?;
-        let words = [range.start.to_ne_bytes(), range.len().to_ne_bytes()];
-        let mut bytes = vec![0; range.len()];
-        let seen =
-            self.input.write_all(words.as_flattened()).and_then(|()| self.output.read_exact(&mut bytes));
-        seen.map(|()| bytes).map_err(|error| {
-            Trouble::NotHere(format!("a process that shares the memory was ended with it ({error})"))
-        })
+    /// Sends these bytes down its input, which somebody else reads now, and reads so many for them.
+    #[cfg(target_os = "linux")]
+    pub fn exchange(&mut self, bytes: &[u8], len: usize) -> io::Result<Vec<u8>> {
+        let mut answer = vec![0; len];
+        self.input.write_all(bytes)?;
+        self.output.read_exact(&mut answer)?;
+        Ok(answer)
     }
 
     /// What a victim that is gone said last, if it was trouble.
@@ -163,6 +159,7 @@ impl Captive {
     }
 
     /// Opens a view and returns where its bytes are, and how many places for views are not locked, as it says.
+    #[cfg(target_os = "linux")]
     pub fn open_view(&mut self) -> Result<(usize, usize), Trouble> {
         match self.command(Command::OpenView)? {
             Reply::View { address, unlocked } => Ok((address, unlocked)),
@@ -170,7 +167,8 @@ impl Captive {
         }
     }
 
-    /// Gives a command that it does not survive, and waits for its end.
+    /// Has it abort, and waits for its end.
+    #[cfg(target_os = "linux")]
     pub fn last_command(&mut self, command: Command) -> Result<ExitStatus, Trouble> {
         self.say(&command)?;
         let mut line = String::new();
@@ -178,7 +176,7 @@ impl Captive {
         let status = self.child.wait()?;
         match serde_json::from_str(&line) {
             Ok(Reply::Trouble(trouble)) => Err(trouble),
-            _ if status.signal().is_some() => Ok(status),
+            _ if system::ended_by_abort(status) => Ok(status),
             _ => Err(Trouble::failed(format!("the victim should have been killed: {status}"))),
         }
     }

@@ -1,13 +1,12 @@
 //! `crash`, `kill-…`: what is left of a process when it ends, before the kernel takes it away.
 
 use std::ops::Range;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Instant;
 
 use super::captive::Captive;
 use super::find_key;
-use super::tracer::Tracer;
+use super::tracer::{ENDS, Tracer, Witness, signal_of};
 use crate::doctor::crack::{Crack, Found, KEY, Record, everywhere};
 use crate::doctor::loot::{Loot, Through, loot};
 use crate::doctor::memory::{Mapping, Sight, mappings, without};
@@ -16,17 +15,16 @@ use crate::doctor::order::{Armed, Care, Command, EXIT_CODE, End, Order};
 use crate::doctor::promises::{Attack, Kept};
 use crate::doctor::search::{Search, how};
 use crate::doctor::verdict::{Trouble, Verdict};
-use crate::raw::trace;
+use crate::system;
 
 /// Every way in which a program ends itself.
 pub fn crash(order: &Order, victim: Captive) -> Result<Verdict, Trouble> {
-    let ends = [End::StrayRead, End::InView, End::NullWrite, End::Exit, End::Abort];
-    every(order, victim, &ends, Care::Faults)
+    every(order, victim, ENDS, Care::Faults)
 }
 
 /// A signal from outside.
 pub fn killed(order: &Order, victim: Captive, attack: Attack) -> Result<Verdict, Trouble> {
-    let signal = attack.signal().ok_or_else(|| Trouble::failed("not an attack by a signal"))?;
+    let signal = signal_of(attack).ok_or_else(|| Trouble::failed("not an attack by a signal"))?;
     let faults = matches!(attack, Attack::KillSegv | Attack::KillBus | Attack::KillAbrt);
     let care = if faults { Care::Faults } else { Care::FaultsAndSignals };
     every(order, victim, &[End::Sent(signal)], care)
@@ -93,8 +91,8 @@ impl Left {
         let record = victim.facts.decoy.map(|at| Record::take(&sight, &at)).transpose()?;
         let shares = loot(victim.pid, Through::Duplicate)?.shares;
         let armed = victim.arm(care)?;
-        let witness = armed.witness.map(Witness);
-        let mut tracer = Tracer::seize(victim.pid)?;
+        let witness = Witness::of(&armed);
+        let mut tracer = Tracer::seize(victim.pid, &armed)?;
         let begin = Instant::now();
         let sent = match end {
             End::Sent(signal) => {
@@ -110,15 +108,14 @@ impl Left {
         let took = begin.elapsed();
         let remains = Remains::take(&victim, &tracer, sight, shares)?;
         let mut looked = remains.look(order, known.as_ref(), record.as_ref(), &armed, end)?;
+        let maps = remains.maps;
         tracer.let_go();
         let status = victim.end()?;
         if let (Some(witness), Some(known)) = (witness, &known) {
-            let pages = remains.maps.iter().filter(|mapping| mapping.secret());
+            let pages = maps.iter().filter(|mapping| mapping.secret());
             for range in pages.map(|mapping| &mapping.range) {
-                match victim.testimony(witness.0, range) {
-                    Ok(bytes) => {
-                        looked.see_key(order, known, record.as_ref(), &remains.maps, range, &bytes)?
-                    }
+                match witness.sees(&mut victim, range) {
+                    Ok(bytes) => looked.see_key(order, known, record.as_ref(), &maps, range, &bytes)?,
                     Err(why) => looked.see_nothing(&why),
                 }
             }
@@ -171,35 +168,26 @@ impl Left {
     }
 }
 
-/// A process that shares the victim's memory, killed when this ends.
-struct Witness(i32);
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        let _ = trace::send(self.0, libc::SIGKILL);
-    }
-}
-
 /// All there is to be looked at.
-struct Remains {
+struct Remains<'a> {
+    tracer: &'a Tracer,
     sight: Sight,
     maps: Vec<Mapping>,
     files: Loot,
-    registers: Vec<(i32, Vec<u8>)>,
     /// What files had before.
     shares: Vec<[u8; KEY]>,
 }
 
-impl Remains {
+impl<'a> Remains<'a> {
     fn take(
         victim: &Captive,
-        tracer: &Tracer,
+        tracer: &'a Tracer,
         sight: Sight,
         shares: Vec<[u8; KEY]>,
     ) -> Result<Self, Trouble> {
         let maps = mappings(victim.pid)?;
         let files = loot(victim.pid, Through::Duplicate)?;
-        Ok(Self { sight, maps, files, registers: tracer.registers()?, shares })
+        Ok(Self { tracer, sight, maps, files, shares })
     }
 
     fn look(
@@ -221,7 +209,10 @@ impl Remains {
             limit.memory(&self.sight, &within(&self.maps, &frames));
         }
         let in_frames = limit.secret_bytes();
-        for (thread, bytes) in &self.registers {
+        let mut crack = record.map(|record| self.everything(record));
+        // Only now: some systems stop threads for it, and save their registers where a search would find them.
+        let threads = self.tracer.registers()?;
+        for (thread, bytes) in &threads {
             let search = match *thread {
                 thread if thread == armed.holder => &mut limit,
                 thread if thread == armed.reader => &mut reading,
@@ -237,7 +228,10 @@ impl Remains {
                 armed.held
             )));
         }
-        let (cracked, none) = record.map(|record| self.crack(record, armed, end)).unwrap_or_default();
+        let others = || threads.iter().filter(|(thread, _)| *thread != armed.reader);
+        let cracked =
+            crack.as_mut().map(|crack| self.crack(crack, others().map(|(_, bytes)| &bytes[..]), end));
+        let (cracked, none) = cracked.unwrap_or_default();
         let key = cracked.or_else(|| search.finds_key(&self.maps)).or_else(|| limit.finds_key(&self.maps));
         let found = search.finds(&self.maps).or_else(|| key.clone());
         let mut registers = format!("{} bytes in registers", limit.secret_bytes());
@@ -263,15 +257,24 @@ impl Remains {
         })
     }
 
-    /// Tries all that is left as the key; how much that was. Every two together, too, where a victim aborts: that takes
-    /// long, and one end is like the other.
-    fn crack(&self, record: &Record, armed: &Armed, end: End) -> (Option<String>, String) {
+    /// Tries all that is left in memory and files as the key.
+    fn everything<'r>(&'r self, record: &'r Record) -> Crack<'r> {
         let mut crack = everywhere(&self.sight, &self.maps, record, &self.files.shares);
         crack.look(0, self.files.shares.as_flattened());
-        let others = self.registers.iter().filter(|(thread, _)| *thread != armed.reader);
-        others.for_each(|(_, bytes)| crack.look(0, bytes));
+        crack
+    }
+
+    /// Tries what registers had, too; how much all of it was. Every two together, at the last end: that takes long, and
+    /// one end is like the other.
+    fn crack<'r>(
+        &self,
+        crack: &mut Crack<'_>,
+        registers: impl Iterator<Item = &'r [u8]>,
+        end: End,
+    ) -> (Option<String>, String) {
+        registers.for_each(|bytes| crack.look(0, bytes));
         let mut verb = "is";
-        if end == End::Abort && crack.found.is_none() {
+        if Some(&end) == ENDS.last() && crack.found.is_none() {
             crack.look_at_pairs();
             verb = "and no two of them make";
         }
@@ -288,10 +291,10 @@ fn within(mappings: &[Mapping], range: &Range<usize>) -> Vec<Mapping> {
 /// Does the process end as one that has no protection would?
 fn is_true(end: End, status: ExitStatus) -> bool {
     match end {
-        End::StrayRead | End::InView | End::NullWrite => status.signal() == Some(libc::SIGSEGV),
-        End::Abort => status.signal() == Some(libc::SIGABRT),
+        End::StrayRead | End::InView | End::NullWrite => system::ended_by_fault(status),
+        End::Abort => system::ended_by_abort(status),
         End::Exit => status.code() == Some(EXIT_CODE),
-        End::Sent(signal) => status.signal() == Some(signal),
+        End::Sent(signal) => system::ended_by(status, signal),
     }
 }
 

@@ -6,12 +6,17 @@
 mod apart;
 mod captive;
 mod crash;
+#[cfg(target_os = "linux")]
 mod dump;
+#[cfg(target_os = "linux")]
 mod forks;
 mod old_share;
 mod residue;
+#[cfg(target_os = "linux")]
 mod swap;
 mod thief;
+#[cfg_attr(windows, path = "tracer/windows.rs")]
+#[cfg_attr(not(windows), path = "tracer/linux.rs")]
 mod tracer;
 
 use std::io::{self, BufRead};
@@ -23,12 +28,13 @@ use super::memory::{Sight, mappings};
 use super::order::{Answer, Command, Order, Reply, Task};
 use super::promises::{Attack, Kept};
 use super::verdict::{Trouble, Verdict};
+use crate::system;
 use captive::Captive;
 
 /// Reads one order, answers in one line.
 pub fn run() -> ExitCode {
     // Not to outlive a doctor that is interrupted; the victims do the same.
-    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    system::die_with_parent();
     let mut line = String::new();
     let order =
         io::stdin().lock().read_line(&mut line).ok().and_then(|_| serde_json::from_str::<Order>(&line).ok());
@@ -57,9 +63,13 @@ fn carry_out(order: &Order) -> Result<Answer, Trouble> {
         Attack::KeyOnly => apart::key_only(order, victim),
         Attack::CiphertextOnly => apart::ciphertext_only(order, victim, Command::Purge),
         Attack::VaultClose => apart::ciphertext_only(order, victim, Command::CloseVault),
+        #[cfg(target_os = "linux")]
         Attack::CoreDump => dump::core_dump(order, victim),
+        #[cfg(target_os = "linux")]
         Attack::Swap => swap::swap(order, victim),
+        #[cfg(target_os = "linux")]
         Attack::ForkChild => forks::fork_child(order, victim),
+        #[cfg(target_os = "linux")]
         Attack::ForkInRead => forks::fork_in_read(order, victim),
         Attack::Residue => residue::residue(order, victim),
         Attack::Crash => crash::crash(order, victim),
@@ -78,6 +88,10 @@ fn carry_out(order: &Order) -> Result<Answer, Trouble> {
         | Attack::Underflow
         | Attack::ReadAfterClose
         | Attack::Log => from_inside(victim),
+        #[cfg(windows)]
+        Attack::CoreDump | Attack::Swap | Attack::ForkChild | Attack::ForkInRead => {
+            Err(Trouble::failed("not an attack of this system"))
+        }
     }?;
     Ok(Answer::Verdict(verdict))
 }
@@ -96,14 +110,15 @@ fn find_key(order: &Order, victim: &mut Captive, sight: &Sight) -> Result<Option
     let Some(decoy) = victim.facts.decoy else { return Ok(None) };
     let record = Record::take(sight, &decoy).map_err(Trouble::forbidden("/proc/PID/mem"))?;
     if order.kept == Kept::SealedSecretmem {
-        // Nobody else can read it. A debugger would run code in the victim; here the victim helps.
-        let mut crack = Crack::new(&record, &[], KEY);
-        victim.show(Command::ShowPages)?.iter().for_each(|(address, bytes)| crack.look(*address, bytes));
         let missing = || Trouble::failed("the vault's key is not in the pages of memfd_secret");
-        return crack.found.ok_or_else(missing).map(Some);
+        return shown_key(&record, victim)?.ok_or_else(missing).map(Some);
     }
     let Loot { shares, read, refused, .. } = loot(victim.pid, Through::Duplicate)?;
-    let (found, tried) = search(sight, &mappings(victim.pid)?, &record, &shares);
+    let (mut found, tried) = search(sight, &mappings(victim.pid)?, &record, &shares);
+    if found.is_none() && cfg!(windows) {
+        // Encrypted while it is closed.
+        found = shown_key(&record, victim)?;
+    }
     if found.is_none() && refused > 0 {
         return Err(Trouble::NotHere(format!(
             "{refused} descriptors of the victim could not be duplicated, so the key it uses is not known"
@@ -115,4 +130,11 @@ fn find_key(order: &Order, victim: &mut Captive, sight: &Sight) -> Result<Option
         )));
     }
     Ok(found)
+}
+
+/// The key, in pages that nobody else can read. A debugger would run code in the victim; here the victim helps.
+fn shown_key(record: &Record, victim: &mut Captive) -> Result<Option<Found>, Trouble> {
+    let mut crack = Crack::new(record, &[], KEY);
+    victim.show(Command::ShowPages)?.iter().for_each(|(address, bytes)| crack.look(*address, bytes));
+    Ok(crack.found)
 }

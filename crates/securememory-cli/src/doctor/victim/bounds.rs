@@ -1,26 +1,32 @@
 //! One byte changed beside an open view.
 //!
-//! Each write happens in a forked child that makes a secret of its own: a guard page kills it, or a canary is
-//! found broken when the view ends.
+//! Each write is beside a view of a secret of its own: it faults on a guard page, or a canary is found broken when the
+//! view ends.
 
-use std::io;
+#[cfg_attr(windows, path = "bounds/windows.rs")]
+#[cfg_attr(not(windows), path = "bounds/linux.rs")]
+mod system;
+
 use std::ops::Range;
 
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions, setrlimit, waitpid};
 use securememory::Error;
 
-use super::held::{Held, InVault};
-use crate::doctor::needle::Needle;
+use super::held::InVault;
 use crate::doctor::order::Order;
 use crate::doctor::promises::Kept;
 use crate::doctor::verdict::{Trouble, Verdict};
-use crate::raw;
+use crate::system::page_size;
+use system::strike;
 
-// How the child exits.
-const NOTICED: u8 = 10;
-const UNNOTICED: u8 = 11;
-const OTHER_ERROR: u8 = 12;
-const NO_SECRET: u8 = 13;
+/// Which byte to change, of a view that is open there.
+type Place<'a> = dyn Fn(&Range<usize>) -> usize + 'a;
+
+/// What became of a write.
+enum Struck {
+    Faulted,
+    Noticed,
+    Unnoticed,
+}
 
 /// The views under attack.
 #[derive(Clone, Copy)]
@@ -32,7 +38,7 @@ enum Kind {
 
 /// Behind the end: the slack up to the guard page, and the guard page.
 pub fn overflow(order: &Order) -> Result<Verdict, Trouble> {
-    let page = rustix::param::page_size();
+    let page = page_size();
     beside(order, |bytes| [0, 1, 7, 14, 15, 16, 100, page - 1].map(|distance| bytes.end + distance).to_vec())
 }
 
@@ -46,22 +52,14 @@ fn beside(order: &Order, places: impl Fn(&Range<usize>) -> Vec<usize>) -> Result
     let kinds: &[Kind] =
         if order.kept == Kept::Plain { &[Kind::Read] } else { &[Kind::Read, Kind::Write, Kind::Owned] };
     let (mut writes, mut faulted, mut noticed, mut unnoticed) = (0, 0, 0, Vec::new());
-    for len in [1, 16, 17, 32, rustix::param::page_size(), order.needle.len()] {
+    for len in [1, 16, 17, 32, page_size(), order.needle.len()] {
         for kind in kinds {
             for choice in 0..places(&(4096..8192)).len() {
-                let child = raw::fork_alone(|| strike(order, len, *kind, |bytes| places(bytes)[choice]))?;
                 writes += 1;
-                match wait(child)? {
-                    Ended::Fault => faulted += 1,
-                    Ended::Code(NOTICED) => noticed += 1,
-                    Ended::Code(UNNOTICED) => unnoticed.push(len),
-                    Ended::Code(NO_SECRET) => {
-                        return Err(Trouble::failed("a forked child could not make a secret"));
-                    }
-                    Ended::Code(OTHER_ERROR) => {
-                        return Err(Trouble::failed("a view ended with another error"));
-                    }
-                    other => return Err(Trouble::failed(format!("a child ended strangely: {other:?}"))),
+                match strike(order, len, *kind, &|bytes| places(bytes)[choice])? {
+                    Struck::Faulted => faulted += 1,
+                    Struck::Noticed => noticed += 1,
+                    Struck::Unnoticed => unnoticed.push(len),
                 }
             }
         }
@@ -77,45 +75,27 @@ fn beside(order: &Order, places: impl Fn(&Range<usize>) -> Vec<usize>) -> Result
     Ok(Verdict::blocked(detail))
 }
 
-/// In the child: a secret, a view, one write.
-fn strike(order: &Order, len: usize, kind: Kind, place: impl Fn(&Range<usize>) -> usize) -> u8 {
-    // It may die with the view open: no core of that, and no program that takes cores from a pipe.
-    let quiet = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).and_then(|()| {
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-    });
-    let needle = if len == order.needle.len() { Ok(order.needle.clone()) } else { Needle::random(len) };
-    let (Ok(()), Ok(needle)) = (quiet, needle) else { return NO_SECRET };
-    match Held::make(order.kept, &needle) {
-        Ok(Held::Plain(bytes)) => {
-            raw::flip_byte(place(&addresses(&bytes)));
-            // At once: the allocator may notice when it frees something, long after; the vector never does.
-            raw::leave(UNNOTICED)
-        }
-        Ok(Held::Kept(kept)) => match through(&kept, kind, place) {
-            Ok(()) => UNNOTICED,
-            Err(Error::Overrun { .. }) => NOTICED,
-            Err(_) => OTHER_ERROR,
-        },
-        Err(_) => NO_SECRET,
-    }
-}
-
 /// Writes beside a view and ends the view.
-fn through(kept: &InVault, kind: Kind, place: impl Fn(&Range<usize>) -> usize) -> Result<(), Error> {
+fn through(
+    kept: &InVault,
+    kind: Kind,
+    place: impl Fn(&Range<usize>) -> usize,
+    change: impl Fn(usize),
+) -> Result<(), Error> {
     match kind {
         Kind::Read => {
             let view = kept.secret.view()?;
-            raw::flip_byte(place(&addresses(&view)));
+            change(place(&addresses(&view)));
             view.finish()
         }
         Kind::Write => {
             let view = kept.secret.view_mut()?;
-            raw::flip_byte(place(&addresses(&view)));
+            change(place(&addresses(&view)));
             view.commit()
         }
         Kind::Owned => {
             let view = kept.secret.owned_view()?;
-            view.with(|bytes| raw::flip_byte(place(&addresses(bytes)))).map_err(Error::from)
+            view.with(|bytes| change(place(&addresses(bytes)))).map_err(Error::from)
         }
     }
 }
@@ -123,22 +103,4 @@ fn through(kept: &InVault, kind: Kind, place: impl Fn(&Range<usize>) -> usize) -
 fn addresses(bytes: &[u8]) -> Range<usize> {
     let start = bytes.as_ptr().expose_provenance();
     start..start + bytes.len()
-}
-
-#[derive(Debug)]
-enum Ended {
-    Fault,
-    Signal(#[allow(dead_code)] i32),
-    Code(u8),
-}
-
-fn wait(child: u32) -> Result<Ended, Trouble> {
-    let pid = i32::try_from(child).ok().and_then(Pid::from_raw).ok_or_else(|| Trouble::failed("no child"))?;
-    let ended = waitpid(Some(pid), WaitOptions::empty()).map_err(io::Error::from)?;
-    let (_, status) = ended.ok_or_else(|| Trouble::failed("a child did not end"))?;
-    Ok(match (status.terminating_signal(), status.exit_status()) {
-        (Some(libc::SIGSEGV | libc::SIGBUS), _) => Ended::Fault,
-        (Some(signal), _) => Ended::Signal(signal),
-        (None, code) => Ended::Code(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(255)),
-    })
 }

@@ -1,48 +1,29 @@
 //! `crash` and `kill-…`: a process that ends in the middle of its work, with threads that use the secret.
 
+#[cfg_attr(windows, path = "crash/windows.rs")]
+#[cfg_attr(not(windows), path = "crash/linux.rs")]
+mod system;
+
 use std::io::BufRead;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::thread::gettid;
-use securememory::fault::{self, FaultPolicy};
-use securememory::signal::{Coordinator, Options, Signal};
-
 use super::held::{Crowd, Held};
 use super::{next_line, open, say};
 use crate::doctor::order::{Armed, Care, Command, EXIT_CODE, End, Order, Reply};
-use crate::doctor::promises::Kept;
 use crate::doctor::verdict::Trouble;
 use crate::raw;
+use crate::system::{page_size, thread as this_thread};
 
 /// Reads that are made before the end is told that all is ready.
 const READS: u64 = 50;
 
-/// The signals that a program may have its coordinator end it by.
-const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
-
-/// What a program does at its start, so that it leaves nothing when it ends.
-fn take_care(care: Care) -> Result<(), Trouble> {
-    // Who started the doctor may have some ignored, as nohup(1) does, or a shell for what runs in the background. The
-    // coordinator respects that, and it is not what is looked at here.
-    for signal in ENDING {
-        raw::default_action(signal.as_raw())?;
-    }
-    if care != Care::None {
-        fault::install(FaultPolicy::Abort)?.keep();
-    }
-    if care == Care::FaultsAndSignals {
-        Coordinator::install(&ENDING, Options::new().ends(true))?.keep();
-    }
-    Ok(())
-}
-
 /// Gets ready to die, and dies.
 pub fn arm(input: &mut impl BufRead, order: &Order, held: &Held, care: Care) -> Result<(), Trouble> {
-    take_care(care)?;
-    let witness = (order.kept == Kept::SealedSecretmem).then(raw::witness).transpose()?;
+    system::take_care(care)?;
+    let witness = system::witness(order)?;
     let users = Users {
         holding: AtomicU8::new(0),
         told: AtomicU8::new(raw::HOLD),
@@ -98,15 +79,14 @@ impl Users {
         // Behind a view is a guard page; behind a vector only luck.
         let beyond = match held {
             Held::Plain(_) => 16,
-            Held::Kept(_) => {
-                view.address().saturating_add(bytes.len()).next_multiple_of(rustix::param::page_size())
-            }
+            Held::Kept(_) => view.address().saturating_add(bytes.len()).next_multiple_of(page_size()),
         };
         let armed = Armed {
-            holder: gettid().as_raw_nonzero().get(),
+            holder: this_thread(),
             reader: 0,
             witness: None,
-            signal_stack: raw::signal_stack().map(|stack| (stack.start, stack.end)),
+            signal_stack: system::saves_registers().map(|stack| (stack.start, stack.end)),
+            at_end: system::end_mark(),
             held: raw::held_bytes(bytes.len()),
             crowd: 0,
             limit: None,
@@ -120,7 +100,7 @@ impl Users {
 
     /// Reads again and again. When the process is ending, reads are errors, and are tried none the less.
     fn read(&self, held: &Held, order: &Order) -> Result<(), Trouble> {
-        self.reader.store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+        self.reader.store(this_thread(), Ordering::Relaxed);
         while !self.over.load(Ordering::Relaxed) {
             let read = held.read(&order.needle);
             let reads = self.reads.fetch_add(1, Ordering::Relaxed);
@@ -168,6 +148,6 @@ fn stray_read(held: &Held) -> Result<(), Trouble> {
     }
     let view = kept.decoy.view()?;
     let end = view.as_ptr().expose_provenance().saturating_add(view.len());
-    raw::stray_load(end.next_multiple_of(rustix::param::page_size()));
+    raw::stray_load(end.next_multiple_of(page_size()));
     Ok(())
 }

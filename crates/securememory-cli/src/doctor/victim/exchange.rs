@@ -6,7 +6,7 @@ use securememory::Error;
 
 use super::held::Held;
 use super::inside::{Change, nowhere, read_changed};
-use crate::doctor::memory::{Pipe, Sight};
+use crate::doctor::memory::{Sight, Stray};
 use crate::doctor::needle::Needle;
 use crate::doctor::order::Order;
 use crate::doctor::verdict::{Trouble, Verdict};
@@ -42,8 +42,8 @@ fn exchange_with(order: &Order, held: &Held, with: &Held, other: &Needle) -> Res
     // Where a page cannot be read, it is only of interest whether the store faults as well.
     let [ours, theirs] = places.each_ref().map(|place| read(place).unwrap_or_else(|_| vec![0; place.len()]));
     let readable = places.iter().all(|place| read(place).is_ok());
-    let pipe = Pipe::new()?;
-    let stored = put(&pipe, &places[0], &theirs) + put(&pipe, &places[1], &ours);
+    let stray = Stray::new()?;
+    let stored = put(&stray, &places[0], &theirs) + put(&stray, &places[1], &ours);
     let outcome = match stored {
         0 => Outcome::Faulted,
         _ if !readable || stored < 2 * ours.len() => {
@@ -51,8 +51,8 @@ fn exchange_with(order: &Order, held: &Held, with: &Held, other: &Needle) -> Res
         }
         _ => {
             let changes = [read_changed(held, &order.needle), read_changed(with, other)];
-            put(&pipe, &places[0], &ours);
-            put(&pipe, &places[1], &theirs);
+            put(&stray, &places[0], &ours);
+            put(&stray, &places[1], &theirs);
             judge(&changes)?
         }
     };
@@ -78,8 +78,8 @@ fn judge(changes: &[Change]) -> Result<Outcome, Trouble> {
 }
 
 /// Stores byte by byte, and returns how many stores did not fault.
-fn put(pipe: &Pipe, place: &Range<usize>, bytes: &[u8]) -> usize {
-    place.clone().zip(bytes).filter(|(address, byte)| pipe.store(*address, **byte).is_ok()).count()
+fn put(stray: &Stray, place: &Range<usize>, bytes: &[u8]) -> usize {
+    place.clone().zip(bytes).filter(|(address, byte)| stray.store(*address, **byte).is_ok()).count()
 }
 
 #[cfg(test)]

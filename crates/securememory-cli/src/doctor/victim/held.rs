@@ -138,7 +138,8 @@ impl Held {
     /// Reads and changes it in every way there is, as a program does, and copies it from several sources.
     pub fn exercise(&mut self, needle: &Needle) -> Result<(), Trouble> {
         match self {
-            Self::Plain(bytes) => drop(std::hint::black_box(bytes.clone())),
+            // Several at once: the place of a single one may be used again before anybody looks.
+            Self::Plain(bytes) => drop(std::hint::black_box([(); 8].map(|()| bytes.clone()))),
             Self::Kept(kept) => {
                 for _ in 0..3 {
                     kept.all_ways()?;

@@ -5,12 +5,11 @@ use std::io;
 use super::held::Held;
 use crate::doctor::crack::{Crack, Record, search as search_key};
 use crate::doctor::finder::Finder;
-use crate::doctor::memory::{Pipe, Sight, mappings, walk};
-use crate::doctor::needle::{Needle, random};
+use crate::doctor::memory::{Sight, Stray, mappings, walk};
+use crate::doctor::needle::Needle;
 use crate::doctor::order::{Order, Reply};
 use crate::doctor::search::{Search, how, windows};
 use crate::doctor::verdict::{Trouble, Verdict};
-use crate::raw;
 
 /// Reads every byte that a load can read; searches for the secret, and tries all of it as the key.
 pub fn stray_read(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
@@ -51,29 +50,6 @@ pub fn common(order: &Order) -> Result<Vec<u32>, Trouble> {
     Ok(finder.numbers(1))
 }
 
-/// The pages of memory that the kernel does not keep mapped, masked.
-pub fn show_pages() -> Result<Reply, Trouble> {
-    let maps = mappings(std::process::id())?;
-    let smaps = std::fs::read_to_string("/proc/self/smaps")?;
-    let mut pieces = Vec::new();
-    for pages in maps.iter().filter(|mapping| mapping.secret()) {
-        let start = format!("{:x}-", pages.range.start);
-        let key = smaps
-            .lines()
-            .skip_while(|line| !line.starts_with(&start))
-            .find_map(|line| line.strip_prefix("ProtectionKey:"))
-            .and_then(|key| key.trim().parse().ok());
-        let mask = random(pages.range.len())?;
-        let mut masked = Vec::with_capacity(mask.len());
-        let mut next = mask.iter();
-        raw::bytes_behind(&pages.range, pages.write, key, |byte| {
-            masked.push(byte ^ next.next().copied().unwrap_or_default());
-        })?;
-        pieces.push((pages.range.start, Needle::masked(masked, mask)));
-    }
-    Ok(Reply::Memory(pieces))
-}
-
 /// What a load can read at the place where the secret rests: nothing, if that faults.
 pub fn copy_at_rest(held: &Held) -> Result<Reply, Trouble> {
     let place = held.facts().at_rest().ok_or_else(nowhere)?;
@@ -86,7 +62,7 @@ pub fn copy_at_rest(held: &Held) -> Result<Reply, Trouble> {
 /// Changes each byte at rest as a stray store would, reads, and puts it back.
 pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
     let at_rest = held.facts().at_rest().ok_or_else(nowhere)?;
-    let (pipe, sight) = (Pipe::new()?, Sight::inside()?);
+    let (stray, sight) = (Stray::new()?, Sight::inside()?);
     let forced = Sight::outside(std::process::id());
     let (mut faulted, mut noticed, mut idle, mut unnoticed) = (0, Vec::new(), 0, 0);
     for (n, address) in at_rest.clone().enumerate() {
@@ -96,12 +72,12 @@ pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
             (Err(_), Ok(forced)) => forced.bytes(address, 1)?[0],
             (Err(_), Err(_)) => 0,
         };
-        if pipe.store(address, old ^ 1 << (n % 8)).is_err() {
+        if stray.store(address, old ^ 1 << (n % 8)).is_err() {
             faulted += 1;
             continue;
         }
         let changed = read_changed(held, &order.needle);
-        pipe.store(address, old)?;
+        stray.store(address, old)?;
         match changed {
             Change::Noticed(why) => noticed.push(why),
             Change::Idle => idle += 1,

@@ -17,7 +17,7 @@ mod veil;
 mod working_set;
 
 pub(crate) use super::absent::{ProtectionKey, SecretFile, ShareFile};
-pub(crate) use veil::{Veil, unlocked_at_rest};
+pub(crate) use veil::{IS_HERE as ENCRYPTS_CLOSED, Veil, unlocked_at_rest};
 pub(super) use working_set::{lock, lock_limit, locked_now, unlock};
 
 use super::{Access, Advice, Build, Call, CallError, CallResult, RangeFlags};

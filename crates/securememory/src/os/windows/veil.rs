@@ -126,6 +126,9 @@ fn try_out() -> CallResult<()> {
     }
 }
 
+/// Are closed pages encrypted on this system, if it can do so?
+pub(crate) const IS_HERE: bool = true;
+
 /// Why pages that are locked are not kept from the page file while they are closed; `None`: they are encrypted then.
 pub(crate) fn unlocked_at_rest() -> Option<CallError> {
     works().err()

@@ -4,10 +4,31 @@
 //! moment when the last thread has come: nobody runs any more, nobody was let go, and what is in memory then stays in memory.
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::captive::Captive;
+use crate::doctor::order::{Armed, End};
+use crate::doctor::promises::Attack;
 use crate::doctor::verdict::Trouble;
 use crate::raw::trace::{self, Event};
+
+/// Every way in which a program ends itself that can be looked at. The last one is looked at most closely.
+pub const ENDS: &[End] = &[End::StrayRead, End::InView, End::NullWrite, End::Exit, End::Abort];
+
+/// The signal that ends the process, if that is the attack.
+pub fn signal_of(attack: Attack) -> Option<i32> {
+    match attack {
+        Attack::KillTerm => Some(libc::SIGTERM),
+        Attack::KillInt => Some(libc::SIGINT),
+        Attack::KillHup => Some(libc::SIGHUP),
+        Attack::KillQuit => Some(libc::SIGQUIT),
+        Attack::KillSegv => Some(libc::SIGSEGV),
+        Attack::KillBus => Some(libc::SIGBUS),
+        Attack::KillAbrt => Some(libc::SIGABRT),
+        _ => None,
+    }
+}
 
 /// How long a process may take to end, and with very many secrets.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +51,7 @@ pub struct Tracer {
 
 impl Tracer {
     /// Traces all threads there are, and those that they make.
-    pub fn seize(pid: u32) -> Result<Self, Trouble> {
+    pub fn seize(pid: u32, _: &Armed) -> Result<Self, Trouble> {
         let process = i32::try_from(pid).map_err(|_| Trouble::failed("a strange process id"))?;
         let mut tracer = Self { process, threads: Vec::new(), at_exit: Vec::new(), let_go: false };
         loop {
@@ -149,5 +170,30 @@ impl Drop for Tracer {
             let _ = trace::send(self.process, libc::SIGKILL);
             self.let_go();
         }
+    }
+}
+
+/// A process that shares the victim's memory, killed when this ends.
+pub struct Witness(i32);
+
+impl Witness {
+    /// The one that a victim has left behind, if it has.
+    pub fn of(armed: &Armed) -> Option<Self> {
+        armed.witness.map(Self)
+    }
+
+    /// What it sees in the victim's memory.
+    pub fn sees(&self, victim: &mut Captive, range: &Range<usize>) -> Result<Vec<u8>, Trouble> {
+        trace::send(self.0, libc::SIGCONT)?;
+        let words = [range.start.to_ne_bytes(), range.len().to_ne_bytes()];
+        victim.exchange(words.as_flattened(), range.len()).map_err(|error| {
+            Trouble::NotHere(format!("a process that shares the memory was ended with it ({error})"))
+        })
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let _ = trace::send(self.0, libc::SIGKILL);
     }
 }
