@@ -185,6 +185,7 @@ TARGETS = {
             "x86_64-pc-windows-gnu",
             pace=CROSS,
             runner="wine",
+            subset={"basics": (), "windows": (), "linger": (), "diagnostics": (), "forgotten": (), "events": ()},
             limits="Wine is not Windows: quotas of working sets and a second VirtualUnlock differ",
         ),
         Target("macos-arm64", "macOS, arm64", "", "aarch64-apple-darwin", check=True),
