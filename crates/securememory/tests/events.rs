@@ -200,7 +200,7 @@ fn all_is_told_at_its_level_and_nothing_of_a_secret() {
         // Refused: once for all, in a process.
         let plan = inject::fail(Call::Mlock, Plan::Always { errno: errno::EPERM });
         for _ in 0..2 {
-            drop(vault.secret().store(Store::Paged).random(9000).unwrap());
+            drop(vault.secret().store(Store::Paged).random(common::page_size() * 9 / 4).unwrap());
         }
         drop(plan);
         let lines = take();
@@ -214,7 +214,9 @@ fn all_is_told_at_its_level_and_nothing_of_a_secret() {
         take();
         let plan = inject::fail(Call::Mlock, Plan::Always { errno: errno::ENOMEM });
         for _ in 0..2 {
-            assert!(vault_that_seals.secret().random(9000).unwrap().status().next_store);
+            assert!(
+                vault_that_seals.secret().random(common::page_size() * 9 / 4).unwrap().status().next_store
+            );
         }
         drop(plan);
         assert_told(&take(), "WARN", &["a secret is sealed", NO_MEMORY]);
@@ -303,7 +305,8 @@ fn far_from_the_limit_there_is_none() {
         common::become_ordinary_user();
         let _recorder = recorder::install();
         let vault = Vault::builder().store(Store::Paged).build().unwrap();
-        let kept: Vec<_> = (0..500).map(|_| vault.secret().random(32).unwrap()).collect();
+        let kept: Vec<_> =
+            (0..(2 << 20) / common::page_size()).map(|_| vault.secret().random(32).unwrap()).collect();
         assert!(!recorder::take().iter().any(|line| line.contains("nearly")));
         drop(kept);
     });

@@ -54,6 +54,11 @@ fn forks_beside(act: impl FnOnce() + Send, child: impl FnOnce() -> bool) {
     });
 }
 
+/// More than are kept ready of one size.
+fn few_pages() -> usize {
+    common::page_size() * 5 / 2
+}
+
 /// Every call of this kind takes its time, on this thread.
 fn slow(call: Call, millis: u64) -> inject::Injection {
     inject::fail(call, Plan::DelayEach { duration: Duration::from_millis(millis) })
@@ -70,7 +75,7 @@ fn locks_of_a_vault_that_others_hold() {
                 ("keys", &|vault| vault.refresh().unwrap(), Call::Getrandom),
                 (
                     "pages",
-                    &|vault| drop(vault.secret().store(Store::Paged).random(9999).unwrap()),
+                    &|vault| drop(vault.secret().store(Store::Paged).random(few_pages()).unwrap()),
                     Call::Mmap,
                 ),
                 ("scratch", &|vault| vault.warm_thread(20).unwrap(), Call::Mmap),
