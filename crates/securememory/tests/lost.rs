@@ -94,7 +94,7 @@ fn assert_reported(loss: Loss, memory: Memory) {
 /// New secrets of both kinds can be made and read.
 fn assert_works(vault: &Vault) {
     for store in [Store::Sealed, Store::Paged] {
-        for len in [1, 48, 700, 20_000] {
+        for len in [1, 48, 700, large()] {
             let fresh = secret(vault, store, len);
             assert_right(&fresh);
             fresh
@@ -264,10 +264,16 @@ fn record(secret: &Secret) -> std::ops::Range<usize> {
     at_rest.address - BEFORE..at_rest.address + at_rest.len
 }
 
+/// Bytes that have whole pages to themselves, wherever they begin.
+fn large() -> usize {
+    5 * page_size() - 480
+}
+
 /// Makes many, closes every third, and says of the others where they lie. The pieces that are free have the addresses of
 /// others in them.
 fn many(vault: &Vault, len: usize) -> Vec<(Secret, std::ops::Range<usize>)> {
-    let all: Vec<Secret> = (0..500).map(|_| secret(vault, Store::Sealed, len)).collect();
+    // So many that the slab in the middle has whole pages.
+    let all: Vec<Secret> = (0..page_size() / 8).map(|_| secret(vault, Store::Sealed, len)).collect();
     let (mut kept, mut closed) = (Vec::new(), Vec::new());
     for (index, secret) in all.into_iter().enumerate() {
         if index % 3 == 0 { closed.push(secret) } else { kept.push(secret) }
@@ -349,7 +355,7 @@ fn large_ciphertext_is_lost() {
     let _guard = TestGuard::new();
     for_each_loss("large_ciphertext_is_lost", |loss| {
         let vault = split();
-        for len in [20_000, 200_000] {
+        for len in [large(), 10 * large()] {
             let (one, other) = (secret(&vault, Store::Sealed, len), secret(&vault, Store::Sealed, len));
             let at = record(&one);
             loss.strike((at.start + at.end) / 2).expect("struck");
@@ -444,7 +450,7 @@ fn paged_is_lost(loss: Loss, len: usize, strike: impl Fn(&Vault, &Secret)) {
 fn a_paged_secret_is_lost_at_rest() {
     let _guard = TestGuard::new();
     for_each_loss("a_paged_secret_is_lost_at_rest", |loss| {
-        for len in [48, 20_000] {
+        for len in [48, large()] {
             paged_is_lost(loss, len, |_, paged| {
                 let at = paged.status().at_rest.expect("it is at rest").address;
                 loss.strike(at).expect("struck");
@@ -463,7 +469,7 @@ fn a_paged_secret_is_lost_at_rest() {
 fn a_paged_secret_is_lost_under_a_view() {
     let _guard = TestGuard::new();
     for_each_loss("a_paged_secret_is_lost_under_a_view", |loss| {
-        for len in [48, 20_000] {
+        for len in [48, large()] {
             paged_is_lost(loss, len, |_, paged| {
                 let nested = paged.view().expect("a view");
                 let outcome = paged.with(|bytes| {
@@ -487,7 +493,7 @@ fn a_paged_secret_is_lost_under_its_writer() {
     let _guard = TestGuard::new();
     for_each_loss("a_paged_secret_is_lost_under_its_writer", |loss| {
         let vault = split();
-        for len in [48, 20_000] {
+        for len in [48, large()] {
             let paged = secret(&vault, Store::Paged, len);
             for keep in [true, false] {
                 let mut change = paged.view_mut().expect("pages");
@@ -601,7 +607,7 @@ fn aborts(loss: Loss) {
         });
     });
     dies("a large view, in the middle", Hold::Split, &|vault, _| {
-        let _ = secret(vault, Store::Sealed, 20_000).with(|bytes| {
+        let _ = secret(vault, Store::Sealed, large()).with(|bytes| {
             strike(bytes.as_ptr().addr() + 10_000);
             touch(bytes.as_ptr().addr() + 10_000)
         });
@@ -618,11 +624,11 @@ fn aborts(loss: Loss) {
         let _ = secret.with(|_| ());
     });
     dies("large ciphertext", Hold::Split, &|vault, _| {
-        let large = secret(vault, Store::Sealed, 20_000);
+        let large = secret(vault, Store::Sealed, large());
         strike(record(&large).start + 10_000);
         let _ = large.with(|_| ());
     });
-    for len in [48, 20_000] {
+    for len in [48, large()] {
         dies("a paged secret at rest", Hold::Split, &|vault, _| {
             let paged = secret(vault, Store::Paged, len);
             strike(paged.status().at_rest.expect("it is at rest").address + len / 2);
@@ -662,7 +668,7 @@ fn under_abort_all_is_wiped_and_the_signal_ends_the_process() {
 fn what_is_not_wiped_is_found() {
     case("what_is_not_wiped_is_found").run(|| {
         let (found, signal) = die(libc::SIGBUS, FaultPolicy::Report, Hold::Split, |vault, _| {
-            let _ = secret(vault, Store::Sealed, 20_000).with(|bytes| {
+            let _ = secret(vault, Store::Sealed, large()).with(|bytes| {
                 Loss::Cut.strike(bytes.as_ptr().addr()).expect("struck");
                 touch(bytes.as_ptr().addr())
             });
@@ -676,7 +682,7 @@ fn what_is_not_wiped_is_found() {
 #[test]
 fn a_page_that_is_not_there_ends_the_process_with_all_wiped() {
     case("a_page_that_is_not_there_ends_the_process_with_all_wiped").run(|| {
-        for len in [48, 20_000] {
+        for len in [48, large()] {
             for policy in [FaultPolicy::Abort, FaultPolicy::Report] {
                 let outcome = die(libc::SIGSEGV, policy, Hold::Split, |vault, _| {
                     let paged = secret(vault, Store::Paged, len);

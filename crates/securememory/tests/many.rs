@@ -150,7 +150,8 @@ fn a_close_of_many_waits_for_all_together() {
 #[test]
 fn what_must_be_locked_is_moved_and_opened_in_locked_memory_or_not_at_all() {
     case("what_must_be_locked_is_moved_and_opened_in_locked_memory_or_not_at_all").run(|| {
-        let vault = Vault::builder().store(Store::Sealed).locked_max(32 * 1024).build().unwrap();
+        let vault =
+            Vault::builder().store(Store::Sealed).locked_max(8 * common::page_size()).build().unwrap();
         let locked = Policy::new().lock(securememory::Level::Require);
         // On Windows only where what is closed can be encrypted.
         let lacking = vault.secret().policy(locked.clone()).random(1).err();

@@ -100,11 +100,12 @@ fn the_store_is_the_one_that_the_vault_would_take() {
 
 #[test]
 fn locked_memory_that_is_required() {
-    case("locked_memory_that_is_required").limit(libc::RLIMIT_MEMLOCK, 1 << 20).run(|| {
+    let page = common::page_size();
+    case("locked_memory_that_is_required").limit(libc::RLIMIT_MEMLOCK, 256 * page as u64).run(|| {
         common::need("verifies");
         common::become_ordinary_user();
         let mut secrets = Vec::with_capacity(1000);
-        for size in [32, 5000] {
+        for size in [32, page + page / 4] {
             let vault = vault(Store::Paged, Policy::strict());
             let said = most(&vault, size);
             assert!((50..256).contains(&said), "{said}");
@@ -121,8 +122,8 @@ fn locked_memory_that_is_required() {
             let again = vault.preflight(said, size).unwrap();
             assert_eq!([again.mappings.needed, again.locked.needed], [0, 0]);
             assert!(again.fits && !vault.preflight(said + 1, size).unwrap().fits);
-            assert_eq!(most(&vault, 10_000), 0);
-            assert!(vault.secret().random(10_000).is_err());
+            assert_eq!(most(&vault, 5 * page / 2), 0);
+            assert!(vault.secret().random(5 * page / 2).is_err());
         }
     });
 }
