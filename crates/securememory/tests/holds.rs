@@ -319,12 +319,11 @@ fn pkey_denies_a_handler_that_interrupts_a_read() {
         let secret = vault.secret().from_bytes(&mut vec![7; 32 * 1024]).unwrap();
         expect_fault(page, &[SEGV_PKUERR]);
         handle(libc::SIGUSR1, on_interruption, libc::SA_RESTART);
-        // SAFETY: asks for a number.
-        let reader = unsafe { libc::pthread_self() };
+        let reader = common::ThisThread::new();
         std::thread::spawn(move || {
             loop {
                 // SAFETY: the thread lives as long as the process.
-                unsafe { libc::pthread_kill(reader, libc::SIGUSR1) };
+                unsafe { libc::pthread_kill(reader.name(), libc::SIGUSR1) };
                 std::thread::sleep(Duration::from_micros(200));
             }
         });

@@ -539,18 +539,6 @@ const EMPTY: usize = 4;
 /// Anything else.
 const STRANGE: usize = 5;
 
-/// A thread that signals are sent to; to some C libraries it is a pointer.
-struct Interrupted(libc::pthread_t);
-
-// SAFETY: it is only a name, and the thread is there for as long as it is used.
-unsafe impl Sync for Interrupted {}
-
-impl Interrupted {
-    fn id(&self) -> libc::pthread_t {
-        self.0
-    }
-}
-
 /// Makes a child in the middle of whatever the thread does, without the C library and its hooks; and waits for it.
 extern "C" fn split_process(_: libc::c_int) {
     // SAFETY: system calls, as a signal handler may make them; the child goes on where its parent was interrupted.
@@ -619,11 +607,10 @@ fn beside_a_fork(tries: u32, children: u32) -> Tally {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGUSR1);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        (libc::pthread_self(), set)
+        (common::ThisThread::new(), set)
     };
     // SAFETY: as above.
     let mask = |how| unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) };
-    let thread = Interrupted(thread);
     let sealing = AtomicU32::new(IDLE);
     std::thread::scope(|scope| {
         // Nothing here may allocate: a child might inherit the heap's lock.
@@ -633,7 +620,7 @@ fn beside_a_fork(tries: u32, children: u32) -> Tally {
                 sealing.store(READY, Ordering::Release);
                 pause(&mut random, longest);
                 // SAFETY: the thread waits for this one at the end.
-                unsafe { libc::pthread_kill(thread.id(), libc::SIGUSR1) };
+                unsafe { libc::pthread_kill(thread.name(), libc::SIGUSR1) };
                 sealing.store(IDLE, Ordering::Release);
             }
         });

@@ -355,6 +355,25 @@ impl Needle {
     }
 }
 
+/// The thread that made it, for others to send signals to. Some C libraries name a thread by a pointer.
+pub struct ThisThread(libc::pthread_t);
+
+// SAFETY: it is only a name.
+unsafe impl Send for ThisThread {}
+// SAFETY: as above.
+unsafe impl Sync for ThisThread {}
+
+impl ThisThread {
+    pub fn new() -> Self {
+        // SAFETY: asks for the name.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    pub fn name(&self) -> libc::pthread_t {
+        self.0
+    }
+}
+
 /// Forks; the child runs `f` and ends with 0 if it returns true. Returns the child's wait status.
 pub fn in_child(f: impl FnOnce() -> bool) -> i32 {
     // SAFETY: the child ends with `_exit`; the caller sees to it that it takes no lock which another thread may have had.
