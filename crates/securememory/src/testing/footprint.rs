@@ -69,21 +69,21 @@ impl Footprint {
         self.threads
     }
 
-    /// Now there is nothing more, and nothing less, than there was then.
+    /// Now there is nothing more, and (but for threads) nothing less, than there was then.
     ///
     /// # Panics
     ///
     /// Where there is; the message names it, and says when.
     #[track_caller]
     pub fn assert_same(&self, when: impl Display) {
-        // The kernel lists a thread for a moment when it has been joined already.
+        // The kernel lists a thread for a moment when it has been joined already: now, and maybe then.
         let started = Instant::now();
-        while threads() != self.threads && started.elapsed() < PATIENCE {
+        while threads() > self.threads && started.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.assert_same_memory(&when);
         let now = Self::now();
-        assert_eq!(now.threads, self.threads, "threads {when}");
+        assert!(now.threads <= self.threads, "{} threads instead of {} {when}", now.threads, self.threads);
         let changed: Vec<_> = (1..)
             .zip(now.signals.iter().zip(&self.signals))
             .filter(|(_, (now, before))| now != before)
