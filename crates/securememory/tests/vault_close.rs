@@ -8,11 +8,11 @@ mod common;
 mod common;
 
 use std::io::{Read, Write};
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use common::{Needle, case};
-use securememory::testing::TestGuard;
+use securememory::testing::{TestGuard, freeze_vault};
 use securememory::{Error, Hold, OnClose, Policy, Secret, Store, Vault, VaultBuilder, ViewKind, WithError};
 
 const STORES: [Store; 2] = [Store::Sealed, Store::Paged];
@@ -448,4 +448,34 @@ fn nothing_is_to_be_found_once_a_vault_is_closed() {
             drop((kept, stream));
         }
     });
+}
+
+/// What closes each secret waits for a lock; a writer waits for neither that nor the other writer.
+#[test]
+fn who_wants_to_write_is_turned_away_before_its_secret_is_closed() {
+    let _guard = TestGuard::new();
+    for store in [Store::Sealed, Store::Paged] {
+        let vault = Vault::builder().store(store).build().unwrap();
+        let held = secret(&vault, "held");
+        let (begun, done) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let writer = held.view_mut().unwrap();
+                begun.wait();
+                done.wait();
+                drop(writer);
+            });
+            begun.wait();
+            assert!(freeze_vault(&vault, true));
+            let _ = vault.close(Duration::ZERO);
+            let started = Instant::now();
+            let refused = held.try_view_mut_for(Duration::from_secs(20)).unwrap_err();
+            let took = started.elapsed();
+            assert!(freeze_vault(&vault, false));
+            done.wait();
+            assert_eq!((refused, vault.is_closed()), (Error::Closed, true), "{store:?}");
+            assert!(took < Duration::from_secs(5), "{took:?}");
+        });
+        assert!(vault.close(Duration::from_secs(20)).unwrap().is_complete());
+    }
 }

@@ -57,13 +57,20 @@ impl Object {
     /// Opens a copy that may be changed, or the pages themselves, waiting as long as `wait` for whoever is in the way.
     pub(crate) fn open_mut(&self, wait: Duration) -> Result<OpenedMut<'_>, Error> {
         let header = self.header();
+        // A vault that is closed gets round to each secret in time; who asks need not wait for that, nor for who holds one.
+        let closed = || header.machinery.is_closed();
+        let wait = if closed() { Duration::ZERO } else { wait };
+        let late = |error| match error {
+            Error::Timeout { .. } | Error::Busy(_) | Error::LockTimeout(_) if closed() => Error::Closed,
+            other => other,
+        };
         let (data, edit) = match header.body() {
             Body::Sealed(sealed) => {
-                let lease = sealed.open_mut(header, wait)?;
+                let lease = sealed.open_mut(header, wait).map_err(late)?;
                 (lease.data_start(), Edit::Copy(lease))
             }
             Body::Paged(paged) => {
-                let (data, change) = paged.open_mut(header, wait)?;
+                let (data, change) = paged.open_mut(header, wait).map_err(late)?;
                 (data, Edit::InPlace(change))
             }
         };
