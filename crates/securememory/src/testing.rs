@@ -21,7 +21,7 @@ pub use crate::os::{errno, inject};
 pub use crate::registry::guards::Left;
 pub use footprint::Footprint;
 pub use guard::{GuardHandle, TestGuard, UnderGuard, expect_leak};
-pub use own_process::{Ending, OwnProcess, in_own_process, own_process, skip};
+pub use own_process::{Ending, OwnProcess, in_own_process, own_process, patience, skip};
 
 /// The number by which the library knows this thread: the system's.
 #[doc(hidden)]

@@ -215,7 +215,7 @@ fn installing_and_uninstalling_that_others_are_at() {
         };
         // None of them is slow enough for a lock to be refused; with the child's own, a lock that it had inherited would be.
         let slowly = || {
-            let _slow = slow(Call::Sigaction, 50 * common::patience());
+            let _slow = slow(Call::Sigaction, 50 * u64::from(securememory::testing::patience()));
             install().unwrap();
         };
         // In the parent, before anything is installed the first time; and then again.

@@ -237,8 +237,14 @@ impl OwnProcess {
     }
 }
 
-/// By what a deadline is to be multiplied here.
-fn patience() -> u32 {
+/// How many times as long as usual everything may take here: `SECUREMEMORY_PATIENCE`, or 1. For tests with deadlines of
+/// their own, where instructions are emulated.
+///
+/// # Panics
+///
+/// Where the variable is no whole number.
+#[must_use]
+pub fn patience() -> u32 {
     std::env::var("SECUREMEMORY_PATIENCE").map_or(1, |text| text.parse().expect("a whole number"))
 }
 

@@ -34,16 +34,8 @@ pub fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
 
 /// How often to try what is tried so often: where instructions are emulated, `SECUREMEMORY_FEWER` divides it.
 pub fn tries(often: usize) -> usize {
-    often.div_ceil(setting("SECUREMEMORY_FEWER"))
-}
-
-/// How many times as long as usual everything may take, where instructions are emulated.
-pub fn patience() -> u64 {
-    setting("SECUREMEMORY_PATIENCE") as u64
-}
-
-fn setting(name: &str) -> usize {
-    std::env::var(name).map_or(1, |text| text.parse().expect("a whole number"))
+    let fewer = std::env::var("SECUREMEMORY_FEWER").map_or(1, |text| text.parse().expect("a whole number"));
+    often.div_ceil(fewer)
 }
 
 /// Is a key in two shares to be had? Every build for Linux has it; who has refused the files for the test says so.

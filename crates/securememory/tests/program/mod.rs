@@ -194,9 +194,8 @@ fn run_looked_at(
     let out = drain(Box::new(child.stdout.take().expect("a pipe")));
     let err = drain(Box::new(child.stderr.take().expect("a pipe")));
     let pid = child.id() as i32;
-    let patience =
-        std::env::var("SECUREMEMORY_PATIENCE").map_or(1, |text| text.parse().expect("a whole number"));
-    let (status, last, found) = watch(pid, traced, Instant::now() + deadline * patience, look);
+    let until = Instant::now() + deadline * securememory::testing::patience();
+    let (status, last, found) = watch(pid, traced, until, look);
     let end = match status {
         None => End::Late,
         Some(status) if libc::WIFSIGNALED(status) => End::Signal(libc::WTERMSIG(status)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use securememory::{Error, Level, OnClose, OpenView, Policy, Secret, Store, Vault, VaultClosed, ViewKind};
 
-use securememory::testing::TestGuard;
+use securememory::testing::{TestGuard, patience};
 
 use super::common::Footprint;
 use super::crowd::{Work, work};
@@ -18,7 +18,7 @@ pub const LEN: usize = 48;
 
 /// A close ends so long after its deadline at most, on a machine that has 32 busy threads for its processors.
 fn margin() -> Duration {
-    Duration::from_millis(1500 * super::common::patience())
+    Duration::from_millis(1500) * patience()
 }
 
 /// A round that takes longer hangs.
@@ -253,7 +253,7 @@ fn round(beside: Beside, n: u64, told: &mut Told) {
         // An emulated processor may not come round to all threads in the time that an internal lock is waited for.
         let closed = loop {
             match vault.close(deadline) {
-                Err(Error::LockTimeout(_)) if super::common::patience() > 1 => {}
+                Err(Error::LockTimeout(_)) if patience() > 1 => {}
                 closed => break closed.expect("a close"),
             }
         };
