@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from jobs import TEST, Job
+from jobs import TEST, Job, doctor
 
 # Programs that run cargo themselves.
 NEED_CARGO = ("handler_object", "second_copy")
@@ -62,6 +62,12 @@ def jobs(target, programs, chosen=None):
         result.append(Job(name, name, tuple(arguments), environment, seconds=seconds))
     known = {name for name in left_out if name.split(":")[0] in programs}
     return result, {name: why for name, why in left_out.items() if name in known}, reduced
+
+
+def attacks(target):
+    """The doctor's job; a processor that is not there gets the same patience as in the tests."""
+    patience = ("--deadline", "240") if target.pace.slow else ()
+    return doctor(*target.doctor, *patience)
 
 
 @dataclass

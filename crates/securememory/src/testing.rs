@@ -5,10 +5,6 @@
 //!   from the system ([`Footprint`]).
 //! - [`inject`]: system calls that fail on demand.
 
-#[cfg(unix)]
-mod footprint;
-#[cfg(windows)]
-#[path = "testing/footprint_windows.rs"]
 mod footprint;
 mod guard;
 mod own_process;

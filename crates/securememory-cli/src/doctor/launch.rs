@@ -9,11 +9,6 @@ use super::order::{Answer, Order};
 use super::verdict::Trouble;
 use crate::system::{self, Family};
 
-/// After this an attack has failed to run. Far more than any needs; a debug build on a busy machine is slow.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// The same with so many secrets that a run takes minutes.
-const CROWDED: Duration = Duration::from_secs(1200);
-
 /// Whose processes attacker and victim are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum User {
@@ -48,12 +43,13 @@ pub fn launch(order: &Order, user: User) -> Result<Answer, Trouble> {
     // An attacker that is gone shows when its answer is read.
     let _ = input.write_all(line.as_bytes());
     drop(input);
-    let deadline = if order.crowd == 0 { DEADLINE } else { CROWDED };
-    let answer = answer.recv_timeout(deadline);
+    let answer = answer.recv_timeout(order.deadline);
     // Its victim and their children are of its family.
     family.end();
     let status = child.wait()?;
-    let answer = answer.map_err(|_| Trouble::failed(format!("no answer within {} s", deadline.as_secs())))?;
+    let answer = answer.map_err(|_| {
+        Trouble::failed(format!("no answer within {} s; --deadline gives more", order.deadline.as_secs()))
+    })?;
     serde_json::from_str(&answer).map_err(|_| {
         let errors = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
         let last = errors.lines().rfind(|line| !line.starts_with("note:")).unwrap_or("no message");

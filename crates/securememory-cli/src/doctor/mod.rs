@@ -25,8 +25,10 @@ mod verdict;
 mod victim;
 
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use securememory::Host;
 
@@ -60,6 +62,9 @@ pub struct Args {
     /// Say of every check what was done and seen
     #[arg(long, short)]
     verbose: bool,
+    /// Seconds that one attack may take: the default is far more than any needs, but for an emulated processor
+    #[arg(long, default_value = "60", value_name = "SECONDS")]
+    deadline: NonZero<u64>,
     /// So many secrets besides, in the processes that crash or are killed
     #[arg(long, hide = true, default_value_t = 0, value_name = "N")]
     crowd: usize,
@@ -108,7 +113,7 @@ fn examine(args: &Args, key: Option<Needle>) -> io::Result<Report> {
     let notes = notes(key.is_some());
     // Before the scene is set, which changes limits.
     let host = host();
-    let mut scene = Scene::set(key, root, args.crowd)?;
+    let mut scene = Scene::set(key, root, args.crowd, Duration::from_secs(args.deadline.get()))?;
     let mut checks = Vec::new();
     for attack in attacks {
         for &kept in &stores {

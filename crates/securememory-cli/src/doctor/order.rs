@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,8 @@ pub struct Order {
     pub directory: Option<PathBuf>,
     /// How many secrets there are besides, with the same bytes, where the process is to end by a crash.
     pub crowd: usize,
+    /// How long all of it may take.
+    pub deadline: Duration,
 }
 
 /// What an order is for.

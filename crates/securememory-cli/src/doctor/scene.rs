@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::launch::{User, launch};
 use super::needle::{Needle, WINDOW, random};
@@ -24,16 +25,18 @@ pub struct Scene {
     beacon: Needle,
     /// How many secrets there are besides, where the process crashes.
     crowd: usize,
+    /// How long an attack may take.
+    deadline: Duration,
     /// For each store that was met: what is common to all processes that use it, of the user's key.
     controls: Vec<(Kept, Result<Vec<u32>, Trouble>)>,
 }
 
 impl Scene {
     /// Sets it.
-    pub fn set(key: Option<Needle>, root: bool, crowd: usize) -> io::Result<Self> {
+    pub fn set(key: Option<Needle>, root: bool, crowd: usize, deadline: Duration) -> io::Result<Self> {
         // No core of the doctor or of anything that it starts, but for the one attack that asks for one.
         system::no_cores()?;
-        Ok(Self { key, root, beacon: Needle::random(4 * WINDOW)?, crowd, controls: Vec::new() })
+        Ok(Self { key, root, beacon: Needle::random(4 * WINDOW)?, crowd, deadline, controls: Vec::new() })
     }
 
     /// Has one attack carried out.
@@ -58,6 +61,7 @@ impl Scene {
             beacon: self.beacon.clone(),
             directory: cores.as_ref().map(|cores| cores.path.clone()),
             crowd: self.crowd,
+            deadline: self.deadline,
         };
         let user = if attack == Attack::ProcFd && self.root { User::Ordinary } else { User::Same };
         match launch(&order, user)? {
@@ -89,6 +93,7 @@ impl Scene {
             beacon: self.beacon.clone(),
             directory: None,
             crowd: 0,
+            deadline: self.deadline,
         };
         let common = match launch(&order, User::Same) {
             Ok(Answer::Common(windows)) => Ok(windows),

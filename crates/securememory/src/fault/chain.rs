@@ -14,6 +14,7 @@ mod turn;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use super::roles::{ASIDE, FAULT, Roles, WIPES};
 use super::{outside, thread};
 use crate::os::signals::{self, Action, Failure, Info, MAX_SIGNAL, Mask};
 use crate::registry::deliveries;
@@ -23,22 +24,6 @@ pub(super) use turn::comes_back;
 
 /// Times that our place may be taken back.
 pub(crate) const LEVELS: usize = 8;
-
-/// Faults of the process are looked at, and what is fatal wipes.
-pub(crate) const FAULT: u32 = 1;
-/// The coordinator's handlers are asked.
-pub(crate) const COORDINATED: u32 = 1 << 1;
-/// What ends the process wipes before.
-pub(crate) const WIPES: u32 = 1 << 2;
-/// If nobody has handled it, it ends the process, whatever the handler before us does.
-pub(crate) const ENDS: u32 = 1 << 3;
-/// We have made place for a handler that must have a stack of its own, and want to be back.
-pub(crate) const ASIDE: u32 = 1 << 4;
-
-/// To whoever was there before.
-pub(crate) const PASSING: u32 = 1;
-/// It ends the process.
-pub(crate) const ENDING: u32 = 2;
 
 /// What was done about a signal before us.
 #[derive(Debug)]
@@ -51,12 +36,12 @@ struct Previous {
 /// A signal.
 #[derive(Debug)]
 pub(crate) struct Station {
-    roles: AtomicU32,
+    pub(crate) roles: Roles,
     /// Levels that are filled.
     levels: AtomicUsize,
     previous: [Previous; LEVELS],
     /// What is to become of the delivery that the coordinator's thread has just sent to itself: zero, there is none;
-    /// [`PASSING`]; [`ENDING`]. Written by that thread alone.
+    /// [`PASSING`](super::roles::PASSING); [`ENDING`](super::roles::ENDING). Written by that thread alone.
     pub(crate) sent_on: AtomicU32,
     /// Deliveries that wait for the coordinator's thread.
     pub(crate) waiting: AtomicU32,
@@ -68,7 +53,7 @@ pub(crate) struct Station {
 
 static STATIONS: [Station; MAX_SIGNAL + 1] = [const {
     Station {
-        roles: AtomicU32::new(0),
+        roles: Roles::none(),
         levels: AtomicUsize::new(0),
         previous: [const {
             Previous { handler: AtomicUsize::new(0), flags: AtomicI32::new(0), mask: AtomicU64::new(0) }
@@ -108,18 +93,6 @@ pub(crate) fn station(signal: c_int) -> Option<&'static Station> {
 }
 
 impl Station {
-    pub(crate) fn roles(&self) -> u32 {
-        self.roles.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn add_roles(&self, roles: u32) {
-        self.roles.fetch_or(roles, Ordering::AcqRel);
-    }
-
-    pub(crate) fn drop_roles(&self, roles: u32) -> u32 {
-        self.roles.fetch_and(!roles, Ordering::AcqRel) & !roles
-    }
-
     /// We make place for a delivery.
     fn make_place(&self, delivery: &Delivery) {
         // Two that differ are taken for the same one in a few cases, by which we are away for longer than need be.
@@ -128,7 +101,7 @@ impl Station {
         let again = self.aside.swap(of, Ordering::Relaxed) == of;
         let before = self.again.load(Ordering::Relaxed);
         self.again.store(if again { before.saturating_add(1) } else { 0 }, Ordering::Relaxed);
-        self.add_roles(ASIDE);
+        self.roles.add(ASIDE);
     }
 
     /// How often in a row place was made for the same delivery.
@@ -267,7 +240,7 @@ pub(super) fn is_ignored(station: &Station, delivery: &Delivery) -> bool {
 #[inline(never)]
 #[allow(unsafe_code)]
 pub(super) fn pass(station: &Station, delivery: &Delivery, last: bool) {
-    let wipes = last || station.roles() & (FAULT | WIPES) != 0;
+    let wipes = last || station.roles.now() & (FAULT | WIPES) != 0;
     let Some(turn) = Turn::begin(station, delivery) else {
         return by_default(delivery, wipes);
     };
@@ -320,7 +293,7 @@ fn stay(station: &Station, delivery: &Delivery) {
         return dying::run(delivery.fatal());
     }
     let Some(level) = station.levels().checked_sub(1) else { return };
-    if is_over && station.roles() != 0 && is_owner() {
+    if is_over && station.roles.now() != 0 && is_owner() {
         station.set_previous(level, Action::DEFAULT);
         let _ = signals::put_action(delivery.signal, outside::ours(delivery.signal, &Action::DEFAULT));
     }

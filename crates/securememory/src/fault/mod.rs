@@ -71,6 +71,7 @@ pub(crate) mod outside;
 #[path = "windows/outside.rs"]
 pub(crate) mod outside;
 mod report;
+pub(crate) mod roles;
 #[cfg(unix)]
 pub(crate) mod thread;
 #[cfg(windows)]

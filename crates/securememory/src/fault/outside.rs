@@ -3,9 +3,10 @@
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 
-use super::chain::{self, ASIDE, ENDS, FAULT, LEVELS, Station, WIPES};
+use super::chain::{self, LEVELS, Station};
 use super::guard::{CHANGES, Holder, INSTALLED, Put, Uninstalled};
 use super::inside;
+use super::roles::{ASIDE, ENDS, FAULT, WIPES};
 use super::thread;
 use crate::error::{Error, Result};
 use crate::os::signals::{self, Action};
@@ -57,7 +58,7 @@ pub(super) extern "C" fn at_exit() {
 /// All faults are fatal from now on.
 pub(super) fn assume_fatal() {
     let stations = FAULTS.iter().filter_map(|&signal| chain::station(signal));
-    stations.for_each(|station| station.add_roles(ENDS));
+    stations.for_each(|station| station.roles.add(ENDS));
 }
 
 /// Comes back where our handler has made place; faults that somebody else handles. Under [`changing`](super::guard::changing).
@@ -127,7 +128,7 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
     let station = station(signal)?;
     let before = signals::action(signal)?;
     if is_ours(&before) {
-        station.add_roles(roles);
+        station.roles.add(roles);
         let below = station.levels().checked_sub(1).and_then(|level| station.previous(level));
         return Ok(Put::Joined(below.unwrap_or(Action::DEFAULT)));
     }
@@ -140,7 +141,7 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
     }
     station.set_previous(level, before);
     station.set_levels(level + 1);
-    station.add_roles(roles);
+    station.roles.add(roles);
     match signals::set_action(signal, ours(signal, &before)) {
         // Exchanged in between, by another thread.
         Ok(replaced) => {
@@ -150,7 +151,7 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
             Ok(Put::Installed(replaced))
         }
         Err(cause) => {
-            station.drop_roles(roles);
+            station.roles.remove(roles);
             station.set_levels(levels);
             Err(cause.into())
         }
@@ -162,7 +163,7 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
 pub(crate) fn take(signal: c_int, roles: u32) -> Result<Uninstalled> {
     let station = station(signal)?;
     let holder = come_back(signal);
-    let left = station.drop_roles(roles);
+    let left = station.roles.remove(roles);
     let holder = holder?;
     let top = station.levels().checked_sub(1);
     let Some((top, before)) = top.and_then(|level| Some((level, station.previous(level)?))) else {
@@ -176,7 +177,7 @@ pub(crate) fn take(signal: c_int, roles: u32) -> Result<Uninstalled> {
             return Ok(Uninstalled::Dormant);
         }
         // It was put above what was there before us, and not above us.
-        station.drop_roles(ASIDE);
+        station.roles.remove(ASIDE);
     } else {
         signals::set_action(signal, before)?;
     }
@@ -196,7 +197,7 @@ pub(crate) fn come_back(signal: c_int) -> Result<Holder> {
     let Some(before) = station.previous(level).filter(|_| station.levels() > 0) else {
         return Ok(Holder::Other);
     };
-    if station.roles() & ASIDE == 0 {
+    if station.roles.now() & ASIDE == 0 {
         return Ok(Holder::Other);
     }
     // What we had put in our place, or what has become of it: one that was to be called once has been.
@@ -207,7 +208,7 @@ pub(crate) fn come_back(signal: c_int) -> Result<Holder> {
     if once {
         station.set_previous(level, Action::DEFAULT);
     }
-    station.drop_roles(ASIDE);
+    station.roles.remove(ASIDE);
     signals::set_action(signal, ours(signal, &before))?;
     Ok(Holder::Back)
 }

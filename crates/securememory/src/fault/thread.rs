@@ -8,10 +8,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::chain::{self, ASIDE, ENDING, PASSING, Station, WORK};
+use super::chain::{self, Station, WORK};
 use super::guard::{self, Holder};
 use super::inside;
 use super::outside;
+use super::roles::{ASIDE, ENDING, PASSING};
 pub(crate) use super::work::{BACK, Onward, all_stations, is_here, is_of, on_work, wake};
 use super::work::{ID, PROCESS, other_work};
 use crate::error::{Error, Result};
@@ -112,7 +113,7 @@ fn place(again: u32) -> Duration {
 
 /// Puts our handlers back where they have made place; false: that was refused.
 fn come_back(back: &mut Instant) -> bool {
-    let aside = || all_stations().filter(|(_, station)| station.roles() & ASIDE != 0);
+    let aside = || all_stations().filter(|(_, station)| station.roles.now() & ASIDE != 0);
     let Some(again) = aside().map(|(_, station)| station.made_again()).max() else { return true };
     std::thread::sleep(place(if back.elapsed() < LATE { again } else { 0 }));
     *back = Instant::now();

@@ -77,9 +77,10 @@ pub use options::{Before, Change, IfReplaced, Options};
 pub use register::{DirectHandler, Priority, Registration, register, register_direct};
 
 use crate::error::{Error, Result};
-use crate::fault::chain::{self, COORDINATED, ENDS, WIPES};
+use crate::fault::chain;
 use crate::fault::guard::{self, Put};
 use crate::fault::outside;
+use crate::fault::roles::{COORDINATED, ENDS, WIPES};
 use crate::fault::thread;
 use crate::locks;
 use crate::os::signals::{self, Action, Mask};

@@ -1,31 +1,37 @@
 //! What a process has taken from the system.
 
 // Reason: what is wrong with a test is told by a panic.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::panic)]
+
+#[cfg_attr(unix, path = "footprint/unix.rs")]
+#[cfg_attr(windows, path = "footprint/windows.rs")]
+mod seen;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use super::own_process;
-use crate::os::signals::{self, Action, MAX_SIGNAL};
-
-/// What the process has taken from the system: descriptors, mappings, locked bytes, threads, and what it has done about
-/// signals. Other tests of the process would disturb it, so it is for a [process of one's own](super::own_process).
+/// What the process has taken from the system. Other tests of the process would disturb it, so it is for a [process of one's
+/// own](super::own_process).
+///
+/// On Unix: descriptors, mappings, locked bytes, threads, and what the process has done about signals. On Windows: handles,
+/// which are counted but not judged, since the system makes some of its own for threads and locks, and keeps them; private
+/// memory that begins with a page without access, as the library's does; bytes that the library has locked; threads.
 ///
 /// # Panics
 ///
-/// All functions here do where /proc cannot be read, unless it is in a process of one's own: that ends as one that cannot run
-/// there.
+/// On Unix all functions here do where /proc cannot be read, unless it is in a process of one's own: that ends as one that
+/// cannot run there.
 #[derive(Clone, Debug)]
 pub struct Footprint {
-    descriptors: BTreeSet<String>,
+    descriptors: usize,
+    /// Those that are judged: number and name.
+    named: BTreeSet<String>,
     /// In small pieces: a large one would be a mapping of its own.
     mappings: BTreeSet<String>,
     locked: u64,
     threads: usize,
-    signals: Vec<Option<Action>>,
+    signals: Vec<seen::Signal>,
 }
 
 /// For how long threads that have ended are waited for.
@@ -35,32 +41,34 @@ impl Footprint {
     /// As it is now.
     #[must_use]
     pub fn now() -> Self {
-        own_process::need_proc();
+        seen::begin();
+        let (descriptors, named) = seen::descriptors();
         Self {
-            descriptors: descriptors(),
-            mappings: mappings(),
-            locked: locked(),
-            threads: threads(),
-            signals: (1..=MAX_SIGNAL as i32).map(signals::look_at_action).collect(),
+            descriptors,
+            named,
+            mappings: seen::mappings(),
+            locked: seen::locked(),
+            threads: seen::threads(),
+            signals: seen::signals(),
         }
     }
 
-    /// Mappings: lines of /proc/self/maps.
+    /// Mappings: lines of /proc/self/maps; on Windows, private memory that begins with a page without access.
     #[must_use]
     pub fn mappings(&self) -> usize {
         self.mappings.len()
     }
 
-    /// Bytes locked: `VmLck` of /proc/self/status.
+    /// Bytes locked: `VmLck` of /proc/self/status; on Windows, those that the library has locked.
     #[must_use]
     pub fn locked(&self) -> u64 {
         self.locked
     }
 
-    /// Descriptors.
+    /// Descriptors, or handles.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.descriptors.len()
+        self.descriptors
     }
 
     /// Threads.
@@ -78,7 +86,7 @@ impl Footprint {
     pub fn assert_same(&self, when: impl Display) {
         // The kernel lists a thread for a moment when it has been joined already: now, and maybe then.
         let started = Instant::now();
-        while threads() > self.threads && started.elapsed() < PATIENCE {
+        while seen::threads() > self.threads && started.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.assert_same_memory(&when);
@@ -99,7 +107,7 @@ impl Footprint {
     #[track_caller]
     pub fn assert_same_memory(&self, when: impl Display) {
         let now = Self::now();
-        assert_eq!(now.descriptors, self.descriptors, "descriptors {when}");
+        assert_eq!(now.named, self.named, "descriptors {when}");
         assert_eq!(now.locked, self.locked, "locked bytes {when}");
         if now.mappings.len() != self.mappings.len() {
             let new: Vec<_> = now.mappings.difference(&self.mappings).collect();
@@ -108,31 +116,4 @@ impl Footprint {
             panic!("{after} mappings instead of {before} {when}; new: {new:#?}; gone: {gone:#?}");
         }
     }
-}
-
-fn descriptors() -> BTreeSet<String> {
-    let names = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").flatten();
-    names
-        .filter_map(|entry| {
-            let target = std::fs::read_link(entry.path()).ok()?;
-            let number = entry.file_name().into_string().ok()?;
-            // The listing itself.
-            (!target.ends_with("fd")).then(|| format!("{number} -> {}", target.display()))
-        })
-        .collect()
-}
-
-fn mappings() -> BTreeSet<String> {
-    let file = std::fs::File::open("/proc/self/maps").expect("/proc/self/maps");
-    BufReader::new(file).lines().map(|line| line.expect("a line")).collect()
-}
-
-fn locked() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("VmLck");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
-}
-
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").expect("/proc/self/task").count()
 }

@@ -104,7 +104,7 @@ impl Left {
                 None
             }
         };
-        tracer.until_exit(sent, order.crowd > 0)?;
+        tracer.until_exit(sent, order.deadline / 3)?;
         let took = begin.elapsed();
         let remains = Remains::take(&victim, &tracer, sight, shares)?;
         let mut looked = remains.look(order, known.as_ref(), record.as_ref(), &armed, end)?;

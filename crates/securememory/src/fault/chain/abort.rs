@@ -7,8 +7,9 @@
 //! Rust's own handler is among them. It aborts if a stack has overflowed, and for nothing else. So then secrets are wiped
 //! before it is called; of other handlers nobody knows whether they abort, and if they do, nothing is wiped.
 
-use super::{ASIDE, Delivery, WIPES, is_owner, station};
+use super::{Delivery, is_owner, station};
 use crate::fault::outside::is_ours;
+use crate::fault::roles::{ASIDE, WIPES};
 use crate::os::signals::{self, Action};
 use crate::shutdown::dying;
 
@@ -28,14 +29,14 @@ pub(crate) fn make_room(delivery: &Delivery, action: Option<&Action>) -> Option<
     }
     let abort = station(libc::SIGABRT)?;
     let before = abort.previous(abort.levels().checked_sub(1)?)?;
-    if abort.roles() & WIPES == 0 || !is_ours(&signals::action(libc::SIGABRT).ok()?) {
+    if abort.roles.now() & WIPES == 0 || !is_ours(&signals::action(libc::SIGABRT).ok()?) {
         return None;
     }
     if is_overflow(delivery) && action.is_some_and(is_rusts) {
         dying::run(delivery.fatal());
     }
     let ours = signals::set_action(libc::SIGABRT, before).ok()?;
-    abort.add_roles(ASIDE);
+    abort.roles.add(ASIDE);
     Some(ours)
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn take_room(ours: Option<Action>) {
     let (Some(ours), Some(abort)) = (ours, station(libc::SIGABRT)) else { return };
     let before = abort.levels().checked_sub(1).and_then(|level| abort.previous(level));
     if signals::action(libc::SIGABRT).ok() == before && signals::set_action(libc::SIGABRT, ours).is_ok() {
-        abort.drop_roles(ASIDE);
+        abort.roles.remove(ASIDE);
     }
 }
 

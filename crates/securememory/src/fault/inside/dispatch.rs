@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::fault::chain::{Delivery, ENDING, PASSING, Station};
+use crate::fault::chain::{Delivery, Station};
+use crate::fault::roles::{ENDING, PASSING};
 use crate::fault::thread;
 use crate::os;
 use crate::registry::handlers::{self, DEFERRED, DIRECT, Handler};

@@ -4,7 +4,8 @@ use std::ffi::{c_int, c_void};
 
 use super::answer::{self, Answer};
 use super::dispatch::{self, Outcome};
-use crate::fault::chain::{self, COORDINATED, Delivery, ENDS, FAULT, Station};
+use crate::fault::chain::{self, Delivery, Station};
+use crate::fault::roles::{COORDINATED, ENDS, FAULT};
 use crate::os::signals::{self, Info};
 use crate::shutdown::dying;
 
@@ -23,7 +24,7 @@ fn handle(signal: c_int, info: *mut Info, context: *mut c_void) {
     if chain::comes_back(station, &delivery) {
         return chain::pass(station, &delivery, false);
     }
-    let roles = station.roles();
+    let roles = station.roles.now();
     let mut answer = Answer::NotOurs;
     if roles & FAULT != 0 && delivery.is_fault() && matches!(signal, libc::SIGSEGV | libc::SIGBUS) {
         answer = answer::answer(&delivery);
@@ -45,7 +46,7 @@ fn handle(signal: c_int, info: *mut Info, context: *mut c_void) {
 }
 
 fn pass(station: &Station, delivery: &Delivery) {
-    let last = station.roles() & ENDS != 0 && !chain::is_ignored(station, delivery);
+    let last = station.roles.now() & ENDS != 0 && !chain::is_ignored(station, delivery);
     if last {
         // Before the handlers that were there before: they may be reporters of crashes, who read memory.
         dying::run(None);

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::answer::{self, Answer};
 use super::dispatch::{self, Outcome};
-use crate::fault::chain::{self, COORDINATED, Delivery, ENDING, ENDS, FAULT, PASSING, Station, WIPES};
+use crate::fault::chain::{self, Delivery, Station};
 use crate::fault::outside;
+use crate::fault::roles::{COORDINATED, ENDING, ENDS, FAULT, PASSING, WIPES};
 use crate::os;
 use crate::os::signals::{self, Info};
 use crate::shutdown::dying;
@@ -38,7 +39,7 @@ fn is_fatal(exception: c_int) -> bool {
 /// First of all handlers: an exception, on the thread that has raised it.
 #[allow(unsafe_code)]
 pub(in crate::fault) unsafe extern "system" fn on_exception(info: *mut Info) -> i32 {
-    let roles = outside::exceptions().roles();
+    let roles = outside::exceptions().roles.now();
     if roles & FAULT == 0 {
         return SEARCH;
     }
@@ -79,7 +80,7 @@ pub(in crate::fault) fn filter_before() -> LPTOP_LEVEL_EXCEPTION_FILTER {
 /// An exception that nobody has handled: the process ends by it.
 #[allow(unsafe_code)]
 pub(in crate::fault) unsafe extern "system" fn on_unhandled(info: *const Info) -> i32 {
-    if outside::exceptions().roles() & FAULT != 0 {
+    if outside::exceptions().roles.now() & FAULT != 0 {
         dying::run(None);
     }
     match filter_before() {
@@ -94,7 +95,7 @@ pub(in crate::fault) unsafe extern "system" fn on_unhandled(info: *const Info) -
 pub(in crate::fault) unsafe extern "system" fn on_event(event: u32) -> i32 {
     let Some(signal) = signals::signal_of(event) else { return FALSE };
     let Some(station) = chain::station(signal) else { return FALSE };
-    if station.roles() & COORDINATED == 0 {
+    if station.roles.now() & COORDINATED == 0 {
         return FALSE;
     }
     match ask(station, signal) {
@@ -104,7 +105,7 @@ pub(in crate::fault) unsafe extern "system" fn on_event(event: u32) -> i32 {
             signals::end_by_event()
         }
         Outcome::Pass => {
-            if station.roles() & (ENDS | WIPES) != 0 {
+            if station.roles.now() & (ENDS | WIPES) != 0 {
                 // Before the handlers that were there before. After them the system ends the process, unless one of them
                 // says that it has handled the event.
                 dying::run(None);

@@ -7,35 +7,24 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::roles::Roles;
 use crate::os::signals::{self, Failure, Info, MAX_SIGNAL};
 use crate::shutdown::dying::Fatal;
 use windows_sys::Win32::Foundation::EXCEPTION_IN_PAGE_ERROR;
 
-/// Faults of the process are looked at, and what is fatal wipes.
-pub(crate) const FAULT: u32 = 1;
-/// The coordinator's handlers are asked.
-pub(crate) const COORDINATED: u32 = 1 << 1;
-/// What ends the process wipes before.
-pub(crate) const WIPES: u32 = 1 << 2;
-/// If nobody has handled it, it ends the process.
-pub(crate) const ENDS: u32 = 1 << 3;
-
-/// To whoever was there before.
-pub(crate) const PASSING: u32 = 1;
-/// It ends the process.
-pub(crate) const ENDING: u32 = 2;
 /// It is done with.
 pub(crate) const HANDLED: u32 = 3;
 
 /// A console event.
 #[derive(Debug)]
 pub(crate) struct Station {
-    roles: AtomicU32,
+    pub(crate) roles: Roles,
     /// Not used: the coordinator's thread sends nothing to itself.
     pub(crate) sent_on: AtomicU32,
     /// Deliveries that wait for the coordinator's thread.
     pub(crate) waiting: AtomicU32,
-    /// What has become of the one that was waiting: zero, nothing yet; [`PASSING`], [`ENDING`], [`HANDLED`].
+    /// What has become of the one that was waiting: zero, nothing yet;
+    /// [`PASSING`](super::roles::PASSING), [`ENDING`](super::roles::ENDING), [`HANDLED`].
     pub(crate) answer: AtomicU32,
     /// The thread of an event is waiting for it.
     pub(crate) asking: AtomicU32,
@@ -43,7 +32,7 @@ pub(crate) struct Station {
 
 static STATIONS: [Station; MAX_SIGNAL + 1] = [const {
     Station {
-        roles: AtomicU32::new(0),
+        roles: Roles::none(),
         sent_on: AtomicU32::new(0),
         waiting: AtomicU32::new(0),
         answer: AtomicU32::new(0),
@@ -66,20 +55,6 @@ pub(crate) fn own_in_child() {}
 /// A signal's station; `None`: no such signal.
 pub(crate) fn station(signal: c_int) -> Option<&'static Station> {
     STATIONS.get(usize::try_from(signal).ok().filter(|&signal| signal != 0)?)
-}
-
-impl Station {
-    pub(crate) fn roles(&self) -> u32 {
-        self.roles.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn add_roles(&self, roles: u32) {
-        self.roles.fetch_or(roles, Ordering::AcqRel);
-    }
-
-    pub(crate) fn drop_roles(&self, roles: u32) -> u32 {
-        self.roles.fetch_and(!roles, Ordering::AcqRel) & !roles
-    }
 }
 
 /// Does it end a process for which nobody has said anything? All console events do.

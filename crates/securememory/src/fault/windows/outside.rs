@@ -3,9 +3,10 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::chain::{self, COORDINATED, ENDS, FAULT, Station, WIPES};
+use super::chain::{self, Station};
 use super::guard::{Holder, INSTALLED, Put, Uninstalled};
 use super::inside;
+use super::roles::{COORDINATED, ENDS, FAULT, WIPES};
 use super::thread;
 use crate::error::{Error, Result};
 use crate::os::signals::{self, Action};
@@ -38,7 +39,7 @@ pub(super) fn begin() -> Result<Option<Error>> {
     signals::draw_seed();
     let handle = signals::add_vectored(inside::on_exception)?;
     HANDLE.store(handle, Ordering::Release);
-    exceptions().add_roles(FAULT | WIPES);
+    exceptions().roles.add(FAULT | WIPES);
     put_filter();
     Ok(None)
 }
@@ -82,7 +83,7 @@ fn take_filter() -> Uninstalled {
 
 /// All exceptions that are errors of the system's are fatal from now on.
 pub(super) fn assume_fatal() {
-    exceptions().add_roles(ENDS);
+    exceptions().roles.add(ENDS);
 }
 
 /// Windows does not tell who has been added.
@@ -94,7 +95,7 @@ pub(super) fn others() -> Result<Vec<i32>> {
 /// Ends fault handling. Under [`changing`](super::guard::changing). Where the system refuses to take our handler out, it passes everything on.
 pub(super) fn end_here() -> Result<Uninstalled> {
     INSTALLED.store(0, Ordering::Release);
-    exceptions().drop_roles(FAULT | WIPES | ENDS);
+    exceptions().roles.remove(FAULT | WIPES | ENDS);
     let outcome = take_filter();
     match HANDLE.swap(0, Ordering::AcqRel) {
         0 => {}
@@ -116,8 +117,8 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
         signals::set_console(inside::on_event, true)?;
         LISTENS.store(1, Ordering::Release);
     }
-    let joined = station.roles() & COORDINATED != 0;
-    station.add_roles(roles);
+    let joined = station.roles.now() & COORDINATED != 0;
+    station.roles.add(roles);
     Ok(if joined { Put::Joined(Action::DEFAULT) } else { Put::Installed(Action::DEFAULT) })
 }
 
@@ -126,8 +127,8 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
 /// The thread of an event that waits for a closure keeps the system's list of handlers to itself. So a closure leaves our
 /// handler in it, which passes everything on.
 pub(crate) fn take(signal: c_int, roles: u32) -> Result<Uninstalled> {
-    station(signal)?.drop_roles(roles);
-    let is_wanted = thread::all_stations().any(|(_, station)| station.roles() & COORDINATED != 0);
+    station(signal)?.roles.remove(roles);
+    let is_wanted = thread::all_stations().any(|(_, station)| station.roles.now() & COORDINATED != 0);
     if !is_wanted && !thread::is_here() && LISTENS.swap(0, Ordering::AcqRel) != 0 {
         signals::set_console(inside::on_event, false).inspect_err(|_| LISTENS.store(1, Ordering::Release))?;
     }

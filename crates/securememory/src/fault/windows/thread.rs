@@ -5,7 +5,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::chain::{ENDING, HANDLED, PASSING, Station, WORK};
+use super::chain::{HANDLED, Station, WORK};
+use super::roles::{ENDING, PASSING};
 pub(crate) use super::work::{BACK, Onward, all_stations, is_here, is_of, on_work, wake};
 use super::work::{ID, PROCESS, other_work};
 use crate::error::{Error, Result};

@@ -30,13 +30,9 @@ pub fn signal_of(attack: Attack) -> Option<i32> {
     }
 }
 
-/// How long a process may take to end, and with very many secrets.
-const PATIENCE: Duration = Duration::from_secs(20);
-const CROWDED: Duration = Duration::from_secs(300);
-
-/// A signal that has not ended it in this time is sent again. Rust's own handler of SIGSEGV and SIGBUS lets the
+/// A signal that has not ended it in this part of its time is sent again. Rust's own handler of SIGSEGV and SIGBUS lets the
 /// first one pass that is sent, and is gone then.
-const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: u32 = 200;
 /// And so much later once more, or where the first one must suffice: one that comes in the middle of the wipe would be
 /// delivered to another thread, whose registers are of interest.
 const MUCH_LATER: u32 = 20;
@@ -86,8 +82,8 @@ impl Tracer {
 
     /// Lets it run, passes its signals on, and returns when all threads are held at their exit. A signal that
     /// it is to end by is sent again for as long as it lives.
-    pub fn until_exit(&mut self, sent: Option<i32>, crowded: bool) -> Result<(), Trouble> {
-        let (patience, soon) = if crowded { (CROWDED, 5 * AGAIN) } else { (PATIENCE, AGAIN) };
+    pub fn until_exit(&mut self, sent: Option<i32>, patience: Duration) -> Result<(), Trouble> {
+        let soon = patience / AGAIN;
         let later = soon * MUCH_LATER;
         let mut every = if matches!(sent, Some(libc::SIGSEGV | libc::SIGBUS)) { soon } else { later };
         let begin = Instant::now();

@@ -20,10 +20,6 @@ pub fn signal_of(_: Attack) -> Option<i32> {
     None
 }
 
-/// How long a process may take to end, and with very many secrets.
-const PATIENCE: Duration = Duration::from_secs(20);
-const CROWDED: Duration = Duration::from_secs(300);
-
 /// A process that is held when it comes to its end.
 pub struct Tracer {
     pid: u32,
@@ -46,8 +42,7 @@ impl Tracer {
 
     /// Returns when it is held at its end. Its other threads run: what they do must not bring anything back.
     #[allow(clippy::needless_pass_by_ref_mut, reason = "elsewhere it keeps what it has seen")]
-    pub fn until_exit(&mut self, _: Option<i32>, crowded: bool) -> Result<(), Trouble> {
-        let patience = if crowded { CROWDED } else { PATIENCE };
+    pub fn until_exit(&mut self, _: Option<i32>, patience: Duration) -> Result<(), Trouble> {
         let begin = Instant::now();
         let mut word = [0; size_of::<u32>()];
         while word == [0; size_of::<u32>()] {
