@@ -27,7 +27,7 @@ const NEW: [u8; 24] = *b"a value that replaces it";
 /// Places for shares B that a vault has in its life.
 const PLACES: usize = common::shares::Anchor::PLACES;
 /// Above it are the numbers of share files.
-const LOW: i32 = 32;
+const LOW: i32 = usize::BITS as i32 / 2;
 /// Fetches that do without a renewal after one was refused.
 const PAUSE: usize = 1000;
 

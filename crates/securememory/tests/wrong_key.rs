@@ -423,7 +423,7 @@ impl Swapper<'_> {
 }
 
 /// Above it are the numbers of share files.
-const LOW: i32 = 32;
+const LOW: i32 = usize::BITS as i32 / 2;
 /// Seals between two looks at what came of them.
 const BATCH: usize = 50;
 

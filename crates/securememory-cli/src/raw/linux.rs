@@ -28,6 +28,24 @@ pub fn receive_into(pipe: BorrowedFd<'_>, address: usize, len: usize) -> io::Res
     usize::try_from(stored).map_err(|_| io::Error::last_os_error())
 }
 
+/// pkey_mprotect(2), where there are processors with protection keys that the library uses; not 0: refused.
+///
+/// # Safety
+///
+/// As for mprotect(2).
+unsafe fn under_key(start: usize, len: usize, rights: i32, key: i32) -> libc::c_long {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: as the caller promises.
+    unsafe {
+        libc::syscall(libc::SYS_pkey_mprotect, start, len, libc::c_long::from(rights), libc::c_long::from(key))
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = (start, len, rights, key);
+        -1
+    }
+}
+
 /// The bytes of pages that are closed to this process, made readable for as long as it takes, one byte at a time:
 /// what code in the process can do, and no other process where the kernel keeps no map of them.
 ///
@@ -42,10 +60,7 @@ pub fn bytes_behind(
     // it is here.
     let change = |rights: i32, to: i32| unsafe {
         let outcome = match key {
-            Some(_) => {
-                let rights = libc::c_long::from(rights);
-                libc::syscall(libc::SYS_pkey_mprotect, pages.start, pages.len(), rights, to)
-            }
+            Some(_) => under_key(pages.start, pages.len(), rights, to),
             // Many kernels have no such call.
             None => libc::mprotect(ptr::with_exposed_provenance_mut(pages.start), pages.len(), rights).into(),
         };
@@ -179,7 +194,7 @@ extern "C" fn testify(_: *mut libc::c_void) -> libc::c_int {
         // SAFETY: nobody else is left who uses this memory. The kernel checks what it is to write.
         unsafe {
             // Key 0 denies nothing. Many kernels have no such call.
-            if libc::syscall(libc::SYS_pkey_mprotect, start, len, libc::PROT_READ, 0) != 0 {
+            if under_key(start, len, libc::PROT_READ, 0) != 0 {
                 libc::syscall(libc::SYS_mprotect, start, len, libc::PROT_READ);
             }
             libc::syscall(libc::SYS_write, 1, start, len);

@@ -85,7 +85,13 @@ pub fn code(child: &Child, at: u64) -> io::Result<[u8; 8]> {
     if got > 0 { Ok(word) } else { Err(io::Error::last_os_error()) }
 }
 
-fn advance(child: &Child, how: libc::c_uint, signal: i32) -> io::Result<Option<Held>> {
+/// How the C library writes it down.
+#[cfg(target_env = "musl")]
+type Request = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Request = libc::c_uint;
+
+fn advance(child: &Child, how: Request, signal: i32) -> io::Result<Option<Held>> {
     order(how, pid(child), 0, signal.unsigned_abs() as usize)?;
     held(pid(child))
 }
@@ -112,7 +118,7 @@ fn held(process: i32) -> io::Result<Option<Held>> {
 }
 
 /// An order to a child, or with `PTRACE_TRACEME` of one.
-fn order(what: libc::c_uint, process: i32, at: usize, with: usize) -> io::Result<()> {
+fn order(what: Request, process: i32, at: usize, with: usize) -> io::Result<()> {
     let (at, with) = (ptr::without_provenance_mut::<u8>(at), ptr::with_exposed_provenance_mut::<u8>(with));
     // SAFETY: of the orders that are given here one has the kernel write to memory of ours, and its caller passes the address
     // of a value that is large enough and that nobody else uses.
