@@ -37,7 +37,13 @@ unsafe fn under_key(start: usize, len: usize, rights: i32, key: i32) -> libc::c_
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     // SAFETY: as the caller promises.
     unsafe {
-        libc::syscall(libc::SYS_pkey_mprotect, start, len, libc::c_long::from(rights), libc::c_long::from(key))
+        libc::syscall(
+            libc::SYS_pkey_mprotect,
+            start,
+            len,
+            libc::c_long::from(rights),
+            libc::c_long::from(key),
+        )
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {

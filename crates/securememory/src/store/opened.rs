@@ -57,11 +57,18 @@ impl Object {
     /// Opens a copy that may be changed, or the pages themselves, waiting as long as `wait` for whoever is in the way.
     pub(crate) fn open_mut(&self, wait: Duration) -> Result<OpenedMut<'_>, Error> {
         let header = self.header();
-        // A vault that is closed gets round to each secret in time; who asks need not wait for that, nor for who holds one.
-        let closed = || header.machinery.is_closed();
-        let wait = if closed() { Duration::ZERO } else { wait };
+        // A vault that is closed gets round to each secret in time. Who asks need not wait for that, nor for who holds one;
+        // and does it himself, so that whoever is told that it is closed does not find it open afterwards.
+        let closes = || {
+            let closed = header.machinery.is_closed();
+            if closed {
+                header.gate.close();
+            }
+            closed
+        };
+        closes();
         let late = |error| match error {
-            Error::Timeout { .. } | Error::Busy(_) | Error::LockTimeout(_) if closed() => Error::Closed,
+            Error::Timeout { .. } | Error::Busy(_) | Error::LockTimeout(_) if closes() => Error::Closed,
             other => other,
         };
         let (data, edit) = match header.body() {
