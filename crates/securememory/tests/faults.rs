@@ -282,13 +282,13 @@ fn building() {
         for (name, builder) in holds {
             // Protection keys have a sweep of their own, with the other holds that use the key in place.
             let _none = NoKeys::from_now();
-            let anyway = builder.clone().build().unwrap().status().protections;
-            let sweep = Sweep::new(format!("building {name}"));
             let strict = name.starts_with("strict");
             if strict && let Some(cause) = common::strict_is_refused() {
                 eprintln!("skipped: {name} is not to be had here: {cause}");
                 continue;
             }
+            let anyway = builder.clone().build().unwrap().status().protections;
+            let sweep = Sweep::new(format!("building {name}"));
             sweep.run(|fault| {
                 let armed = fault.arm();
                 let built = builder.clone().build();

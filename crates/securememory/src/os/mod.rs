@@ -516,7 +516,9 @@ mod tests {
         assert_ne!(here, std::thread::spawn(thread_id).join().unwrap());
         // Where the kernel tells of a process, it tells all of it.
         let told = Build::HERE.verifies;
-        assert_eq!([mapping_limit().is_some(), locked_now().is_some()], [told; 2]);
+        assert_eq!(mapping_limit().is_some(), told);
+        // Windows tells nothing; what is locked there the library counts itself.
+        assert_eq!(locked_now().is_some(), told || cfg!(windows));
         // This one, and the one that runs the tests.
         assert_eq!(threads() >= Some(2), told, "{:?}", threads());
     }

@@ -322,11 +322,12 @@ mod tests {
                 need.needed = 6;
             }
         });
+        let on = |windows, unix| if cfg!(windows) { windows } else { unix };
         let hints = [
-            "memory.max",
+            on("page file", "memory.max"),
             "ulimit -v",
-            if cfg!(windows) { "working set" } else { "ulimit -l" },
-            "vm.max_map_count",
+            on("working set", "ulimit -l"),
+            on("page file", "vm.max_map_count"),
             "ulimit -n",
             "secrets_max",
             "bytes_max",
