@@ -80,7 +80,11 @@ fn each_degradation_is_told_with_what_was_asked_and_who_refused() {
         };
         let cause = Error::System(refused(Call::MemfdCreate, errno::EMFILE));
         let hold = Degradation::Hold { asked: Hold::Split, got: HoldUsed::Guarded, refused: cause };
-        assert_eq!(found, [lock, hold, Degradation::Pages { unlocked: 1 }]);
+        let (views, others): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|one| matches!(one, Degradation::Views { .. }));
+        assert_eq!(others, [lock, hold, Degradation::Pages { unlocked: 1 }]);
+        // On large pages there is one from the start, beside the shares.
+        assert_eq!(views.is_empty(), common::page_size() < common::LARGE_PAGE, "{views:?}");
         // Views, and a key that is due.
         let no_maps = inject::fail(Call::Mmap, Plan::Nth { n: 2, errno: NO_MEMORY });
         let sealed = vault.secret().random(32).unwrap();
@@ -88,7 +92,9 @@ fn each_degradation_is_told_with_what_was_asked_and_who_refused() {
         let found = vault.diagnostics();
         let refresh = Degradation::Refresh { refused: Error::HoldRefused(refused(Call::Mmap, NO_MEMORY)) };
         assert!(found.degradations.contains(&refresh), "{found}");
-        assert!(matches!(found.degradations[2], Degradation::Views { unlocked: 4, of: 4 }), "{found}");
+        let places = if views.is_empty() { 4 } else { 1 };
+        let of_views = Degradation::Views { unlocked: places, of: places };
+        assert_eq!(found.degradations[2], of_views, "{found}");
         // Pages that cannot be closed.
         let plan = inject::fail(Call::Mprotect, Plan::FromNth { n: 2, errno: NO_MEMORY });
         assert!(paged.with(|_| ()).is_err());
@@ -99,7 +105,7 @@ fn each_degradation_is_told_with_what_was_asked_and_who_refused() {
         for part in [
             "note: lock is not in force on the key's memory, though preferred: mlock: ",
             "note: the key's hold is Guarded, asked for was Split: memfd_create: ",
-            "note: 4 of 4 places for views are not locked",
+            &format!("note: {places} of {places} places for views are not locked"),
             "note: the pages of 1 paged secrets are not locked",
             "note: a key that is due to be replaced was not: the required key hold is not to be had: mmap: ",
             "note: the pages of 1 secrets could not be closed",

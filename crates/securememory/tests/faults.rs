@@ -250,10 +250,16 @@ fn warm_up() {
 /// Sweeps over one step on each store; the vault is built without a fault.
 fn sweep_stores(what: &str, met: [&[Call]; 3], step: impl Fn(&Sweep, Fault, Vault) -> bool) {
     warm_up();
+    // On large pages the first view has its place beside the shares, and there is nothing to be made for it.
+    let has_place = |name: &str, call: &Call| {
+        let is_made = [Call::Mmap, Call::Mprotect, Call::Mlock, Call::Madvise].contains(call);
+        is_made && name == "sealed-split" && page_size() >= common::LARGE_PAGE
+    };
     for ((name, builder), met) in stores().into_iter().zip(met) {
+        let met: Vec<Call> = met.iter().copied().filter(|call| !has_place(name, call)).collect();
         let sweep = Sweep::new(format!("{what} on {name}"));
         sweep.run(|fault| step(&sweep, fault, builder.clone().build().unwrap()));
-        sweep.assert_met(met);
+        sweep.assert_met(&met);
         eprintln!("{}: {:?}, {} errors", sweep.name, sweep.hits.borrow(), sweep.errors.get());
     }
 }
@@ -791,10 +797,12 @@ fn pages_that_do_not_close() {
 fn pages_that_cannot_be_wiped_when_dropped() {
     case("pages_that_cannot_be_wiped_when_dropped").run(|| {
         warm_up();
+        // A large one is a mapping of its own.
+        let needles = [64usize, 3 * page_size()].map(|len| Needle::new(len as u64, len));
         let before = Footprint::now();
-        for len in [64usize, 3 * page_size()] {
+        for needle in &needles {
+            let len = needle.len();
             let vault = Vault::builder().store(Store::Paged).build().unwrap();
-            let needle = Needle::new(len as u64, len);
             let secret = vault.secret().init_with(len, |room| needle.write(room, 0)).unwrap();
             let stuck_one = vault.secret().init_with(len, |room| needle.write(room, 0)).unwrap();
             {

@@ -59,6 +59,11 @@ fn few_pages() -> usize {
     common::page_size() * 5 / 2
 }
 
+/// More than there is a place for, when it is to be sealed.
+fn no_place() -> usize {
+    (2 * common::page_size()).max(30_000)
+}
+
 /// Every call of this kind takes its time, on this thread.
 fn slow(call: Call, millis: u64) -> inject::Injection {
     inject::fail(call, Plan::DelayEach { duration: Duration::from_millis(millis) })
@@ -79,7 +84,7 @@ fn locks_of_a_vault_that_others_hold() {
                     Call::Mmap,
                 ),
                 ("scratch", &|vault| vault.warm_thread(20).unwrap(), Call::Mmap),
-                ("account", &|vault| drop(vault.secret().random(30_000).unwrap()), Call::Mmap),
+                ("account", &|vault| drop(vault.secret().random(no_place()).unwrap()), Call::Mmap),
             ];
             for (name, act, call) in acts {
                 let act = || {

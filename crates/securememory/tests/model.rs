@@ -3,7 +3,7 @@
 //!
 //! A program that fails is made as short as it can be and printed; SECUREMEMORY_MODEL_SEED runs it again.
 //! SECUREMEMORY_MODEL_PROGRAMS says how many are run in each of the cases, SECUREMEMORY_MODEL_SECONDS how long at most.
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -13,11 +13,13 @@
     reason = "forks, looks at memory, forgets views on purpose"
 )]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 mod model {
     use super::common;
 
     pub mod actors;
+    #[cfg(target_os = "linux")]
     pub mod child;
     pub mod driver;
     pub mod ending;

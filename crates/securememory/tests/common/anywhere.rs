@@ -10,6 +10,9 @@ pub fn usual_locked_max() -> usize {
     (16 * page_size()).max(64 << 10)
 }
 
+/// On pages of at least so many bytes the first view of a vault lies beside the shares of its key.
+pub const LARGE_PAGE: usize = 64 << 10;
+
 /// The page that an address lies in.
 pub fn page_of(address: usize) -> usize {
     address - address % page_size()

@@ -17,7 +17,8 @@ use securememory::testing::errno;
 use securememory::testing::inject::{self, Injection, Plan};
 use windows_sys::Win32::System::Diagnostics::Debug::ReadProcessMemory;
 use windows_sys::Win32::System::Memory::{
-    MEMORY_BASIC_INFORMATION, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, VirtualProtect, VirtualQuery,
+    MEM_COMMIT, MEMORY_BASIC_INFORMATION, PAGE_GUARD, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE,
+    VirtualProtect, VirtualQuery,
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
@@ -48,28 +49,46 @@ fn pages(address: usize) -> Option<MEMORY_BASIC_INFORMATION> {
     }
 }
 
+/// ReadProcessMemory, of all of it
+fn read(address: usize, len: usize) -> Option<Vec<u8>> {
+    let (mut bytes, mut got) = (vec![0_u8; len], 0);
+    // SAFETY: the kernel writes so many bytes of the vector, and reads wherever it can.
+    let done = unsafe {
+        let from = std::ptr::with_exposed_provenance(address);
+        ReadProcessMemory(GetCurrentProcess(), from, bytes.as_mut_ptr().cast(), len, &raw mut got)
+    };
+    (done != 0 && got == len).then_some(bytes)
+}
+
 /// What lies there; `None`: nothing is mapped. Of closed pages too under Wine, whose ReadProcessMemory does not ask; Windows
 /// opens them for that long.
 pub fn look(address: usize, len: usize) -> Option<Vec<u8>> {
-    let get = || {
-        let (mut bytes, mut got) = (vec![0_u8; len], 0);
-        // SAFETY: the kernel writes so many bytes of the vector, and reads wherever it can.
-        let done = unsafe {
-            let from = std::ptr::with_exposed_provenance(address);
-            ReadProcessMemory(GetCurrentProcess(), from, bytes.as_mut_ptr().cast(), len, &raw mut got)
-        };
-        (done != 0 && got == len).then_some(bytes)
-    };
-    get().or_else(|| {
+    read(address, len).or_else(|| {
         pages(address).filter(|info| info.Protect == PAGE_NOACCESS)?;
         let (place, mut before) = (std::ptr::with_exposed_provenance_mut(address), 0);
         // SAFETY: a test looks at pages of which nobody else has any use at this moment.
         unsafe { VirtualProtect(place, len, PAGE_READONLY, &raw mut before) };
-        let bytes = get();
+        let bytes = read(address, len);
         // SAFETY: as above.
         unsafe { VirtualProtect(place, len, before, &raw mut before) };
         bytes
     })
+}
+
+/// Copies what lies there into `room`, as far as a load could read it; says how much that is. Wine does not ask whether it could.
+pub fn look_open(address: usize, room: &mut [u8]) -> usize {
+    let mut done = 0;
+    while done < room.len() {
+        let at = address + done;
+        let open = pages(at)
+            .filter(|info| info.State == MEM_COMMIT && info.Protect & (PAGE_NOACCESS | PAGE_GUARD) == 0);
+        let Some(info) = open else { break };
+        let here = (info.BaseAddress.addr() + info.RegionSize - at).min(room.len() - done);
+        let Some(bytes) = read(at, here) else { break };
+        room[done..done + here].copy_from_slice(&bytes);
+        done += here;
+    }
+    done
 }
 
 /// Opens the page of an address for reading. VirtualProtect

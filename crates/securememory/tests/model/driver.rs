@@ -12,7 +12,7 @@ use securememory::testing::{Left, TestGuard};
 use securememory::{Hold, Level, Store, Vault};
 
 use super::actors;
-use super::common::{Footprint, keep_stacks, skip};
+use super::common::{Footprint, keep_stacks, skip, threads};
 use super::places::can_peek;
 use super::program::{Program, Rows, decode, rows};
 use super::run::{Found, Runner, tell_results};
@@ -85,6 +85,7 @@ fn watch() {
     });
 }
 
+#[cfg(unix)]
 extern "C" fn tell_seed(signal: libc::c_int) {
     let mut text = *b"a signal ended the program of seed                     \n";
     let mut left = SEED.load(Ordering::Relaxed);
@@ -100,8 +101,9 @@ extern "C" fn tell_seed(signal: libc::c_int) {
     }
 }
 
-/// A crash says which program it was.
+/// A crash says which program it was. On Windows the exception of a test's own process is told by whoever started it.
 fn tell_crashes() {
+    #[cfg(unix)]
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL] {
         // SAFETY: the handler makes async-signal-safe calls only.
         unsafe { libc::signal(signal, tell_seed as *const () as libc::sighandler_t) };
@@ -125,10 +127,6 @@ fn run_program(program: &Program) -> Found<usize> {
     let outcome = needle.map_or(Ok(()), |needle| Runner::search(&needle));
     SINCE.store(0, Ordering::Relaxed);
     outcome.map(|()| forgotten)
-}
-
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").expect("/proc/self/task").count()
 }
 
 /// Waits until the janitors of vaults that are gone have ended.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use securememory::testing::thread_id;
 use securememory::{Closed, Error, Level, OnClose, Outstanding, Secret, Store, Vault};
 
 use super::ends::Closing;
@@ -14,8 +15,7 @@ use super::run::{Found, Runner, agree, check, pick, soon};
 const LONG: Duration = Duration::from_secs(5);
 
 fn is_mine(thread: u32) -> bool {
-    // SAFETY: asks for a number.
-    i64::from(thread) == i64::from(unsafe { libc::gettid() })
+    thread == thread_id()
 }
 
 fn all_mine(views: &Outstanding) -> bool {

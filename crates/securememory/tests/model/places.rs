@@ -26,12 +26,19 @@ pub struct Place {
 }
 
 /// Copies memory of this process, unless it cannot be read: nothing is touched. Says how much could be.
+#[cfg(target_os = "linux")]
 pub fn peek(address: usize, room: &mut [u8]) -> usize {
     let to = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     let from = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(address), iov_len: room.len() };
     // SAFETY: the kernel writes into the room only, and refuses what cannot be read.
     let got = unsafe { libc::process_vm_readv(libc::getpid(), &raw const to, 1, &raw const from, 1, 0) };
     usize::try_from(got).unwrap_or(0)
+}
+
+/// The same.
+#[cfg(windows)]
+pub fn peek(address: usize, room: &mut [u8]) -> usize {
+    super::common::look_open(address, room)
 }
 
 /// Can memory be looked at in this way here?

@@ -2,6 +2,7 @@
 //! shrinking is fast and leads to the simplest steps.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -287,9 +288,13 @@ pub fn setup_of(row: [u8; 6], holds: &[Hold], stores: &[Store]) -> Setup {
     possible(setup(row, holds, stores))
 }
 
-/// Without what would make results uncertain: a janitor takes places for views, too, and may be waited for.
+/// Without what would make results uncertain: a janitor takes places for views, too, and may be waited for. And without what
+/// is not to be had here.
 fn possible(setup: Setup) -> Setup {
+    static IS_REFUSED: LazyLock<bool> = LazyLock::new(|| super::common::strict_is_refused().is_some());
+    let had = |level| if level == Level::Require && *IS_REFUSED { Level::Prefer } else { level };
+    let (lock, dump) = (had(setup.lock), had(setup.dump));
     let janitor = setup.janitor && setup.tight.is_none();
     let close_on_drop = setup.close_on_drop && !janitor;
-    Setup { janitor, close_on_drop, wait: if janitor { 5000 } else { setup.wait }, ..setup }
+    Setup { lock, dump, janitor, close_on_drop, wait: if janitor { 5000 } else { setup.wait }, ..setup }
 }

@@ -72,7 +72,7 @@ pub(super) fn examine(delivery: &Delivery) -> Option<Found> {
     let index = offset.checked_div(stride)?;
     let within = offset.wrapping_sub(index.wrapping_mul(stride));
     if within >= page {
-        let tenant = tenant(arena, index);
+        let tenant = if purpose == Purpose::Anchor { None } else { tenant(arena, index) };
         let site = if delivery.failure() == Some(Failure::Unmapped) { Site::Unmapped } else { Site::Inside };
         return Some(found(arena, purpose, site, tenant, 0));
     }
@@ -94,6 +94,8 @@ pub(super) fn examine(delivery: &Delivery) -> Option<Found> {
         Site::Above => address.wrapping_sub(tenant.data.wrapping_add(tenant.len)).wrapping_add(1),
         _ => tenant.data.wrapping_sub(address),
     };
+    // Whose guard it is, also of an anchor.
+    let purpose = if purpose == Purpose::Anchor { Purpose::Scratch } else { purpose };
     Some(found(arena, purpose, site, Some(tenant), distance))
 }
 
@@ -110,21 +112,14 @@ fn tenant(arena: &Arena, index: usize) -> Option<Tenant> {
     if index >= arena.count() {
         return None;
     }
+    if arena.is_for(Purpose::Anchor) {
+        return registry::vaults::view_in(arena, os::process_id()).and_then(tenant_of);
+    }
     let (slots, regions) = (arena.slots.load(Ordering::Acquire), arena.regions.load(Ordering::Acquire));
     if !slots.is_null() {
         // SAFETY: as many as the arena has; a table is freed only after its arenas are withdrawn. Should that be happening
         // at this moment, then the fault was in memory that is being freed under the thread that reads it.
-        let slot = unsafe { &*slots.add(index) };
-        let secret = slot.shown.load(Ordering::Relaxed);
-        let ended = slot.state.load(Ordering::Acquire) == FREE;
-        let (data, len) = (slot.data.load(Ordering::Relaxed), slot.len.load(Ordering::Relaxed));
-        return (secret != 0 && len != 0).then_some(Tenant {
-            secret,
-            data,
-            len,
-            ended,
-            label: Label::OfSlot(slot),
-        });
+        return tenant_of(unsafe { &*slots.add(index) });
     }
     if !regions.is_null() {
         // SAFETY: as above.
@@ -135,6 +130,14 @@ fn tenant(arena: &Arena, index: usize) -> Option<Tenant> {
         return (secret != 0).then_some(Tenant { secret, data, len, ended, label: Label::OfRegion(region) });
     }
     None
+}
+
+/// Whose view is, or was, in a slot of scratch.
+fn tenant_of(slot: &Slot) -> Option<Tenant> {
+    let secret = slot.shown.load(Ordering::Relaxed);
+    let ended = slot.state.load(Ordering::Acquire) == FREE;
+    let (data, len) = (slot.data.load(Ordering::Relaxed), slot.len.load(Ordering::Relaxed));
+    (secret != 0 && len != 0).then_some(Tenant { secret, data, len, ended, label: Label::OfSlot(slot) })
 }
 
 /// Ciphertext that is too large for our slabs lies in the allocator's memory. A page that is whole inside of what this
