@@ -4,6 +4,7 @@
 //! A program that fails is made as short as it can be and printed; SECUREMEMORY_MODEL_SEED runs it again.
 //! SECUREMEMORY_MODEL_PROGRAMS says how many are run in each of the cases, SECUREMEMORY_MODEL_SECONDS how long at most.
 #![cfg(any(target_os = "linux", windows))]
+#![cfg_attr(windows, allow(dead_code, reason = "there are no forks"))]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
