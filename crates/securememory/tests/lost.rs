@@ -573,21 +573,6 @@ fn pipe() -> (c_int, c_int) {
     (ends[0], ends[1])
 }
 
-/// Is it on the signal stack, which a child has where its parent has it? There the kernel has saved registers, which are wiped
-/// on some processors only (SECURITY.md, "Processors").
-fn is_in_saved_registers(place: &str) -> bool {
-    // SAFETY: zeros are a `stack_t`; only asks.
-    let stack = unsafe {
-        let mut stack: libc::stack_t = std::mem::zeroed();
-        assert_eq!(libc::sigaltstack(std::ptr::null(), &raw mut stack), 0);
-        stack
-    };
-    let address = place.strip_prefix("0x").and_then(|rest| rest.split(' ').next());
-    let address = address.and_then(|digits| usize::from_str_radix(digits, 16).ok()).expect("an address");
-    let is_wiped = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
-    !is_wiped && (stack.ss_sp.addr()..stack.ss_sp.addr() + stack.ss_size).contains(&address)
-}
-
 /// Has a process lose memory, looks into it when our handler has done its work, and says how many times there was something
 /// of a secret, and how it ended.
 fn die(signal: c_int, policy: FaultPolicy, hold: Hold, lose: impl FnOnce(&Vault, usize)) -> (usize, c_int) {
@@ -624,7 +609,8 @@ fn die(signal: c_int, policy: FaultPolicy, hold: Hold, lose: impl FnOnce(&Vault,
         let mut byte = 0_u8;
         assert_eq!(libc::read(told, (&raw mut byte).cast(), 1), 1, "the handler before ours was not called");
         let mut found = needle().find_in(child);
-        found.retain(|place| !is_in_saved_registers(place));
+        // A child has its signal stack where its parent has it.
+        found.retain(|place| !common::is_in_saved_registers(place));
         found.iter().for_each(|place| eprintln!("found: {place}"));
         if !matches!(policy, FaultPolicy::Abort) {
             libc::kill(child, libc::SIGKILL);

@@ -117,10 +117,12 @@ fn locked_memory_that_is_required() {
             let refused = fill(&vault, size, &mut secrets);
             assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
             assert_eq!(secrets.len(), said, "{size}");
-            // What ended secrets leave is counted, for others of their size.
+            // What ended secrets leave is counted, for others of their size: 8 MiB are kept at most.
             secrets.clear();
             let again = vault.preflight(said, size).unwrap();
-            assert_eq!([again.mappings.needed, again.locked.needed], [0, 0]);
+            if said * (size + 64).next_multiple_of(page) <= 8 << 20 {
+                assert_eq!([again.mappings.needed, again.locked.needed], [0, 0]);
+            }
             assert!(again.fits && !vault.preflight(said + 1, size).unwrap().fits);
             assert_eq!(most(&vault, 5 * page / 2), 0);
             assert!(vault.secret().random(5 * page / 2).is_err());

@@ -87,6 +87,9 @@ impl Target {
     fn new() -> Self {
         let (vault, files) = shares::split();
         let changing = vault.secret().from_bytes(&mut 0_u64.to_le_bytes()).unwrap();
+        if changing.status().cipher != Some(Cipher::Aegis256) {
+            common::skip("this processor has no instructions for AES, and the test knows no other cipher");
+        }
         let anchor = Anchor::find();
         let b = anchor.shares();
         let a: Vec<_> = files.iter().map(|&file| share_in(file)).collect();

@@ -225,6 +225,21 @@ pub fn share_files() -> Vec<i32> {
     found
 }
 
+/// Does what a needle has found lie on this thread's signal stack? There the kernel has saved registers, of which what a cipher
+/// left in them is wiped on some processors only (SECURITY.md, "Processors").
+pub fn is_in_saved_registers(place: &str) -> bool {
+    // SAFETY: zeros are a `stack_t`; only asks.
+    let stack = unsafe {
+        let mut stack: libc::stack_t = std::mem::zeroed();
+        assert_eq!(libc::sigaltstack(std::ptr::null(), &raw mut stack), 0);
+        stack
+    };
+    let address = place.strip_prefix("0x").and_then(|rest| rest.split(' ').next());
+    let address = address.and_then(|digits| usize::from_str_radix(digits, 16).ok()).expect("an address");
+    let is_wiped = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+    !is_wiped && (stack.ss_sp.addr()..stack.ss_sp.addr() + stack.ss_size).contains(&address)
+}
+
 /// Added to the bytes of needles, byte by byte, so that the search does not find what it searches with. (An addition,
 /// since masking a masked needle, which the search meets too, must not unmask it.)
 const MASK: [u8; 8] = 0x5aa5_c33c_9669_f00f_u64.to_le_bytes();
