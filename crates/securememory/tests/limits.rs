@@ -620,7 +620,7 @@ fn no_heap_at_all() {
         warm_up();
         let before = Footprint::now();
         for (name, builder) in builders() {
-            let vault = builder.build().unwrap();
+            let vault = builder.clone().build().unwrap();
             let secret = vault.secret().from_bytes(&mut b"made before".to_vec()).unwrap();
             drop(secret.view().unwrap());
             let mut made: Vec<Secret> = Vec::with_capacity(2000);
@@ -635,6 +635,7 @@ fn no_heap_at_all() {
             let labelled = vault.secret().label(label).policy(Policy::strict()).random(20).map(drop);
             let owned = secret.owned_view().map(drop);
             let warmed = vault.warm_thread(50);
+            let another = builder.build().map(drop);
             let mut full = Ok(());
             for source in &mut sources {
                 match vault.secret().from_bytes(source) {
@@ -652,7 +653,7 @@ fn no_heap_at_all() {
             drop(heap);
             assert_eq!(read, Ok(true), "{name}");
             assert!(readable && closed, "{name} {count}");
-            for outcome in [replaced, large_one, labelled, owned, warmed, full] {
+            for outcome in [replaced, large_one, labelled, owned, warmed, another, full] {
                 match outcome {
                     Ok(()) | Err(Error::OutOfMemory { .. }) => {}
                     Err(Error::System(CallError { call: Call::Mmap, errno: libc::ENOMEM })) => {}

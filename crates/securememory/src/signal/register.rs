@@ -8,6 +8,7 @@ use super::deferred::{self, Closure, Delivered};
 use super::{Outcome, Signal, is_installed};
 use crate::error::{Error, Result};
 use crate::fault::{inside, thread};
+use crate::heap::Room;
 use crate::locks;
 use crate::os;
 use crate::registry::handlers::{self, DEFERRED, DIRECT, Handler};
@@ -100,7 +101,7 @@ pub fn register(
     priority: Priority,
     handler: impl FnMut(&Delivered) -> Outcome + Send + 'static,
 ) -> Result<Registration> {
-    let closure: Closure = Box::new(handler);
+    let closure: Closure = Room::take()?.own(handler);
     check(signal)?;
     thread::on_work(deferred::work);
     thread::ensure()?;

@@ -57,12 +57,12 @@ pub(crate) struct Lingering {
 }
 
 impl Lingering {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(event: Arc<AtomicU32>) -> Self {
         Self {
             places: [const { Place(AtomicPtr::new(std::ptr::null_mut())) }; PLACES],
             next: AtomicU64::new(u64::MAX),
             sweeping: AtomicBool::new(false),
-            event: Arc::new(AtomicU32::new(0)),
+            event,
         }
     }
 

@@ -3,7 +3,7 @@
 mod views;
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::counters::{self, Count};
@@ -13,6 +13,7 @@ use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Protection};
 use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
+use crate::heap::Room;
 use crate::os::{self, CallError};
 use crate::policy::Level;
 use crate::region::canary::Canary;
@@ -149,6 +150,8 @@ impl Machinery {
     }
 
     fn make_at(seat: Seat, mut settings: Settings) -> Result<Arc<Self>, Error> {
+        // Asked for first, since from the keys on a refusal has much to undo.
+        let (room, event) = (Room::take()?, Room::take()?.share(AtomicU32::new(0)));
         let levels = settings.policy.levels();
         let id = NEXT_VAULT.fetch_add(1, Ordering::Relaxed);
         seat.introduce(id, settings.on_fault.map(FaultPolicy::encode));
@@ -179,7 +182,7 @@ impl Machinery {
         if let Some((base, capacity)) = enclave.anchor().spare() {
             scratch.adopt(base, capacity, enclave.anchor().is_locked());
         }
-        Ok(Arc::new(Self {
+        Ok(room.share(Self {
             id,
             settings,
             enclave,
@@ -191,7 +194,7 @@ impl Machinery {
             due: Due::new(),
             handles: Handles(AtomicUsize::new(0)),
             key_bytes: AtomicUsize::new(key_bytes),
-            lingering: Lingering::new(),
+            lingering: Lingering::new(event),
             tickets: tickets.keep(),
             tickets_used: AtomicUsize::new(0),
             next_store: NextStore::default(),

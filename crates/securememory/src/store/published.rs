@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::heap::Room;
 use crate::store::Machinery;
 
 /// The place of one machinery, which is never freed once it is here.
@@ -20,10 +21,14 @@ impl Published {
     }
 
     /// Puts `made` here, unless a living one came first; returns the one that is here now. One of the parent that a
-    /// forked child finds here is replaced.
+    /// forked child finds here is replaced. `room` is for the handle that stays.
     #[allow(unsafe_code)]
-    pub(crate) fn publish(&self, made: Arc<Machinery>) -> &'static Arc<Machinery> {
-        let mine = Box::into_raw(Box::new(made));
+    pub(crate) fn publish(
+        &self,
+        made: Arc<Machinery>,
+        room: Room<Arc<Machinery>>,
+    ) -> &'static Arc<Machinery> {
+        let mine = Box::into_raw(room.own(made));
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             // SAFETY: null, or leaked here before.

@@ -16,6 +16,7 @@ use crate::counters::{self, Count};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::fault::FaultPolicy;
+use crate::heap::Room;
 use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 #[cfg(feature = "testing")]
@@ -77,11 +78,12 @@ impl Vault {
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
             return Ok(Arc::clone(machinery));
         }
+        let room = Room::take()?;
         let made = events::ended(Machinery::make(Settings::default()))?;
         announce(&made);
         // A handle that is never dropped: the process's own.
         made.handles.take();
-        Ok(Arc::clone(GLOBAL.publish(made)))
+        Ok(Arc::clone(GLOBAL.publish(made, room)))
     }
 
     /// What is true of the vault now. Reads the kernel's listing of mappings: a diagnosis, not for every read.

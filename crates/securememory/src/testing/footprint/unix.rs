@@ -35,7 +35,23 @@ pub(super) fn descriptors() -> (usize, BTreeSet<String>) {
 
 pub(super) fn mappings() -> BTreeSet<String> {
     let file = std::fs::File::open("/proc/self/maps").expect("/proc/self/maps");
-    BufReader::new(file).lines().map(|line| line.expect("a line")).collect()
+    let mut closed_up_to = String::new();
+    let lines = BufReader::new(file).lines().map(|line| line.expect("a line"));
+    let judged = lines.filter(|line| {
+        let (start, rest) = line.split_once('-').expect("a range");
+        let (end, rest) = rest.split_once(' ').expect("rights");
+        let is_guarded = start == closed_up_to;
+        closed_up_to = if rest.starts_with("---p") { end.to_owned() } else { String::new() };
+        // The allocator of musl makes mappings as it likes. Those of the library lie behind a guard, as do stacks.
+        !cfg!(target_env = "musl") || is_guarded || !is_anonymous(rest)
+    });
+    judged.collect()
+}
+
+/// Is it memory to be written, of no file? `rest` is what follows the addresses.
+fn is_anonymous(rest: &str) -> bool {
+    let rest = rest.trim_end();
+    rest.starts_with("rw-p") && (rest.ends_with(" 0") || rest.ends_with("[heap]"))
 }
 
 pub(super) fn locked() -> u64 {
