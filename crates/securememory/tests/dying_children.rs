@@ -32,6 +32,12 @@ fn a_child_leaves_its_parents_secrets_alone() {
     let _guard = TestGuard::new();
     for child in CHILDREN {
         for death in ["fault", "abort", "ours", "sent"] {
+            if cfg!(target_env = "musl") && child != "fork" && death == "abort" {
+                eprintln!(
+                    "skipped: with musl, abort(3) in a child that is not of its fork(3) signals the parent's thread"
+                );
+                continue;
+            }
             ends(&format!("child {child} {death}"), DONE);
         }
     }

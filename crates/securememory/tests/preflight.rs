@@ -164,7 +164,9 @@ fn address_space_for_sealed_secrets() {
             assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused:?}");
             let (made, said) = (secrets.len() as f64, said as f64);
             println!("{size}: said {said}, made {made}");
-            assert!(made >= said && made < 1.2 * said, "{size}: said {said}, made {made}");
+            // musl's allocator may, or may not, take a quarter more for one.
+            let most = if cfg!(target_env = "musl") { 1.3 } else { 1.2 };
+            assert!(made >= said && made < most * said, "{size}: said {said}, made {made}");
         }
     });
 }
