@@ -110,9 +110,9 @@ impl Sight {
             return whole;
         }
         let mut parts: Vec<Range<usize>> = Vec::new();
-        for (number, entry) in (first..).zip(entries.chunks_exact(8)) {
+        for (number, entry) in (first..).zip(entries.as_chunks::<8>().0) {
             // Present, or in swap: the top bits of an entry, proc_pid_pagemap(5).
-            if entry[7] >> 6 == 0 {
+            if u64::from_ne_bytes(*entry) >> 62 == 0 {
                 continue;
             }
             let start = mapping.range.start.max(number * page);
