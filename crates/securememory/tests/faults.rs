@@ -252,8 +252,10 @@ fn sweep_stores(what: &str, met: [&[Call]; 3], step: impl Fn(&Sweep, Fault, Vaul
     warm_up();
     // On large pages the first view has its place beside the shares, and there is nothing to be made for it.
     let has_place = |name: &str, call: &Call| {
-        let is_made = [Call::Mmap, Call::Mprotect, Call::Mlock, Call::Madvise].contains(call);
-        is_made && name == "sealed-split" && page_size() >= common::LARGE_PAGE
+        let is_made = [Call::Mmap, Call::Mlock, Call::Madvise].contains(call)
+            // A guarded key is opened by it.
+            || *call == Call::Mprotect && name == "sealed-split";
+        is_made && name.starts_with("sealed") && page_size() >= common::LARGE_PAGE
     };
     for ((name, builder), met) in stores().into_iter().zip(met) {
         let met: Vec<Call> = met.iter().copied().filter(|call| !has_place(name, call)).collect();

@@ -66,7 +66,8 @@ fn no_place() -> usize {
 
 /// Every call of this kind takes its time, on this thread.
 fn slow(call: Call, millis: u64) -> inject::Injection {
-    inject::fail(call, Plan::DelayEach { duration: Duration::from_millis(millis) })
+    let duration = Duration::from_millis(millis) * securememory::testing::patience();
+    inject::fail(call, Plan::DelayEach { duration })
 }
 
 #[test]
