@@ -8,7 +8,6 @@ mod events;
 pub mod fault;
 mod gate;
 pub mod harden;
-mod heap;
 mod locks;
 #[cfg(feature = "metrics")]
 #[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::arenas::Arena;
 use super::{MAX_VAULTS, Slot, dying};
 use crate::error::Error;
 use crate::os;
@@ -127,18 +126,6 @@ pub(crate) struct Views {
     pub(crate) vault: u32,
     pub(crate) first: *const Slot,
     pub(crate) len: usize,
-}
-
-/// The view that lies in an anchor, behind the shares: on large pages that is the first one of its vault. To be called by
-/// whoever may look at [`views`].
-#[allow(unsafe_code)]
-pub(crate) fn view_in(anchor: &Arena, process: u32) -> Option<&'static Slot> {
-    let vault = anchor.vault.load(Ordering::Relaxed);
-    let first = views(process).find(|views| views.vault == vault)?.first;
-    // SAFETY: a table of at least one slot, which is not freed while its vault is listed, nor once the process is dying. Should
-    // that be happening at this moment, then the fault was in memory that is being freed under the thread that reads it.
-    let slot = unsafe { &*first };
-    anchor.contains(slot.base.load(Ordering::Relaxed).addr()).then_some(slot)
 }
 
 /// Those of every vault of this process.

@@ -147,12 +147,20 @@ fn overwrite_views(process: u32, noise: &mut Noise) {
 
 /// On large pages the first slot of a vault lies in its anchor.
 #[inline(never)]
+#[allow(unsafe_code)]
 fn overwrite_views_in_anchors(process: u32, noise: &mut Noise) {
-    each_of(process, Purpose::Anchor, |anchor, _| {
-        if let Some(slot) = registry::vaults::view_in(anchor, process) {
+    for views in registry::vaults::views(process) {
+        // SAFETY: a table of at least one slot, which is not freed any more.
+        let slot = unsafe { &*views.first };
+        let at = slot.base.load(Ordering::Relaxed).addr();
+        let mut is_in_anchor = false;
+        each_of(process, Purpose::Anchor, |arena, base| {
+            is_in_anchor |= at.wrapping_sub(base) < arena.size.load(Ordering::Relaxed);
+        });
+        if is_in_anchor {
             overwrite_view(slot, noise);
         }
-    });
+    }
 }
 
 fn overwrite_view(slot: &Slot, noise: &mut Noise) {

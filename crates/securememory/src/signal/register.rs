@@ -8,10 +8,10 @@ use super::deferred::{self, Closure, Delivered};
 use super::{Outcome, Signal, is_installed};
 use crate::error::{Error, Result};
 use crate::fault::{inside, thread};
-use crate::heap::Room;
 use crate::locks;
 use crate::os;
 use crate::registry::handlers::{self, DEFERRED, DIRECT, Handler};
+use crate::store::room;
 
 /// Who is asked first. Among those of the same priority, who has registered first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,7 +101,8 @@ pub fn register(
     priority: Priority,
     handler: impl FnMut(&Delivered) -> Outcome + Send + 'static,
 ) -> Result<Registration> {
-    let closure: Closure = Room::take()?.own(handler);
+    let handler = Box::write(room::owned()?, handler);
+    let closure: Closure = handler;
     check(signal)?;
     thread::on_work(deferred::work);
     thread::ensure()?;

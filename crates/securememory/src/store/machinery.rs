@@ -13,7 +13,6 @@ use crate::enclave::{Enclave, cipher};
 use crate::error::{Error, Protection};
 use crate::events::{self, Note};
 use crate::fault::FaultPolicy;
-use crate::heap::Room;
 use crate::os::{self, CallError};
 use crate::policy::Level;
 use crate::region::canary::Canary;
@@ -34,6 +33,7 @@ use crate::store::expiry::Due;
 use crate::store::heritage::Ready;
 use crate::store::ledger::{Ledger, Live};
 use crate::store::linger::Lingering;
+use crate::store::room;
 use crate::store::settings::Settings;
 use crate::store::turnover::Turnover;
 use views::{HOMES, Tickets};
@@ -151,7 +151,7 @@ impl Machinery {
 
     fn make_at(seat: Seat, mut settings: Settings) -> Result<Arc<Self>, Error> {
         // Asked for first, since from the keys on a refusal has much to undo.
-        let (room, event) = (Room::take()?, Room::take()?.share(AtomicU32::new(0)));
+        let (room, event) = (room::shared()?, room::fill(room::shared()?, AtomicU32::new(0)));
         let levels = settings.policy.levels();
         let id = NEXT_VAULT.fetch_add(1, Ordering::Relaxed);
         seat.introduce(id, settings.on_fault.map(FaultPolicy::encode));
@@ -182,7 +182,7 @@ impl Machinery {
         if let Some((base, capacity)) = enclave.anchor().spare() {
             scratch.adopt(base, capacity, enclave.anchor().is_locked());
         }
-        Ok(room.share(Self {
+        let machinery = Self {
             id,
             settings,
             enclave,
@@ -202,7 +202,8 @@ impl Machinery {
             ready: Ready::default(),
             #[cfg(feature = "testing")]
             watch: guards::current(),
-        }))
+        };
+        Ok(room::fill(room, machinery))
     }
 
     pub(crate) fn status(&self) -> VaultStatus {

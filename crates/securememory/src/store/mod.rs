@@ -21,6 +21,7 @@ mod opened;
 mod paged;
 mod published;
 mod roll;
+pub(crate) mod room;
 mod sealed;
 mod settings;
 mod slab;

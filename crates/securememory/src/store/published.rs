@@ -1,9 +1,9 @@
 //! A machinery that everybody can find, without a lock that a fork could leave taken in the child.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::heap::Room;
 use crate::store::Machinery;
 
 /// The place of one machinery, which is never freed once it is here.
@@ -26,9 +26,9 @@ impl Published {
     pub(crate) fn publish(
         &self,
         made: Arc<Machinery>,
-        room: Room<Arc<Machinery>>,
+        room: Box<MaybeUninit<Arc<Machinery>>>,
     ) -> &'static Arc<Machinery> {
-        let mine = Box::into_raw(room.own(made));
+        let mine = Box::into_raw(Box::write(room, made));
         let mut seen = self.0.load(Ordering::Acquire);
         loop {
             // SAFETY: null, or leaked here before.

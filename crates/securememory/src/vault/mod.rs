@@ -16,13 +16,12 @@ use crate::counters::{self, Count};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::fault::FaultPolicy;
-use crate::heap::Room;
 use crate::locks;
 use crate::policy::{Cipher, Hold, Level, Policy, Store};
 #[cfg(feature = "testing")]
 use crate::registry::guards;
 use crate::status::VaultStatus;
-use crate::store::{Machinery, Published, Settings};
+use crate::store::{Machinery, Published, Settings, room};
 pub use budget::Budget;
 pub use closing::VaultClosed;
 pub use degradation::Degradation;
@@ -78,7 +77,7 @@ impl Vault {
         if let Some(machinery) = GLOBAL.get().filter(|machinery| machinery.enclave.is_alive()) {
             return Ok(Arc::clone(machinery));
         }
-        let room = Room::take()?;
+        let room = room::owned()?;
         let made = events::ended(Machinery::make(Settings::default()))?;
         announce(&made);
         // A handle that is never dropped: the process's own.

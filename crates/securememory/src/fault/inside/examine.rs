@@ -113,7 +113,7 @@ fn tenant(arena: &Arena, index: usize) -> Option<Tenant> {
         return None;
     }
     if arena.is_for(Purpose::Anchor) {
-        return registry::vaults::view_in(arena, os::process_id()).and_then(tenant_of);
+        return view_in(arena).and_then(tenant_of);
     }
     let (slots, regions) = (arena.slots.load(Ordering::Acquire), arena.regions.load(Ordering::Acquire));
     if !slots.is_null() {
@@ -130,6 +130,16 @@ fn tenant(arena: &Arena, index: usize) -> Option<Tenant> {
         return (secret != 0).then_some(Tenant { secret, data, len, ended, label: Label::OfRegion(region) });
     }
     None
+}
+
+/// The view that lies in an anchor, behind the shares: on large pages that is the first one of its vault.
+#[allow(unsafe_code)]
+fn view_in(anchor: &Arena) -> Option<&'static Slot> {
+    let vault = anchor.vault.load(Ordering::Relaxed);
+    let first = registry::vaults::views(os::process_id()).find(|views| views.vault == vault)?.first;
+    // SAFETY: a table of at least one slot, as in `tenant`.
+    let slot = unsafe { &*first };
+    anchor.contains(slot.base.load(Ordering::Relaxed).addr()).then_some(slot)
 }
 
 /// Whose view is, or was, in a slot of scratch.
