@@ -91,11 +91,6 @@ pub fn look_open(address: usize, room: &mut [u8]) -> usize {
     done
 }
 
-/// There is no signal stack.
-pub fn is_in_saved_registers(_: &str) -> bool {
-    false
-}
-
 /// Opens the page of an address for reading. VirtualProtect
 pub fn open(address: usize) {
     let mut before = 0;
