@@ -35,23 +35,27 @@ pub(super) fn descriptors() -> (usize, BTreeSet<String>) {
 
 pub(super) fn mappings() -> BTreeSet<String> {
     let file = std::fs::File::open("/proc/self/maps").expect("/proc/self/maps");
-    let mut closed_up_to = String::new();
     let lines = BufReader::new(file).lines().map(|line| line.expect("a line"));
-    let judged = lines.filter(|line| {
-        let (start, rest) = line.split_once('-').expect("a range");
-        let (end, rest) = rest.split_once(' ').expect("rights");
-        let is_guarded = start == closed_up_to;
-        closed_up_to = if rest.starts_with("---p") { end.to_owned() } else { String::new() };
-        // The allocator of musl makes mappings as it likes. Those of the library lie behind a guard, as do stacks.
-        !cfg!(target_env = "musl") || is_guarded || !is_anonymous(rest)
-    });
-    judged.collect()
+    if cfg!(target_env = "musl") { without_the_allocators(lines.collect()) } else { lines.collect() }
 }
 
-/// Is it memory to be written, of no file? `rest` is what follows the addresses.
-fn is_anonymous(rest: &str) -> bool {
-    let rest = rest.trim_end();
-    rest.starts_with("rw-p") && (rest.ends_with(" 0") || rest.ends_with("[heap]"))
+/// The allocator of musl makes mappings as it likes, of memory to be written that is of no file. What is the library's lies
+/// between two guards. (So do not stacks; threads are counted by themselves.)
+fn without_the_allocators(lines: Vec<String>) -> BTreeSet<String> {
+    let is_guard = |line: Option<&String>| line.is_some_and(|line| line.contains(" ---p "));
+    let is_anonymous = |line: &str| {
+        line.contains(" rw-p ") && [" 0", "[heap]"].iter().any(|end| line.trim_end().ends_with(end))
+    };
+    let is_between = |at: usize| {
+        let (before, after) = (at.checked_sub(1).and_then(|at| lines.get(at)), lines.get(at + 1));
+        let touch = |low: Option<&String>, high: Option<&String>| {
+            let end = low.and_then(|line| line.split(['-', ' ']).nth(1));
+            end.is_some() && end == high.and_then(|line| line.split('-').next())
+        };
+        is_guard(before) && is_guard(after) && touch(before, lines.get(at)) && touch(lines.get(at), after)
+    };
+    let judged = lines.iter().enumerate().filter(|(at, line)| !is_anonymous(line) || is_between(*at));
+    judged.map(|(_, line)| line.clone()).collect()
 }
 
 pub(super) fn locked() -> u64 {
