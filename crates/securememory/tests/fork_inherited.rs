@@ -66,8 +66,7 @@ fn no_place() -> usize {
 
 /// Every call of this kind takes its time, on this thread.
 fn slow(call: Call, millis: u64) -> inject::Injection {
-    let duration = Duration::from_millis(millis) * securememory::testing::patience();
-    inject::fail(call, Plan::DelayEach { duration })
+    inject::fail(call, Plan::DelayEach { duration: Duration::from_millis(millis) })
 }
 
 #[test]
