@@ -84,7 +84,11 @@ fn locks_of_a_vault_that_others_hold() {
                     Call::Mmap,
                 ),
                 ("scratch", &|vault| vault.warm_thread(20).unwrap(), Call::Mmap),
-                ("account", &|vault| drop(vault.secret().random(no_place()).unwrap()), Call::Mmap),
+                (
+                    "account",
+                    &|vault| drop(vault.secret().store(Store::Sealed).random(no_place()).unwrap()),
+                    Call::Mmap,
+                ),
             ];
             for (name, act, call) in acts {
                 let act = || {
