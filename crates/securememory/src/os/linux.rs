@@ -92,7 +92,24 @@ pub(super) unsafe fn lock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
 
 pub(super) unsafe fn lock_again(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
     // SAFETY: as in `lock`.
-    unsafe { mm::mlock_with(ptr.as_ptr().cast(), len, mm::MlockFlags::ONFAULT) }.map_err(failed(Call::Mlock))
+    let lock = || unsafe { mm::mlock_with(ptr.as_ptr().cast(), len, mm::MlockFlags::ONFAULT) };
+    match lock() {
+        // Older kernels (5.10) want to bring in what is locked on fault, too, and say that closed pages cannot be, after they
+        // have marked them. These are there already. Where the limit is what refuses, nothing is marked.
+        Err(Errno::NOMEM) if was_marked(ptr, len) => {
+            let _ = lock();
+            Ok(())
+        }
+        outcome => outcome.map_err(failed(Call::Mlock)),
+    }
+}
+
+/// Does the kernel count these pages as locked? Afterwards it does not.
+fn was_marked(ptr: NonNull<u8>, len: usize) -> bool {
+    let before = proc::locked_now();
+    // SAFETY: unlocking changes no contents; the pages are the caller's.
+    let _ = unsafe { mm::munlock(ptr.as_ptr().cast(), len) };
+    before.zip(proc::locked_now()).is_some_and(|(before, after)| before == after + len as u64)
 }
 
 pub(super) unsafe fn unlock(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
