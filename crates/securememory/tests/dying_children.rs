@@ -31,6 +31,12 @@ const CHILDREN: [&str; 6] = ["fork", "vfork", "clone", "clone-files", "share", "
 fn a_child_leaves_its_parents_secrets_alone() {
     let _guard = TestGuard::new();
     for child in CHILDREN {
+        if matches!(child, "vfork" | "share" | "share-files") && common::kernel() < (5, 16) {
+            eprintln!(
+                "skipped: before Linux 5.16 a death with a core ends all processes that share its memory: {child}"
+            );
+            continue;
+        }
         for death in ["fault", "abort", "ours", "sent"] {
             if cfg!(target_env = "musl") && child != "fork" && death == "abort" {
                 eprintln!(
