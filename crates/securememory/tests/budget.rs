@@ -15,9 +15,8 @@ use std::sync::{Arc, Mutex};
 
 #[cfg(unix)]
 use common::case;
-use securememory::testing::TestGuard;
-use securememory::testing::errno;
 use securememory::testing::inject::{self, Plan};
+use securememory::testing::{TestGuard, errno};
 use securememory::{
     Call, CallError, Error, ErrorKind, Hint, Level, OnLockLimit, Policy, Protection, Quota, Resource, Secret,
     Store, Vault, VaultBuilder,

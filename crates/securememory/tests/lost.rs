@@ -192,6 +192,18 @@ fn a_key_in_secretmem_is_lost() {
     a_key_is_lost("a_key_in_secretmem_is_lost", Hold::Secretmem);
 }
 
+/// A view whose memory is lost shows noise from then on, and says so at its end.
+fn assert_lost_in_view(loss: Loss, sealed: &Secret) {
+    let outcome = sealed.with(|bytes| {
+        loss.strike(bytes.as_ptr().addr()).expect("struck");
+        is_noise(bytes)
+    });
+    match outcome {
+        Err(WithError::Ran { result, error }) => assert_eq!((result, error), (true, Error::Poisoned)),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Bytes of a secret whose views never lie in the page with shares, as those of small ones do on large pages.
 fn beside_nothing() -> usize {
     if page_size() < common::LARGE_PAGE { 3000 } else { page_size() }
@@ -207,14 +219,7 @@ fn a_view_beside_the_shares_is_lost() {
         }
         let vault = split();
         let (sealed, paged) = (secret(&vault, Store::Sealed, 3000), secret(&vault, Store::Paged, 48));
-        let outcome = sealed.with(|bytes| {
-            loss.strike(bytes.as_ptr().addr()).expect("struck");
-            is_noise(bytes)
-        });
-        match outcome {
-            Err(WithError::Ran { result, error }) => assert_eq!((result, error), (true, Error::Poisoned)),
-            other => panic!("{other:?}"),
-        }
+        assert_lost_in_view(loss, &sealed);
         assert_key_lost(&vault, &sealed, &paged);
         assert_reported(loss, Memory::Key);
     });
@@ -226,14 +231,7 @@ fn a_view_of_a_sealed_secret_is_lost() {
     for_each_loss("a_view_of_a_sealed_secret_is_lost", |loss| {
         let vault = split();
         let sealed = secret(&vault, Store::Sealed, beside_nothing());
-        let outcome = sealed.with(|bytes| {
-            loss.strike(bytes.as_ptr().addr()).expect("struck");
-            is_noise(bytes)
-        });
-        match outcome {
-            Err(WithError::Ran { result, error }) => assert_eq!((result, error), (true, Error::Poisoned)),
-            other => panic!("{other:?}"),
-        }
+        assert_lost_in_view(loss, &sealed);
         assert_reported(loss, Memory::View);
         assert_eq!(fault::last_fault().and_then(|report| report.secret_id), Some(sealed.id()));
         assert_eq!(fault::last_fault().expect("a report").label.as_str(), "lost");

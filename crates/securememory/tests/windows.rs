@@ -9,9 +9,13 @@
     reason = "tests end by panics, and touch what they must not"
 )]
 
+#[path = "common/windows.rs"]
+mod common;
+
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::read;
 use securememory::fault::{self, AfterFault, FaultPolicy, FaultReport, Place, Uninstalled};
 use securememory::signal::{Coordinator, Options, Outcome, Priority, Signal};
 use securememory::testing::inject::{self, Plan};
@@ -20,25 +24,14 @@ use securememory::{Call, CallError, Error, Hold, Level, Policy, Protection, Secr
 use windows_sys::Win32::Foundation as f;
 use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
 use windows_sys::Win32::System::Diagnostics::Debug::{
-    AddVectoredExceptionHandler, EXCEPTION_POINTERS, RaiseException, ReadProcessMemory,
-    RemoveVectoredExceptionHandler, SetUnhandledExceptionFilter,
+    AddVectoredExceptionHandler, EXCEPTION_POINTERS, RaiseException, RemoveVectoredExceptionHandler,
+    SetUnhandledExceptionFilter,
 };
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
 use windows_sys::Win32::System::Memory::{
     MEMORY_BASIC_INFORMATION, PAGE_NOACCESS, PAGE_READONLY, VirtualProtect, VirtualQuery,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, TerminateProcess};
-
-/// What the kernel gives of this process's memory.
-fn read(at: usize, len: usize) -> Option<Vec<u8>> {
-    let (mut bytes, mut got) = (vec![0_u8; len], 0);
-    // SAFETY: the kernel writes so many bytes of the vector, and reads wherever it can.
-    let done = unsafe {
-        let from = std::ptr::with_exposed_provenance(at);
-        ReadProcessMemory(GetCurrentProcess(), from, bytes.as_mut_ptr().cast(), len, &raw mut got)
-    };
-    (done != 0 && got == len).then_some(bytes)
-}
 
 /// Is the page of this address one that nobody may touch? (Under Wine ReadProcessMemory reads it all the same.)
 fn is_closed(at: usize) -> bool {

@@ -49,8 +49,8 @@ fn pages(address: usize) -> Option<MEMORY_BASIC_INFORMATION> {
     }
 }
 
-/// ReadProcessMemory, of all of it
-fn read(address: usize, len: usize) -> Option<Vec<u8>> {
+/// What the kernel gives of this process's memory, if it is all that was asked for. ReadProcessMemory
+pub fn read(address: usize, len: usize) -> Option<Vec<u8>> {
     let (mut bytes, mut got) = (vec![0_u8; len], 0);
     // SAFETY: the kernel writes so many bytes of the vector, and reads wherever it can.
     let done = unsafe {
