@@ -2,7 +2,7 @@
 //! their operations can take effect and each value that the memory model lets a load see.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release --lib --target-dir target/loom -p securememory models
+//! .ci/models 180
 //! ```
 //!
 //! What runs is the code of [`super`], of [`crate::registry::Slot`], of [`crate::registry::quiet`] and of
