@@ -56,3 +56,25 @@ pub(crate) fn fill<T>(mut room: Arc<MaybeUninit<T>>, value: T) -> Arc<T> {
     // SAFETY: written just now.
     unsafe { room.assume_init() }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::{fill, owned, shared};
+
+    #[repr(align(256))]
+    struct Aligned(u8);
+
+    #[test]
+    fn room_is_as_its_value_needs_it() {
+        let one = Box::write(owned().unwrap(), Aligned(7));
+        let more = fill(shared().unwrap(), Aligned(8));
+        assert_eq!((one.0, more.0), (7, 8));
+        assert_eq!((&raw const *one).addr() % 256, 0);
+        assert_eq!((&raw const *more).addr() % 256, 0);
+        // As a closure that captures nothing.
+        Box::write(owned().unwrap(), ());
+        fill(shared().unwrap(), ());
+    }
+}
