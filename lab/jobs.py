@@ -21,11 +21,11 @@ class Job:
 TEST = ("--nocapture", "--test-threads=2")
 
 
-def stress(hold, seconds):
+def stress(hold, seconds, store="sealed"):
     """Threads in each other's way, under a watchdog."""
-    arguments = ("stress", "--store", "sealed", "--hold", hold, "--threads", "4", "--seconds", str(seconds), "--json")
+    arguments = ("stress", "--store", store, "--hold", hold, "--threads", "4", "--seconds", str(seconds), "--json")
     says = ('"ok":true', '"skipped":null')
-    return Job(f"stress-{hold}", "tool", arguments, says=says, seconds=seconds + 60, shows="operations")
+    return Job(f"stress-{store}-{hold}", "tool", arguments, says=says, seconds=seconds + 60, shows="operations")
 
 
 def instructions(op, most):

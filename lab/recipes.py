@@ -67,6 +67,11 @@ RECIPES = {
         target=KEYS,
         jobs=(stress("pkey", 600),),
     ),
+    "stress-wine": Recipe(
+        about="a minute of stress on each store of Windows, under Wine",
+        target=TARGETS["windows-wine"],
+        jobs=(stress("guarded", 60), stress("auto", 60, "paged")),
+    ),
     "wrong-cipher": Recipe(
         about="a processor on which the wide AES instructions may compute wrongly, as QEMU 7.2's do: what it gets wrong is not used",
         target=replace(KEYS, processor="max,-cx16"),

@@ -9,8 +9,11 @@ pub struct Args {
 
 fn refuse(command: &str, Args { any }: &Args) -> std::process::ExitCode {
     let _ = any;
-    let others =
-        if cfg!(all(windows, target_arch = "x86_64")) { "`info` and `doctor` are" } else { "`info` is" };
+    let others = if cfg!(all(windows, target_arch = "x86_64")) {
+        "`info`, `doctor` and `stress` are"
+    } else {
+        "`info` is"
+    };
     eprintln!("securememory {command}: not on {}; {others}", std::env::consts::OS);
     // As for a command that is used wrongly.
     std::process::ExitCode::from(2)
@@ -34,10 +37,10 @@ macro_rules! absent {
 
 absent! {
     bench: ;
-    stress: worker;
 }
 
 #[cfg(not(all(windows, target_arch = "x86_64")))]
 absent! {
     doctor: attacker victim;
+    stress: worker;
 }

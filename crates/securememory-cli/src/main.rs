@@ -12,17 +12,17 @@ mod info;
 mod proc;
 #[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
 mod raw;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
 mod stress;
 #[cfg(any(target_os = "linux", all(windows, target_arch = "x86_64")))]
 #[cfg_attr(windows, path = "system/windows.rs")]
 #[cfg_attr(not(windows), path = "system/linux.rs")]
 mod system;
 
-#[cfg(not(any(target_os = "linux", all(windows, target_arch = "x86_64"))))]
-use elsewhere::doctor;
 #[cfg(not(target_os = "linux"))]
-use elsewhere::{bench, stress};
+use elsewhere::bench;
+#[cfg(not(any(target_os = "linux", all(windows, target_arch = "x86_64"))))]
+use elsewhere::{doctor, stress};
 
 use std::process::ExitCode;
 

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU8;
 
 /// Flips all bits of the byte at an address, with a load and a store as an overflow would do it: in a victim's child,
 /// or where a stress run is sabotaged.
-#[cfg(target_os = "linux")]
 pub fn flip_byte(address: usize) {
     let byte: *mut u8 = ptr::with_exposed_provenance_mut(std::hint::black_box(address));
     // SAFETY: not sound, and meant so: it stands for the bug that a guard page, a canary or a tag has to catch. It

@@ -20,7 +20,9 @@ use windows_sys::Win32::System::Diagnostics::Debug::{
     SEM_FAILCRITICALERRORS, SEM_NOGPFAULTERRORBOX, SetErrorMode,
 };
 use windows_sys::Win32::System::SystemInformation::{GetSystemInfo, SYSTEM_INFO};
-use windows_sys::Win32::System::Threading::GetCurrentThreadId;
+use windows_sys::Win32::System::Threading::{
+    GetCurrentProcess, GetCurrentThreadId, GetProcessHandleCount, TerminateProcess,
+};
 
 /// `rep movsb`, the only instruction that may fault and be survived.
 const COPY: [u8; 2] = [0xF3, 0xA4];
@@ -131,4 +133,22 @@ pub fn thread() -> i32 {
 pub fn no_dialogs() {
     // SAFETY: a number only.
     unsafe { SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX) };
+}
+
+/// Ends this process at once: nothing of it is called any more. TerminateProcess
+pub fn leave(code: u8) -> ! {
+    // SAFETY: the pseudo handle of this process, which needs not be closed.
+    unsafe { TerminateProcess(GetCurrentProcess(), u32::from(code)) };
+    // It does not come back for this process.
+    std::process::abort()
+}
+
+/// Handles of this process. GetProcessHandleCount
+pub fn handles() -> io::Result<u64> {
+    let mut count = 0;
+    // SAFETY: writes one word that lives over the call; the pseudo handle of this process needs not be closed.
+    match unsafe { GetProcessHandleCount(GetCurrentProcess(), &raw mut count) } {
+        0 => Err(io::Error::last_os_error()),
+        _ => Ok(count.into()),
+    }
 }

@@ -1,10 +1,11 @@
 //! `securememory stress`: many threads do everything that can be done with shared secrets, at the same time and at
 //! random, and every byte and every error is judged.
 //!
-//! The work is done by a process of its own, because a fault ends it: the judge is the parent, which sees by which
-//! signal. It sees too when the worker is silent.
+//! The work is done by a process of its own, because a fault ends it: the judge is the parent, which sees by what. It sees too when the worker is silent.
 
 mod actors;
+#[cfg_attr(windows, path = "child/windows.rs")]
+#[cfg_attr(not(windows), path = "child/linux.rs")]
 mod child;
 mod leaks;
 mod order;
@@ -18,14 +19,15 @@ pub mod value;
 mod worker;
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use order::{Findings, Message, Order, Phase, Sabotage, StoreArg};
 use progress::Meter;
 use report::Report;
+
+use crate::system;
 
 pub use order::HoldArg;
 pub use worker::run as worker;
@@ -110,8 +112,8 @@ fn print(text: &str) {
 
 /// Starts the worker, listens to it, and sees how it ends.
 fn judge(order: &Order) -> io::Result<Report> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("securememory").arg("stress-worker").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut command = system::myself("stress-worker")?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     // See `leaks`.
     command.env("GLIBC_TUNABLES", "glibc.malloc.arena_max=1");
     let mut child = command.spawn()?;
@@ -206,9 +208,9 @@ impl Heard {
             }
             End::Word(_) | End::Gone => {}
         }
-        if let Some(signal) = status.signal().filter(|_| !silent) {
+        if let Some(killer) = system::killer(status).filter(|_| !silent) {
             findings.faults += 1;
-            findings.found.push(format!("fault: the process was killed by {} {during}", signal_name(signal)));
+            findings.found.push(format!("fault: the process was killed by {killer} {during}"));
         } else if !silent
             && (!status.success() || findings.progress.counts.is_empty() && findings.found.is_empty())
         {
@@ -217,24 +219,4 @@ impl Heard {
         }
         Report::new(order.clone(), hold, findings)
     }
-}
-
-/// The name of a signal that can end a process.
-fn signal_name(signal: i32) -> String {
-    let known = [
-        (libc::SIGSEGV, "SIGSEGV"),
-        (libc::SIGBUS, "SIGBUS"),
-        (libc::SIGABRT, "SIGABRT"),
-        (libc::SIGILL, "SIGILL"),
-        (libc::SIGFPE, "SIGFPE"),
-        (libc::SIGTRAP, "SIGTRAP"),
-        (libc::SIGSYS, "SIGSYS"),
-        (libc::SIGKILL, "SIGKILL"),
-        (libc::SIGTERM, "SIGTERM"),
-        (libc::SIGINT, "SIGINT"),
-        (libc::SIGXFSZ, "SIGXFSZ"),
-        (libc::SIGPIPE, "SIGPIPE"),
-    ];
-    let name = known.iter().find(|(number, _)| *number == signal);
-    name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }

@@ -8,7 +8,7 @@ use super::actors::{Actor, Outcome};
 use super::child;
 use super::order::Sabotage;
 use super::value;
-use crate::raw;
+use crate::{raw, system};
 
 /// Does it.
 pub fn strike(actor: &mut Actor<'_>, sabotage: Sabotage) -> Outcome {
@@ -41,8 +41,7 @@ pub fn strike(actor: &mut Actor<'_>, sabotage: Sabotage) -> Outcome {
         }
         Sabotage::Fault => {
             // No core: this one is of no interest to anybody.
-            let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-            let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+            let _ = system::no_cores();
             raw::flip_byte(8);
         }
         Sabotage::Error => {

@@ -207,6 +207,7 @@ impl Tally {
     }
 
     /// A child was killed by a signal.
+    #[cfg(not(windows))] // There are no forked children.
     pub fn fault(&self, what: String) {
         self.faults.fetch_add(1, Ordering::Relaxed);
         self.tell(format!("fault: {what}"));

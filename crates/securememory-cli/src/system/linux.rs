@@ -1,4 +1,4 @@
-//! What doctor and bench ask of the system, on Linux: other processes, ordinary users, random numbers.
+//! What doctor, bench and stress ask of the system, on Linux: other processes, ordinary users, random numbers.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -115,4 +115,29 @@ pub fn ended_by_abort(status: ExitStatus) -> bool {
 /// Did it end by this signal?
 pub fn ended_by(status: ExitStatus, signal: i32) -> bool {
     status.signal() == Some(signal)
+}
+
+/// The signal that has ended a process.
+pub fn killer(status: ExitStatus) -> Option<String> {
+    status.signal().map(signal_name)
+}
+
+/// The name of a signal that can end a process.
+pub fn signal_name(signal: i32) -> String {
+    let known = [
+        (libc::SIGSEGV, "SIGSEGV"),
+        (libc::SIGBUS, "SIGBUS"),
+        (libc::SIGABRT, "SIGABRT"),
+        (libc::SIGILL, "SIGILL"),
+        (libc::SIGFPE, "SIGFPE"),
+        (libc::SIGTRAP, "SIGTRAP"),
+        (libc::SIGSYS, "SIGSYS"),
+        (libc::SIGKILL, "SIGKILL"),
+        (libc::SIGTERM, "SIGTERM"),
+        (libc::SIGINT, "SIGINT"),
+        (libc::SIGXFSZ, "SIGXFSZ"),
+        (libc::SIGPIPE, "SIGPIPE"),
+    ];
+    let name = known.iter().find(|(number, _)| *number == signal);
+    name.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
 }

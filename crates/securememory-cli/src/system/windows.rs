@@ -1,4 +1,4 @@
-//! What doctor and bench ask of the system, on Windows.
+//! What doctor, bench and stress ask of the system, on Windows.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -9,6 +9,8 @@ use std::process::{Child, Command, ExitStatus};
 
 use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_CALL_NOT_IMPLEMENTED, EXCEPTION_ACCESS_VIOLATION,
+    EXCEPTION_ILLEGAL_INSTRUCTION, EXCEPTION_IN_PAGE_ERROR, EXCEPTION_STACK_OVERFLOW,
+    STATUS_STACK_BUFFER_OVERRUN,
 };
 
 use crate::raw::{self, Job};
@@ -87,4 +89,18 @@ pub fn ended_by_abort(_: ExitStatus) -> bool {
 /// There are no signals.
 pub fn ended_by(_: ExitStatus, _: i32) -> bool {
     false
+}
+
+/// The exception that has ended a process: an exit code of the kind that the system calls an error.
+pub fn killer(status: ExitStatus) -> Option<String> {
+    let code = status.code()?.cast_unsigned();
+    let name = match code.cast_signed() {
+        EXCEPTION_ACCESS_VIOLATION => "access violation",
+        EXCEPTION_IN_PAGE_ERROR => "in-page error",
+        EXCEPTION_ILLEGAL_INSTRUCTION => "illegal instruction",
+        EXCEPTION_STACK_OVERFLOW => "stack overflow",
+        STATUS_STACK_BUFFER_OVERRUN => "abort",
+        _ => "exception",
+    };
+    (code >> 30 == 3).then(|| format!("{name} ({code:#X})"))
 }

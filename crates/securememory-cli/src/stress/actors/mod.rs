@@ -35,7 +35,7 @@ const WEIGHTS: [(Kind, usize); 17] = [
     (Kind::Vault, 5),
     (Kind::Refresh, 40),
     (Kind::Purge, 5),
-    (Kind::Fork, 40),
+    (Kind::Fork, if cfg!(windows) { 0 } else { 40 }),
 ];
 
 /// The operation at which a saboteur strikes.

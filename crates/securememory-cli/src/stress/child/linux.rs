@@ -5,10 +5,10 @@ use std::sync::Arc;
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use securememory::Error;
 
-use super::scene::Entry;
-use super::tally::Tally;
-use super::value::Wrong;
-use crate::raw;
+use crate::stress::scene::Entry;
+use crate::stress::tally::Tally;
+use crate::stress::value::Wrong;
+use crate::{raw, system};
 
 /// What a child ends with, and what that means.
 const VERDICTS: [(u8, &str); 5] = [
@@ -40,7 +40,7 @@ pub fn fork(tally: &Tally, entries: &[Arc<Entry>], open: Option<&[u8]>, liar: bo
 
 fn judge(tally: &Tally, status: WaitStatus) {
     if let Some(signal) = status.terminating_signal() {
-        return tally.fault(format!("a forked child was killed by {}", super::signal_name(signal)));
+        return tally.fault(format!("a forked child was killed by {}", system::signal_name(signal)));
     }
     let code = status.exit_status();
     match VERDICTS.iter().find(|(verdict, _)| Some(i32::from(*verdict)) == code) {
