@@ -2,7 +2,7 @@
 //! what is outstanding, leaves nothing readable, and in the end everything is given back.
 //!
 //! SECUREMEMORY_SHUTDOWN_ROUNDS says how often, in all cases together.
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
     reason = "forks, looks at memory, and fails by panics"
 )]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 mod shutdown {
     use super::common;
@@ -48,6 +49,7 @@ fn with_a_janitor() {
     run("with_a_janitor", Beside::Janitor, 6);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn while_the_process_forks() {
     run("while_the_process_forks", Beside::Forks, 6);

@@ -3,21 +3,21 @@
 //! threads go in and out. The library must not fault. A plain reference count, in the same test, must.
 //!
 //! `SECUREMEMORY_WIDENED_ENTERS` sets how often the pages are entered.
-#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test; the naive count calls mprotect(2)"
+    reason = "a test; the naive count reads a page that may be closed"
 )]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Ending, case};
+use common::{Access, case};
 use securememory::testing::TestGuard;
 use securememory::testing::inject::{Plan, fail};
 use securememory::{Call, Hold, Level, Policy, Store, Vault};
@@ -99,51 +99,38 @@ struct Naive {
 
 impl Naive {
     fn new() -> Self {
-        // SAFETY: a new mapping, in which one page is written before anybody else knows it.
-        let page = unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let page = libc::mmap(
-                std::ptr::null_mut(),
-                common::page_size(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            );
-            assert_ne!(page, libc::MAP_FAILED);
-            page.cast::<u8>().write_bytes(VALUE, 64);
-            page.cast::<u8>()
-        };
+        let page = common::new_page();
+        // SAFETY: a page of our own that can be written, before anybody else knows it.
+        unsafe { page.write_bytes(VALUE, 64) };
         let naive = Self { page: AtomicPtr::new(page), readers: AtomicUsize::new(0) };
-        naive.protect(libc::PROT_NONE);
+        naive.protect(Access::None);
         naive
     }
 
-    fn protect(&self, protection: i32) {
+    fn protect(&self, access: Access) {
         spin(LATE);
-        // SAFETY: of our own page; that it is taken away under a reader is what is shown.
-        let outcome = unsafe {
-            libc::mprotect(self.page.load(Ordering::SeqCst).cast(), common::page_size(), protection)
-        };
-        assert_eq!(outcome, 0);
+        // That it is taken away under a reader is what is shown.
+        common::protect(self.page.load(Ordering::SeqCst), access);
     }
 
     fn with(&self, f: &dyn Fn(&[u8])) {
         if self.readers.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.protect(libc::PROT_READ);
+            self.protect(Access::Read);
         }
         // SAFETY: inside the page; faults when it is closed, as this test expects.
         f(unsafe { std::slice::from_raw_parts(self.page.load(Ordering::SeqCst), 64) });
         if self.readers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.protect(libc::PROT_NONE);
+            self.protect(Access::None);
         }
     }
 }
 
 #[test]
 fn a_naive_count_faults_in_the_same_test() {
-    let case = case("a_naive_count_faults_in_the_same_test").limit(libc::RLIMIT_CORE, 0);
-    case.ending(Ending::Signal(libc::SIGSEGV)).run(|| {
+    let case = case("a_naive_count_faults_in_the_same_test");
+    #[cfg(unix)]
+    let case = case.limit(libc::RLIMIT_CORE, 0);
+    case.ending(common::FAULT).run(|| {
         let naive = Naive::new();
         for threads in [2, 4] {
             hammer(threads, enters() / 2, |check| naive.with(check));

@@ -196,10 +196,43 @@ pub fn look(address: usize, len: usize) -> Option<Vec<u8>> {
     memory.read_exact_at(&mut bytes, address as u64).ok().map(|()| bytes)
 }
 
+/// How a process ends that reads a closed page. (On some systems it is another signal.)
+pub const FAULT: Ending = Ending::Signal(libc::SIGSEGV);
+
+/// A page of the test's own, open. mmap(2)
+pub fn new_page() -> *mut u8 {
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, of which nobody knows.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), page_size(), access, flags, -1, 0) };
+    assert_ne!(page, libc::MAP_FAILED);
+    page.cast()
+}
+
+/// Opens or closes a page that [`new_page`] gave. mprotect(2)
+pub fn protect(page: *mut u8, access: Access) {
+    let access = match access {
+        Access::None => libc::PROT_NONE,
+        Access::Read => libc::PROT_READ,
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+    };
+    // SAFETY: a page of the test's own.
+    assert_eq!(unsafe { libc::mprotect(page.cast(), page_size(), access) }, 0);
+}
+
 /// Changes a byte, whatever its page allows.
 pub fn poke(address: usize, byte: u8) {
     let memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem").expect("/proc/self/mem");
     memory.write_all_at(&[byte], address as u64).expect("a byte");
+}
+
+/// Copies memory of this process into `room`, as far as a load could read it; says how much that is. process_vm_readv(2)
+#[cfg(target_os = "linux")]
+pub fn look_open(address: usize, room: &mut [u8]) -> usize {
+    let to = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+    let from = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(address), iov_len: room.len() };
+    // SAFETY: the kernel writes into the room only, and refuses what cannot be read.
+    let got = unsafe { libc::process_vm_readv(libc::getpid(), &raw const to, 1, &raw const from, 1, 0) };
+    usize::try_from(got).unwrap_or(0)
 }
 
 /// Threads of this process.

@@ -15,10 +15,11 @@ pub use anywhere::*;
 use securememory::Call;
 use securememory::testing::errno;
 use securememory::testing::inject::{self, Injection, Plan};
+use windows_sys::Win32::Foundation::EXCEPTION_ACCESS_VIOLATION;
 use windows_sys::Win32::System::Diagnostics::Debug::ReadProcessMemory;
 use windows_sys::Win32::System::Memory::{
-    MEM_COMMIT, MEMORY_BASIC_INFORMATION, PAGE_GUARD, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE,
-    VirtualProtect, VirtualQuery,
+    MEM_COMMIT, MEM_RESERVE, MEMORY_BASIC_INFORMATION, PAGE_GUARD, PAGE_NOACCESS, PAGE_READONLY,
+    PAGE_READWRITE, VirtualAlloc, VirtualProtect, VirtualQuery,
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
@@ -98,6 +99,29 @@ pub fn open(address: usize) {
     unsafe {
         VirtualProtect(std::ptr::with_exposed_provenance(address), 1, PAGE_READONLY, &raw mut before);
     }
+}
+
+/// How a process ends that reads a closed page.
+pub const FAULT: Ending = Ending::Code(EXCEPTION_ACCESS_VIOLATION);
+
+/// A page of the test's own, open. VirtualAlloc
+pub fn new_page() -> *mut u8 {
+    // SAFETY: new pages, of which nobody knows.
+    let page =
+        unsafe { VirtualAlloc(std::ptr::null(), page_size(), MEM_COMMIT | MEM_RESERVE, PAGE_READWRITE) };
+    assert!(!page.is_null());
+    page.cast()
+}
+
+/// Opens or closes a page that [`new_page`] gave. VirtualProtect
+pub fn protect(page: *mut u8, access: Access) {
+    let (access, mut before) = match access {
+        Access::None => (PAGE_NOACCESS, 0),
+        Access::Read => (PAGE_READONLY, 0),
+        Access::ReadWrite => (PAGE_READWRITE, 0),
+    };
+    // SAFETY: a page of the test's own.
+    assert_ne!(unsafe { VirtualProtect(page.cast(), page_size(), access, &raw mut before) }, 0);
 }
 
 /// Changes a byte of memory that can be written.

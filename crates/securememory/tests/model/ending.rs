@@ -6,8 +6,9 @@ use std::time::Duration;
 use securememory::testing::thread_id;
 use securememory::{Closed, Error, Level, OnClose, Outstanding, Secret, Store, Vault};
 
+use super::common::look_open;
 use super::ends::Closing;
-use super::places::{Place, What, peek};
+use super::places::{Place, What};
 use super::program::{Span, Step, Wait};
 use super::run::{Found, Runner, agree, check, pick, soon};
 
@@ -100,7 +101,7 @@ impl Runner {
         })?;
         if let Some(place) = status.at_rest.filter(|_| !model.paged) {
             let mut record = vec![0; place.len.min(200)];
-            let got = peek(place.address, &mut record);
+            let got = look_open(place.address, &mut record);
             check(got == record.len(), || format!("the record of secret {at} cannot be read"))?;
             let what = What::Record { record, secret: at };
             self.places.push(Place { vault: model.vault, address: place.address, what });

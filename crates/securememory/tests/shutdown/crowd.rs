@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use securememory::{Error, Secret, Vault};
 
+#[cfg(target_os = "linux")]
 use super::common::in_child;
 use super::round::{LEN, LOCKS_LATE};
 
@@ -21,6 +22,7 @@ pub enum Work {
     Stream,
     /// Refreshes and purges.
     Keys,
+    #[cfg(target_os = "linux")]
     Fork,
 }
 
@@ -92,6 +94,7 @@ fn turn(work: Work, n: usize, vault: &Vault, secrets: &[Secret]) -> Result<(), E
             std::thread::sleep(Duration::from_micros(300));
             Ok(())
         }
+        #[cfg(target_os = "linux")]
         Work::Fork => {
             let status = in_child(|| {
                 // SAFETY: sets a timer of the child's own.

@@ -2,9 +2,11 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use securememory::testing::thread_id;
 use securememory::{Error, OnClose, Secret, ViewKind, WithError};
 
-use super::round::{LEN, peek, tid};
+use super::common::look_open;
+use super::round::LEN;
 
 /// What a thread holds, as a close has to tell it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +35,7 @@ impl Handle {
     /// Are the bytes to be found where they were?
     pub fn shows(&self) -> bool {
         let mut seen = [0; LEN];
-        peek(self.address, &mut seen) == LEN && seen == [self.value; LEN]
+        look_open(self.address, &mut seen) == LEN && seen == [self.value; LEN]
     }
 }
 
@@ -54,7 +56,7 @@ fn report(tell: &Sender<Handle>, secret: &Secret, kind: ViewKind, bytes: (usize,
     let held = Held {
         secret: secret.id(),
         label: secret.label().map(str::to_owned),
-        thread: tid(),
+        thread: thread_id(),
         kind: kind.to_string(),
     };
     tell.send(Handle { held, address: bytes.0, value: bytes.1, go }).expect("the round waits");

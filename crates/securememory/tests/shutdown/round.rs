@@ -10,7 +10,7 @@ use securememory::{Error, Level, OnClose, OpenView, Policy, Secret, Store, Vault
 
 use securememory::testing::{TestGuard, patience};
 
-use super::common::Footprint;
+use super::common::{Footprint, look_open, threads};
 use super::crowd::{Work, work};
 use super::holders::{Handle, Held, Hold, hold};
 
@@ -32,23 +32,9 @@ pub enum Beside {
     Nothing,
     Keys,
     Janitor,
+    #[cfg(target_os = "linux")]
     Forks,
     Close,
-}
-
-/// The system's id of this thread.
-pub fn tid() -> u32 {
-    // SAFETY: asks for a number.
-    unsafe { libc::gettid() as u32 }
-}
-
-/// Copies memory of this process, unless it cannot be read. Says how much could be.
-pub fn peek(address: usize, room: &mut [u8]) -> usize {
-    let to = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-    let from = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(address), iov_len: room.len() };
-    // SAFETY: the kernel writes into the room only, and refuses what cannot be read.
-    let got = unsafe { libc::process_vm_readv(libc::getpid(), &raw const to, 1, &raw const from, 1, 0) };
-    usize::try_from(got).unwrap_or(0)
 }
 
 static SINCE: AtomicU64 = AtomicU64::new(0);
@@ -73,9 +59,11 @@ fn watch() {
 /// How often an internal lock was not free in time, for a thread of the crowd.
 pub static LOCKS_LATE: AtomicUsize = AtomicUsize::new(0);
 
-/// Figures for whoever reads.
+/// What one round hands to the next, and figures for whoever reads.
 #[derive(Default)]
 struct Told {
+    /// Threads while there is no round.
+    alone: usize,
     late: Vec<Duration>,
     turns: usize,
     in_flight: usize,
@@ -84,9 +72,9 @@ struct Told {
 /// So many shutdowns.
 pub fn rounds(beside: Beside, count: u64) {
     watch();
-    let mut told = Told::default();
+    let mut told = Told { alone: threads(), ..Told::default() };
     // What the first ones take from the system is kept: stacks of threads, and the heap.
-    (0..2).for_each(|n| round(beside, n, &mut Told::default()));
+    (0..2).for_each(|n| round(beside, n, &mut Told { alone: told.alone, ..Told::default() }));
     let before = Footprint::now();
     for n in 0..count {
         SINCE.store(n + 1, Ordering::Relaxed);
@@ -185,6 +173,7 @@ fn crew(beside: Beside) -> Vec<Work> {
     crew.extend([Work::ReadMany, Work::Batch]);
     match beside {
         Beside::Keys => crew[0] = Work::Keys,
+        #[cfg(target_os = "linux")]
         Beside::Forks => crew[0] = Work::Fork,
         _ => {}
     }
@@ -306,7 +295,7 @@ fn round(beside: Beside, n: u64, told: &mut Told) {
     let status = vault.status();
     assert_eq!((status.secrets, vault.diagnostics().views.len()), (0, 0), "{status:?}");
     drop((shared, idle, kept, vault));
-    wait_for_janitor();
+    wait_for_janitor(told.alone);
 }
 
 /// What is at rest: where, and the bytes that must not stay there.
@@ -326,20 +315,19 @@ impl Rest {
             return Some(Self { address: place.address, bytes, is_plain: true });
         }
         let mut bytes = vec![0; place.len];
-        let whole = peek(place.address, &mut bytes) == place.len;
+        let whole = look_open(place.address, &mut bytes) == place.len;
         whole.then_some(Self { address: place.address, bytes, is_plain: false })
     }
 
     fn shows(&self) -> bool {
         let mut seen = vec![0; self.bytes.len()];
-        peek(self.address, &mut seen) == seen.len() && seen == self.bytes
+        look_open(self.address, &mut seen) == seen.len() && seen == self.bytes
     }
 }
 
-fn wait_for_janitor() {
+fn wait_for_janitor(alone: usize) {
     let started = Instant::now();
-    // This one, the harness's, and the one that watches.
-    while std::fs::read_dir("/proc/self/task").expect("/proc/self/task").count() > 3 {
+    while threads() > alone {
         assert!(started.elapsed() < ROUND, "threads are left");
         std::thread::sleep(Duration::from_millis(1));
     }
