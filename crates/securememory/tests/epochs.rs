@@ -2,7 +2,7 @@
 //! is at work.
 //!
 //! Each test runs in a process of its own, on each key hold that is to be had.
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
     reason = "tests end by panics, fork, and change what is at rest"
 )]
 
+#[cfg_attr(windows, path = "common/windows.rs")]
 mod common;
 
 use std::io::{Read, Write};
@@ -18,7 +19,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Footprint, HOLD, case, in_child, share_files, shares};
+use common::{Footprint, HOLD, case, share_files};
+#[cfg(target_os = "linux")]
+use common::{in_child, shares};
+use securememory::testing::errno;
 use securememory::testing::inject::{self, Plan};
 use securememory::{
     AtRest, Build, Call, Error, Hold, Level, OwnedView, Policy, Secret, SecretStream, Store, Vault,
@@ -158,6 +162,7 @@ fn creations_and_commits_move_a_few_each_and_destroy_the_old_key_at_last() {
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_refresh_leaves_nothing_of_the_old_shares() {
     case("a_refresh_leaves_nothing_of_the_old_shares").run(|| {
@@ -486,10 +491,10 @@ fn where_a_new_key_is_refused_work_goes_on_under_the_old_one() {
         common::need("split");
         let vault = builder(Hold::Split).refresh_after_seals(5).build().unwrap();
         let secret = make(&vault, 0, 50);
-        let refuse = || inject::fail(Call::MemfdCreate, Plan::Always { errno: libc::EMFILE });
+        let refuse = || inject::fail(Call::MemfdCreate, Plan::Always { errno: errno::EMFILE });
         let refused = |vault: &Vault| match vault.status().refresh_refused {
             Some(Error::System(cause) | Error::HoldRefused(cause)) => {
-                (cause.call, cause.errno) == (Call::MemfdCreate, libc::EMFILE)
+                (cause.call, cause.errno) == (Call::MemfdCreate, errno::EMFILE)
             }
             None => false,
             Some(other) => panic!("{other:?}"),
@@ -745,6 +750,7 @@ fn a_purge_beside_all_others_gives_no_wrong_byte_and_no_other_error() {
 
 // ---- forks ----
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_child_has_no_part_in_its_parents_epochs() {
     case("a_child_has_no_part_in_its_parents_epochs").run(|| {
@@ -923,7 +929,7 @@ fn a_purge_says_which_pages_it_could_not_wipe() {
         let vault = builder(HOLD).build().unwrap();
         let sealed = vault.secret().from_bytes(&mut [7; 32]).unwrap();
         let paged = vault.secret().store(Store::Paged).from_bytes(&mut [8; 32]).unwrap();
-        let refused = inject::fail(Call::Mprotect, Plan::Always { errno: libc::ENOMEM });
+        let refused = inject::fail(Call::Mprotect, Plan::Always { errno: errno::ENOMEM });
         let outcome = vault.purge();
         drop(refused);
         assert!(matches!(outcome, Err(Error::StuckOpen(_))), "{outcome:?}");
