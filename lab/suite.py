@@ -18,7 +18,7 @@ REDUCED = {
 
 
 # Tests by the seconds that a processor may take: program, part of the name, why they are left out on an emulated one.
-TIMED = (("limits", "ten_thousand", "must be done within seconds, which is too few for an emulated processor"),)
+TIMED = (("bounds", "ten_thousand", "must be done within seconds, which is too few for an emulated processor"),)
 # Deadlines of tests, which are for a processor that is there, and how often storms are repeated, the divisor.
 PATIENCE = (("SECUREMEMORY_PATIENCE", "4"), ("SECUREMEMORY_FEWER", "5"))
 

@@ -14,6 +14,7 @@ pub mod inherited;
 pub mod lost;
 pub mod shares;
 pub mod signals;
+pub mod stores;
 
 use std::collections::BTreeSet;
 use std::io::BufRead;

@@ -9,19 +9,20 @@
 )]
 
 mod anywhere;
+pub mod stores;
 
 #[allow(unused_imports, reason = "each test binary uses some")]
 pub use anywhere::*;
 use securememory::Call;
 use securememory::testing::errno;
 use securememory::testing::inject::{self, Injection, Plan};
-use windows_sys::Win32::Foundation::EXCEPTION_ACCESS_VIOLATION;
+use windows_sys::Win32::Foundation::{EXCEPTION_ACCESS_VIOLATION, FILETIME};
 use windows_sys::Win32::System::Diagnostics::Debug::ReadProcessMemory;
 use windows_sys::Win32::System::Memory::{
-    MEM_COMMIT, MEM_RESERVE, MEMORY_BASIC_INFORMATION, PAGE_GUARD, PAGE_NOACCESS, PAGE_READONLY,
+    MEM_COMMIT, MEM_PRIVATE, MEM_RESERVE, MEMORY_BASIC_INFORMATION, PAGE_GUARD, PAGE_NOACCESS, PAGE_READONLY,
     PAGE_READWRITE, VirtualAlloc, VirtualProtect, VirtualQuery,
 };
-use windows_sys::Win32::System::Threading::GetCurrentProcess;
+use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessTimes};
 
 #[allow(unused_imports, reason = "each test binary uses some")]
 pub use securememory::testing::{Ending, Footprint, own_process as case, skip};
@@ -135,6 +136,20 @@ pub fn share_files() -> Vec<i32> {
     Vec::new()
 }
 
+/// Processors' time that this process has used. GetProcessTimes
+pub fn cpu_time() -> std::time::Duration {
+    let [mut begun, mut ended, mut kernel, mut user] = [FILETIME { dwLowDateTime: 0, dwHighDateTime: 0 }; 4];
+    // SAFETY: writes four structures that live over the call.
+    let done = unsafe {
+        let process = GetCurrentProcess();
+        GetProcessTimes(process, &raw mut begun, &raw mut ended, &raw mut kernel, &raw mut user)
+    };
+    assert_ne!(done, 0);
+    // In units of 100 ns.
+    let of = |time: FILETIME| (u64::from(time.dwHighDateTime) << 32) + u64::from(time.dwLowDateTime);
+    std::time::Duration::from_nanos(100 * (of(kernel) + of(user)))
+}
+
 /// Threads of this process.
 pub fn threads() -> usize {
     Footprint::now().threads()
@@ -209,7 +224,7 @@ impl Needle {
         bytes.iter().enumerate().all(|(index, &byte)| byte == self.byte(index))
     }
 
-    /// Where in the memory of this process that can be written windows of 8 of its bytes lie: at most a few places.
+    /// Where in the memory of this process that can be written, or could, windows of 8 of its bytes lie: at most a few places.
     pub fn find(&self) -> Vec<String> {
         // Only whole windows are compared, masked again byte by byte.
         let windows: std::collections::HashSet<&[u8]> = self.masked.windows(8).collect();
@@ -226,7 +241,9 @@ impl Needle {
             let Some(info) = pages(at) else { return found };
             let end = info.BaseAddress.addr() + info.RegionSize;
             let mut place = info.BaseAddress.addr();
-            while info.Protect == PAGE_READWRITE && place < end {
+            // What cannot be written is of interest where it was written before: in memory of the process's own.
+            let is_own = info.Protect == PAGE_READONLY && info.Type == MEM_PRIVATE;
+            while (info.Protect == PAGE_READWRITE || is_own) && place < end {
                 let want = buffer.len().min(end - place);
                 let mut got = 0;
                 // SAFETY: the kernel writes so many bytes of the buffer, and reads wherever it can.

@@ -20,11 +20,13 @@ pub(crate) use super::absent::{ProtectionKey, SecretFile, ShareFile};
 pub(crate) use veil::{IS_HERE as ENCRYPTS_CLOSED, Veil, unlocked_at_rest};
 pub(super) use working_set::{lock, lock_limit, locked_now, unlock};
 
-use super::{Access, Advice, Build, Call, CallError, CallResult, RangeFlags};
+use super::{Access, Advice, Build, Call, CallError, CallResult, RangeFlags, errno};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
-use windows_sys::Win32::Foundation::{ERROR_PROC_NOT_FOUND, GetLastError};
+use windows_sys::Win32::Foundation::{
+    ERROR_COMMITMENT_LIMIT, ERROR_INVALID_PARAMETER, ERROR_PROC_NOT_FOUND, GetLastError,
+};
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleA, GetProcAddress};
 use windows_sys::Win32::System::Memory::{
     MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, PAGE_NOACCESS, PAGE_READONLY, PAGE_READWRITE, VirtualAlloc,
@@ -88,7 +90,12 @@ pub(super) fn map(len: usize) -> CallResult<NonNull<u8>> {
     // SAFETY: new memory at an address that the system chooses touches none that exists. Committed at once: what cannot be
     // had is an error here, and not a fault later.
     let ptr = unsafe { VirtualAlloc(std::ptr::null(), len, MEM_RESERVE | MEM_COMMIT, PAGE_NOACCESS) };
-    NonNull::new(ptr.cast()).ok_or_else(|| last_error(Call::Mmap))
+    NonNull::new(ptr.cast()).ok_or_else(|| match last_error(Call::Mmap).errno.cast_unsigned() {
+        // What the system has promised to all processes has reached its limit; or it is more than there are addresses, since
+        // the length is all that can be wrong with the arguments: both are want of memory, as elsewhere.
+        ERROR_COMMITMENT_LIMIT | ERROR_INVALID_PARAMETER => CallError::new(Call::Mmap, errno::ENOMEM),
+        other => CallError::new(Call::Mmap, other.cast_signed()),
+    })
 }
 
 pub(super) unsafe fn unmap(ptr: NonNull<u8>, len: usize) -> CallResult<()> {
