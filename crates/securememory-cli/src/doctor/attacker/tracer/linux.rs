@@ -2,6 +2,8 @@
 //!
 //! A thread stops there with all memory of the process still in place, whatever ends it. What is looked at is the
 //! moment when the last thread has come: nobody runs any more, nobody was let go, and what is in memory then stays in memory.
+//! (Before Linux 5.16 a thread that would dump a core comes last, and only when all others have gone: their registers are looked
+//! at before.)
 
 use std::io;
 use std::ops::Range;
@@ -37,11 +39,23 @@ const AGAIN: u32 = 200;
 /// delivered to another thread, whose registers are of interest.
 const MUCH_LATER: u32 = 20;
 
+/// Is it a kernel on which a thread that dumps core, or would if that were not forbidden, waits for all others to leave their
+/// memory, before it comes to its own exit?
+fn a_dump_waits_for_all_others() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|version| version < (5, 16))
+}
+
 /// A process whose threads are all traced. It is killed when this ends.
 pub struct Tracer {
     process: i32,
     threads: Vec<i32>,
     at_exit: Vec<i32>,
+    /// Those that had to go before the last one came, with their registers.
+    gone: Vec<(i32, Vec<u8>)>,
     let_go: bool,
 }
 
@@ -49,7 +63,8 @@ impl Tracer {
     /// Traces all threads there are, and those that they make.
     pub fn seize(pid: u32, _: &Armed) -> Result<Self, Trouble> {
         let process = i32::try_from(pid).map_err(|_| Trouble::failed("a strange process id"))?;
-        let mut tracer = Self { process, threads: Vec::new(), at_exit: Vec::new(), let_go: false };
+        let mut tracer =
+            Self { process, threads: Vec::new(), at_exit: Vec::new(), gone: Vec::new(), let_go: false };
         loop {
             let new: Vec<i32> =
                 tracer.listed()?.into_iter().filter(|thread| !tracer.threads.contains(thread)).collect();
@@ -87,16 +102,22 @@ impl Tracer {
         let later = soon * MUCH_LATER;
         let mut every = if matches!(sent, Some(libc::SIGSEGV | libc::SIGBUS)) { soon } else { later };
         let begin = Instant::now();
-        let mut again = begin;
+        let (mut again, mut held_since) = (begin, None);
         loop {
             if let Some((thread, event)) = trace::next()? {
                 self.take(thread, event)?;
                 continue;
             }
             if !self.at_exit.is_empty() {
-                self.threads = self.listed()?;
+                let listed = self.listed()?;
+                self.threads = listed.into_iter().filter(|thread| !self.is_gone(*thread)).collect();
                 if self.threads.iter().all(|thread| self.at_exit.contains(thread)) {
                     return Ok(());
+                }
+                if held_since.get_or_insert_with(Instant::now).elapsed() > soon
+                    && a_dump_waits_for_all_others()
+                {
+                    self.let_held_go()?;
                 }
             }
             if begin.elapsed() > patience {
@@ -108,6 +129,7 @@ impl Tracer {
             }
             if let Some(signal) = sent
                 && self.at_exit.is_empty()
+                && self.gone.is_empty()
                 && again.elapsed() > every
             {
                 (again, every) = (Instant::now(), later);
@@ -126,6 +148,7 @@ impl Tracer {
             Event::Signal(signal) => trace::go_on(thread, signal),
             Event::Halt => trace::leave_stopped(thread),
             Event::Other => trace::go_on(thread, 0),
+            Event::Gone if self.is_gone(thread) => Ok(()),
             Event::Gone => {
                 return Err(Trouble::failed(format!("thread {thread} ended without being held at its exit")));
             }
@@ -137,10 +160,25 @@ impl Tracer {
         }
     }
 
+    fn is_gone(&self, thread: i32) -> bool {
+        self.gone.iter().any(|(gone, _)| *gone == thread)
+    }
+
+    /// Lets the threads go that are held while another waits for them.
+    fn let_held_go(&mut self) -> Result<(), Trouble> {
+        let held = self.registers()?;
+        for thread in self.at_exit.drain(..) {
+            let _ = trace::go_on(thread, 0);
+        }
+        self.gone = held;
+        Ok(())
+    }
+
     /// The registers of all threads, as they were when they were stopped for good.
     pub fn registers(&self) -> Result<Vec<(i32, Vec<u8>)>, Trouble> {
         let of = |&thread: &i32| Ok((thread, trace::registers(thread)?));
-        let all: io::Result<Vec<_>> = self.at_exit.iter().map(of).collect();
+        let all: io::Result<Vec<_>> =
+            self.gone.iter().cloned().map(Ok).chain(self.at_exit.iter().map(of)).collect();
         all.map_err(|error| Trouble::failed(format!("registers of a thread that exits: {error}")))
     }
 
