@@ -106,7 +106,7 @@ impl Left {
         };
         tracer.until_exit(sent, order.deadline / 3)?;
         let took = begin.elapsed();
-        let remains = Remains::take(&victim, &tracer, sight, shares)?;
+        let remains = Remains::take(&victim, &mut tracer, sight, shares)?;
         let mut looked = remains.look(order, known.as_ref(), record.as_ref(), &armed, end)?;
         let maps = remains.maps;
         tracer.let_go();
@@ -181,12 +181,14 @@ struct Remains<'a> {
 impl<'a> Remains<'a> {
     fn take(
         victim: &Captive,
-        tracer: &'a Tracer,
+        tracer: &'a mut Tracer,
         sight: Sight,
         shares: Vec<[u8; KEY]>,
     ) -> Result<Self, Trouble> {
-        let maps = mappings(victim.pid)?;
-        let files = loot(victim.pid, Through::Duplicate)?;
+        let (maps, files) = match tracer.seen_before() {
+            Some(seen) => seen,
+            None => (mappings(victim.pid)?, loot(victim.pid, Through::Duplicate)?),
+        };
         Ok(Self { tracer, sight, maps, files, shares })
     }
 

@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::captive::Captive;
+use crate::doctor::loot::{Loot, Through, loot};
+use crate::doctor::memory::{Mapping, mappings};
 use crate::doctor::order::{Armed, End};
 use crate::doctor::promises::Attack;
 use crate::doctor::verdict::Trouble;
@@ -56,6 +58,8 @@ pub struct Tracer {
     at_exit: Vec<i32>,
     /// Those that had to go before the last one came, with their registers.
     gone: Vec<(i32, Vec<u8>)>,
+    /// What there was before they went: with its first thread a process loses its listings.
+    before: Option<(Vec<Mapping>, Loot)>,
     let_go: bool,
 }
 
@@ -63,8 +67,14 @@ impl Tracer {
     /// Traces all threads there are, and those that they make.
     pub fn seize(pid: u32, _: &Armed) -> Result<Self, Trouble> {
         let process = i32::try_from(pid).map_err(|_| Trouble::failed("a strange process id"))?;
-        let mut tracer =
-            Self { process, threads: Vec::new(), at_exit: Vec::new(), gone: Vec::new(), let_go: false };
+        let mut tracer = Self {
+            process,
+            threads: Vec::new(),
+            at_exit: Vec::new(),
+            gone: Vec::new(),
+            before: None,
+            let_go: false,
+        };
         loop {
             let new: Vec<i32> =
                 tracer.listed()?.into_iter().filter(|thread| !tracer.threads.contains(thread)).collect();
@@ -160,13 +170,20 @@ impl Tracer {
         }
     }
 
+    /// Mappings and files, where they had to be looked at before its end.
+    pub fn seen_before(&mut self) -> Option<(Vec<Mapping>, Loot)> {
+        self.before.take()
+    }
+
     fn is_gone(&self, thread: i32) -> bool {
         self.gone.iter().any(|(gone, _)| *gone == thread)
     }
 
-    /// Lets the threads go that are held while another waits for them.
+    /// Lets the threads go that are held while another waits for them, in the kernel: nothing changes any more.
     fn let_held_go(&mut self) -> Result<(), Trouble> {
         let held = self.registers()?;
+        let process = self.process.unsigned_abs();
+        self.before = Some((mappings(process)?, loot(process, Through::Duplicate)?));
         for thread in self.at_exit.drain(..) {
             let _ = trace::go_on(thread, 0);
         }

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::captive::Captive;
-use crate::doctor::memory::Sight;
+use crate::doctor::loot::Loot;
+use crate::doctor::memory::{Mapping, Sight};
 use crate::doctor::order::{Armed, End};
 use crate::doctor::promises::Attack;
 use crate::doctor::verdict::Trouble;
@@ -62,6 +63,16 @@ impl Tracer {
     pub fn registers(&self) -> Result<Vec<(i32, Vec<u8>)>, Trouble> {
         let registers = Threads::stop(self.pid).and_then(|stopped| stopped.registers());
         registers.map_err(|error| Trouble::failed(format!("registers: {error}")))
+    }
+
+    /// Nothing has to be looked at before its end.
+    #[allow(
+        clippy::needless_pass_by_ref_mut,
+        clippy::unused_self,
+        reason = "elsewhere it depends on the kernel"
+    )]
+    pub fn seen_before(&mut self) -> Option<(Vec<Mapping>, Loot)> {
+        None
     }
 
     /// Lets it end.
