@@ -4,10 +4,9 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock};
 
-use common::{Ending, Needle, case};
+use common::{Ending, Needle, case, look};
 use securememory::fault::{self, FaultPolicy};
 use securememory::{Closed, Error, Secret, Store};
 
@@ -41,9 +40,7 @@ fn keep_in_a_static() {
 /// Does the paged secret lie there still, whoever may read it?
 fn paged_is_there() -> bool {
     let (address, len) = *AT.lock().unwrap();
-    let mut bytes = vec![0; len];
-    let memory = std::fs::File::open("/proc/self/mem").unwrap();
-    memory.read_exact_at(&mut bytes, address as u64).unwrap();
+    let mut bytes = look(address, len).unwrap();
     let there = needle().is(&bytes);
     bytes.fill(0);
     there

@@ -175,6 +175,10 @@ impl NoKeys {
 
 /// What may be done with the page of an address, by the kernel's own listing.
 pub fn access(address: usize) -> Access {
+    access_if_mapped(address).expect("a mapping")
+}
+
+fn access_if_mapped(address: usize) -> Option<Access> {
     let maps = maps_of("self");
     let line = maps.iter().find(|line| {
         let (range, _) = line.split_once(' ').expect("a range");
@@ -182,19 +186,37 @@ pub fn access(address: usize) -> Access {
         let hex = |text| usize::from_str_radix(text, 16).expect("an address");
         (hex(start)..hex(end)).contains(&address)
     });
-    match line.and_then(|line| line.split(' ').nth(1)) {
+    Some(match line?.split(' ').nth(1) {
         Some("---p") => Access::None,
         Some("r--p") => Access::Read,
         Some("rw-p") => Access::ReadWrite,
         other => panic!("{other:?}"),
-    }
+    })
+}
+
+/// Gives pages another access for as long as `work` takes. A kernel may let /proc/self/mem do only what pages allow
+/// (`proc_mem.force_override`, since Linux 6.12).
+fn with_access<T>(address: usize, len: usize, to: Access, work: impl Fn() -> Option<T>) -> Option<T> {
+    let first = page_of(address);
+    let pages = (first..address + len).step_by(page_size());
+    let before = access_if_mapped(first)?;
+    let set = |access| {
+        pages.clone().for_each(|page| protect(std::ptr::with_exposed_provenance_mut(page), access));
+    };
+    set(to);
+    let found = work();
+    set(before);
+    found
 }
 
 /// What lies there, whatever its pages allow; `None`: nothing is mapped.
 pub fn look(address: usize, len: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    let memory = std::fs::File::open("/proc/self/mem").expect("/proc/self/mem");
-    memory.read_exact_at(&mut bytes, address as u64).ok().map(|()| bytes)
+    let read = || {
+        let mut bytes = vec![0; len];
+        let memory = std::fs::File::open("/proc/self/mem").expect("/proc/self/mem");
+        memory.read_exact_at(&mut bytes, address as u64).ok().map(|()| bytes)
+    };
+    read().or_else(|| with_access(address, len, Access::Read, read))
 }
 
 /// How a process ends that reads a closed page. (On some systems it is another signal.)
@@ -209,21 +231,24 @@ pub fn new_page() -> *mut u8 {
     page.cast()
 }
 
-/// Opens or closes a page that [`new_page`] gave. mprotect(2)
+/// Opens or closes a page, as one that [`new_page`] gave. mprotect(2)
 pub fn protect(page: *mut u8, access: Access) {
     let access = match access {
         Access::None => libc::PROT_NONE,
         Access::Read => libc::PROT_READ,
         Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
     };
-    // SAFETY: a page of the test's own.
+    // SAFETY: a page of the test's own, or one of the library's that nobody uses meanwhile.
     assert_eq!(unsafe { libc::mprotect(page.cast(), page_size(), access) }, 0);
 }
 
 /// Changes a byte, whatever its page allows.
 pub fn poke(address: usize, byte: u8) {
-    let memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem").expect("/proc/self/mem");
-    memory.write_all_at(&[byte], address as u64).expect("a byte");
+    let write = || {
+        let memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem").expect("/proc/self/mem");
+        memory.write_all_at(&[byte], address as u64).ok()
+    };
+    write().or_else(|| with_access(address, 1, Access::ReadWrite, write)).expect("a byte");
 }
 
 /// Copies memory of this process into `room`, as far as a load could read it; says how much that is. process_vm_readv(2)
