@@ -560,7 +560,7 @@ fn the_status_of_secretmem_is_true() {
 
 /// Does a scratch slot ever have the first half of the key, while another thread reads in a loop?
 fn key_seen_in_scratch(hold: Hold, key_page: usize, vault: &Vault) -> bool {
-    let key = peek(key_page, 32).unwrap();
+    let key = common::look(key_page, 32).unwrap();
     assert!(key.iter().any(|&byte| byte != 0));
     let secret = vault.secret().from_bytes(&mut vec![7; 32 * 1024]).unwrap();
     drop(secret.view().unwrap());
