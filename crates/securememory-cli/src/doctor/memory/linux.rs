@@ -37,6 +37,8 @@ pub enum Sight {
     Inside(Stray),
     /// Any process that may be traced, whatever its pages allow.
     Outside {
+        /// Whose.
+        process: i32,
         /// /proc/PID/mem
         mem: File,
         /// /proc/PID/pagemap, to pass over pages that were never touched.
@@ -78,7 +80,8 @@ impl Sight {
     /// From outside.
     pub fn outside(pid: u32) -> Result<Self, Trouble> {
         let mem = File::open(format!("/proc/{pid}/mem")).map_err(Trouble::forbidden("/proc/PID/mem"))?;
-        Ok(Self::Outside { mem, pagemap: File::open(format!("/proc/{pid}/pagemap")).ok() })
+        let process = i32::try_from(pid).map_err(|_| Trouble::failed("a strange process id"))?;
+        Ok(Self::Outside { process, mem, pagemap: File::open(format!("/proc/{pid}/pagemap")).ok() })
     }
 
     /// Reads some bytes; an error where the very first cannot be read.
@@ -92,7 +95,14 @@ impl Sight {
                 }
                 Ok(sent)
             }
-            Self::Outside { mem, .. } => mem.read_at(buffer, address as u64),
+            Self::Outside { process, mem, .. } => match mem.read_at(buffer, address as u64) {
+                // A kernel may let only who traces it read what its pages do not allow (`proc_mem.force_override`).
+                Err(refused) if refused.raw_os_error() == Some(libc::EIO) => {
+                    let read = || mem.read_at(buffer, address as u64);
+                    raw::trace::as_debugger(*process, read).map_err(|_| refused)?
+                }
+                read => read,
+            },
         }
     }
 

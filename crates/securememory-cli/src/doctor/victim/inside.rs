@@ -69,8 +69,11 @@ pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
         let old = match (sight.bytes(address, 1), &forced) {
             (Ok(bytes), _) => bytes[0],
             // A page without access: only whether the store faults is of interest.
-            (Err(_), Ok(forced)) => forced.bytes(address, 1)?[0],
-            (Err(_), Err(_)) => 0,
+            (Err(_), forced) => forced
+                .as_ref()
+                .ok()
+                .and_then(|forced| forced.bytes(address, 1).ok())
+                .map_or(0, |byte| byte[0]),
         };
         if stray.store(address, old ^ 1 << (n % 8)).is_err() {
             faulted += 1;
