@@ -1,7 +1,8 @@
 //! `securememory stress`: many threads do everything that can be done with shared secrets, at the same time and at
 //! random, and every byte and every error is judged.
 //!
-//! The work is done by a process of its own, because a fault ends it: the judge is the parent, which sees by what. It sees too when the worker is silent.
+//! The work is done by a process of its own, because a fault ends it: the judge is the parent, which sees by what. It
+//! sees too when the worker is silent.
 
 mod actors;
 #[cfg_attr(windows, path = "child/windows.rs")]
