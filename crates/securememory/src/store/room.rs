@@ -34,11 +34,13 @@ pub(crate) fn owned<T>() -> Result<Box<MaybeUninit<T>>, Error> {
 /// two still ends the process.
 #[allow(unsafe_code)]
 pub(crate) fn shared<T>() -> Result<Arc<MaybeUninit<T>>, Error> {
-    // With the two counts that the standard library puts before the value. An aligned piece needs more than its size, so the
-    // alignment belongs to what is asked for.
+    // With the two counts that the standard library puts before the value.
     let refused = Error::OutOfMemory { bytes: size_of::<T>() };
     let (layout, _) = Layout::new::<[usize; 2]>().extend(Layout::new::<T>()).map_err(|_| refused)?;
-    let layout = layout.pad_to_align();
+    // An aligned piece is cut out of a larger one, whose beginning may stay apart when the piece is given back: then the piece
+    // itself is too small for the next of its kind. So more is asked for than that takes.
+    let more = layout.size().saturating_add(4 * layout.align().max(16));
+    let layout = Layout::from_size_align(more, layout.align()).map_err(|_| refused)?;
     // What is not used need not be allocated at all, were it not for the black box.
     // SAFETY: not empty, for the counts; given back with the layout that it was taken with, and not used.
     unsafe { dealloc(std::hint::black_box(take(layout)?), layout) };
