@@ -1,49 +1,37 @@
 //! Room on the heap for one value, taken without ending the process where there is no memory: `Box::new` and `Arc::new` would.
+//!
+//! It is asked for, given back, and taken: stable Rust can do no more. A thread that takes the last memory between these two
+//! still ends the process.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use crate::error::Error;
 
-/// Room of this layout, which must not be empty.
-#[allow(unsafe_code)]
-unsafe fn take(layout: Layout) -> Result<*mut u8, Error> {
-    // SAFETY: not empty, by the caller's promise.
-    let room = unsafe { alloc(layout) };
-    if room.is_null() { Err(Error::OutOfMemory { bytes: layout.size() }) } else { Ok(room) }
+/// Asks whether there is room for so many bytes.
+fn ask(bytes: usize) -> Result<(), Error> {
+    let mut room: Vec<u8> = Vec::new();
+    room.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
+    // Seen from here it is of no use, and need not be allocated at all.
+    drop(std::hint::black_box(room));
+    Ok(())
+}
+
+/// The bytes of a value with the two counts that the standard library may put before it, and more: an aligned piece is cut out of
+/// a larger one.
+const fn with_more<T>() -> usize {
+    size_of::<T>() + 2 * size_of::<usize>() + 4 * align_of::<T>() + 64
 }
 
 /// For one owner; `Box::write` fills it.
-#[allow(unsafe_code)]
 pub(crate) fn owned<T>() -> Result<Box<MaybeUninit<T>>, Error> {
-    if size_of::<T>() == 0 {
-        // Needs no room.
-        return Ok(Box::new_uninit());
-    }
-    // SAFETY: not empty.
-    let room = unsafe { take(Layout::new::<T>()) }?;
-    // SAFETY: allocated just now by the global allocator with the layout of `T`, which is that of `MaybeUninit<T>`; nobody else has
-    // it; it need not be initialised.
-    Ok(unsafe { Box::from_raw(room.cast()) })
+    ask(with_more::<T>())?;
+    Ok(Box::new_uninit())
 }
 
 /// For several; [`fill`] fills it.
-///
-/// The room is asked for, given back, and taken: stable Rust can do no more. A thread that takes the last memory between these
-/// two still ends the process.
-#[allow(unsafe_code)]
 pub(crate) fn shared<T>() -> Result<Arc<MaybeUninit<T>>, Error> {
-    // With the two counts that the standard library puts before the value.
-    let refused = Error::OutOfMemory { bytes: size_of::<T>() };
-    let (layout, _) = Layout::new::<[usize; 2]>().extend(Layout::new::<T>()).map_err(|_| refused)?;
-    // An aligned piece is cut out of a larger one, whose beginning may stay apart when the piece is given back: then the piece
-    // itself is too small for the next of its kind. So more is asked for than that takes.
-    let more = layout.size().saturating_add(4 * layout.align().max(16));
-    let layout = Layout::from_size_align(more, layout.align()).map_err(|_| refused)?;
-    // What is not used need not be allocated at all, were it not for the black box.
-    // SAFETY: not empty, for the counts; given back with the layout that it was taken with, and not used.
-    unsafe { dealloc(std::hint::black_box(take(layout)?), layout) };
+    ask(with_more::<T>())?;
     Ok(Arc::new_uninit())
 }
 
