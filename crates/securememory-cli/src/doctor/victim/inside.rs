@@ -63,17 +63,14 @@ pub fn copy_at_rest(held: &Held) -> Result<Reply, Trouble> {
 pub fn tamper(order: &Order, held: &Held) -> Result<Verdict, Trouble> {
     let at_rest = held.facts().at_rest().ok_or_else(nowhere)?;
     let (stray, sight) = (Stray::new()?, Sight::inside()?);
-    let forced = Sight::outside(std::process::id());
+    let forced = Sight::outside(std::process::id()).ok();
     let (mut faulted, mut noticed, mut idle, mut unnoticed) = (0, Vec::new(), 0, 0);
     for (n, address) in at_rest.clone().enumerate() {
         let old = match (sight.bytes(address, 1), &forced) {
             (Ok(bytes), _) => bytes[0],
             // A page without access: only whether the store faults is of interest.
-            (Err(_), forced) => forced
-                .as_ref()
-                .ok()
-                .and_then(|forced| forced.bytes(address, 1).ok())
-                .map_or(0, |byte| byte[0]),
+            (Err(_), Some(forced)) => forced.bytes(address, 1).map_or(0, |bytes| bytes[0]),
+            (Err(_), None) => 0,
         };
         if stray.store(address, old ^ 1 << (n % 8)).is_err() {
             faulted += 1;

@@ -17,6 +17,7 @@ pub fn now() -> io::Result<Held> {
             closed += pages.range.len() as u64 / 1024;
         }
     }
+    // Its handle is not to be counted.
     drop(process);
     Ok(Held { marked: 0, closed, descriptors: raw::handles()?, locked: 0 })
 }

@@ -182,8 +182,11 @@ impl Tracer {
     /// Lets the threads go that are held while another waits for them, in the kernel: nothing changes any more.
     fn let_held_go(&mut self) -> Result<(), Trouble> {
         let held = self.registers()?;
-        let process = self.process.unsigned_abs();
-        self.before = Some((mappings(process)?, loot(process, Through::Duplicate)?));
+        // Only the first time: afterwards the listings may be gone with the first thread.
+        if self.before.is_none() {
+            let process = self.process.unsigned_abs();
+            self.before = Some((mappings(process)?, loot(process, Through::Duplicate)?));
+        }
         for thread in self.at_exit.drain(..) {
             let _ = trace::go_on(thread, 0);
         }
