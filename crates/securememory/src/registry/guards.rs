@@ -210,11 +210,12 @@ pub(crate) fn remains_of(seat: Seat, vault: u64) -> Vec<Finding> {
         return Vec::new();
     }
     let (process, number) = (os::process_id(), seat.number());
-    let arenas = arenas::all().filter(|arena| arena.vault.load(Ordering::Relaxed) == number);
-    let arenas = arenas.filter_map(|arena| {
-        let base = arena.base_of(process)?;
+    let arenas = arenas::all().filter_map(|arena| {
+        // Whether it is in use is asked first: a free entry names the vault that had it, until another takes it.
+        let (base, purpose) = (arena.base_of(process)?, arena.purpose()?);
         let size = arena.size.load(Ordering::Relaxed);
-        Some((Left::Arena, format!("{:?} of vault {vault}, {size} bytes at {base:#x}", arena.purpose()?)))
+        let said = || format!("{purpose:?} of vault {vault}, {size} bytes at {base:#x}");
+        (arena.vault.load(Ordering::Relaxed) == number).then(|| (Left::Arena, said()))
     });
     let files = files::all().filter_map(|file| {
         let number_of = file.number.load(Ordering::Acquire).checked_sub(1)?;
@@ -310,6 +311,33 @@ mod tests {
         assert!(arena.withdraw());
         files::withdraw(1 << 30, (1, 2));
         assert_eq!(kinds(seat), []);
+        [seat, other].into_iter().for_each(Seat::give);
+    }
+
+    #[test]
+    fn memory_that_another_vault_enters_at_this_moment_is_not_its() {
+        let (seat, other) = (Seat::take().unwrap(), Seat::take().unwrap());
+        let page = os::page_size();
+        let extent = Extent { base: page, size: 3 * page, capacity: page };
+        let use_one = |seat: Seat| {
+            let arena = arenas::enter(extent, Purpose::Key, seat.number(), std::ptr::null_mut()).unwrap();
+            assert!(arena.withdraw());
+        };
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    use_one(other);
+                }
+            });
+            // The entry that is given back names its vault still, until the other takes it.
+            let found = (0..300_000).find_map(|_| {
+                use_one(seat);
+                remains_of(seat, 7).pop()
+            });
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(found, None);
+        });
         [seat, other].into_iter().for_each(Seat::give);
     }
 
