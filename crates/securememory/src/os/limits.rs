@@ -6,11 +6,15 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+/// The effective user. geteuid(2)
+pub(crate) fn user() -> u32 {
+    // SAFETY: asks for a number.
+    unsafe { libc::geteuid() }
+}
+
 /// May this process set this limit (number and value) to that, soft and hard? getrlimit(2)
 pub(crate) fn may_set((resource, value): (u32, u64)) -> bool {
-    // SAFETY: asks for a number.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    is_root || hard_limit(resource).is_some_and(|hard| value <= hard)
+    user() == 0 || hard_limit(resource).is_some_and(|hard| value <= hard)
 }
 
 /// Has these limits set, soft and hard, when the program is executed. setrlimit(2)

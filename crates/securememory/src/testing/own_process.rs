@@ -51,7 +51,7 @@ pub struct OwnProcess {
 ///
 /// The function runs its own binary again, with its name in an environment variable; the second run carries out the body,
 /// under a [`TestGuard`], and ends with a code that nothing else ends with: by `exit`, or by `_exit(2)` where a coordinator of
-/// signals is still installed.
+/// signals is still installed or the user has changed.
 ///
 /// ```no_run
 /// use securememory::testing::{Ending, own_process};
@@ -115,7 +115,8 @@ pub(super) fn need_proc() {
 /// Ends a test's own process as that of one that cannot run here; the reason is shown.
 pub fn skip(reason: &str) -> ! {
     eprintln!("{reason}");
-    std::process::exit(SKIPPED)
+    // For the reason that `run` has, whatever was done before.
+    os::limits::exit_at_once(SKIPPED)
 }
 
 impl OwnProcess {
@@ -164,16 +165,17 @@ impl OwnProcess {
     #[track_caller]
     pub fn run(self, body: impl FnOnce()) {
         if std::env::var(VARIABLE).is_ok_and(|name| name == self.name) {
-            let place = Location::caller();
+            let (place, user) = (Location::caller(), os::limits::user());
             wait_for_other_threads();
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let _guard = self.guarded.then(|| TestGuard::at(place));
                 body();
             }));
             let code = if outcome.is_ok() { DONE } else { WRONG };
-            // At `exit` the standard library unmaps the alternate stack of the main thread, which is another than this one; a
-            // signal that is handled after that would find none.
-            if signal::coordinated().is_some() {
+            // At `exit` the standard library unmaps the alternate stack of the main thread, which is another than this one. A
+            // signal that is handled after that would find none; and by a signal the C library changes the user of the other
+            // threads, see setuid(2), whose handler may still be at work there.
+            if signal::coordinated().is_some() || os::limits::user() != user {
                 os::limits::exit_at_once(code);
             }
             std::process::exit(code);

@@ -10,6 +10,11 @@ use windows_sys::Win32::System::Memory::{
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessHandleCount};
 
+/// Always the same: a process does not change it here.
+pub(crate) fn user() -> u32 {
+    0
+}
+
 /// There are no such limits: what needs one is skipped.
 pub(crate) fn may_set(_: (u32, u64)) -> bool {
     false
