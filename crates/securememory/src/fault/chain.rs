@@ -286,6 +286,7 @@ pub(super) fn pass(station: &Station, delivery: &Delivery, last: bool) {
 
 /// Who does not know a fault resets the signal to what ends the process, and returns: so does Rust's own handler. It means
 /// itself, and takes us out with it. So we take that for what is to be done after us, to be there when it happens.
+#[inline(never)]
 fn stay(station: &Station, delivery: &Delivery) {
     let is_over = signals::action(delivery.signal).is_ok_and(|now| now.handler == libc::SIG_DFL);
     if is_over && delivery.is_ours {
@@ -300,6 +301,7 @@ fn stay(station: &Station, delivery: &Delivery) {
 }
 
 /// A handler that wanted to be called once is called now; false: it was called before.
+#[inline(never)]
 fn use_up(station: &Station, level: usize, delivery: &Delivery, action: &Action) -> bool {
     if is_owner() {
         return station.use_up(level, action);

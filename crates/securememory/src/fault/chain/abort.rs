@@ -29,13 +29,16 @@ pub(crate) fn make_room(delivery: &Delivery, action: Option<&Action>) -> Option<
     }
     let abort = station(libc::SIGABRT)?;
     let before = abort.previous(abort.levels().checked_sub(1)?)?;
-    if abort.roles.now() & WIPES == 0 || !is_ours(&signals::action(libc::SIGABRT).ok()?) {
+    let ours = signals::action(libc::SIGABRT).ok()?;
+    if abort.roles.now() & WIPES == 0 || !is_ours(&ours) {
         return None;
     }
     if is_overflow(delivery) && action.is_some_and(is_rusts) {
         dying::run(delivery.fatal());
     }
-    let ours = signals::set_action(libc::SIGABRT, before).ok()?;
+    if !signals::put_action(libc::SIGABRT, before) {
+        return None;
+    }
     abort.roles.add(ASIDE);
     Some(ours)
 }
@@ -44,7 +47,7 @@ pub(crate) fn make_room(delivery: &Delivery, action: Option<&Action>) -> Option<
 pub(crate) fn take_room(ours: Option<Action>) {
     let (Some(ours), Some(abort)) = (ours, station(libc::SIGABRT)) else { return };
     let before = abort.levels().checked_sub(1).and_then(|level| abort.previous(level));
-    if signals::action(libc::SIGABRT).ok() == before && signals::set_action(libc::SIGABRT, ours).is_ok() {
+    if signals::action(libc::SIGABRT).ok() == before && signals::put_action(libc::SIGABRT, ours) {
         abort.roles.remove(ASIDE);
     }
 }

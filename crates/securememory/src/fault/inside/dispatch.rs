@@ -26,6 +26,8 @@ pub(crate) type Direct = unsafe fn(i32, *mut std::ffi::c_void, *mut std::ffi::c_
 
 /// Asks all handlers of a signal, in their order, that are called at once; then leaves it to the thread, if there are
 /// others.
+// Apart: what it takes of the stack is given back before a delivery is passed on.
+#[inline(never)]
 pub(super) fn dispatch(station: &Station, delivery: &Delivery) -> Outcome {
     match station.sent_on.load(Ordering::Acquire) {
         0 => {}

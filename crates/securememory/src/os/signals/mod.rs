@@ -105,42 +105,45 @@ impl Action {
 /// What is done about a signal now. sigaction(2)
 pub(crate) fn action(signal: c_int) -> CallResult<Action> {
     super::injected(Call::Sigaction)?;
-    change(signal, None)
+    look(signal)
 }
 
 /// The same, and the fault injector does not see it.
 #[cfg(feature = "testing")]
 pub(crate) fn look_at_action(signal: c_int) -> Option<Action> {
-    change(signal, None).ok()
+    look(signal).ok()
 }
 
 /// Has something else done about a signal; what was done before. sigaction(2)
 pub(crate) fn set_action(signal: c_int, action: Action) -> CallResult<Action> {
     super::injected(Call::Sigaction)?;
-    change(signal, Some(action))
+    let (new, mut old) = (action.to_c(), MaybeUninit::<libc::sigaction>::zeroed());
+    // SAFETY: both live over the call. That a function suits the signal is for its owner to say: it is our own, or was
+    // installed before.
+    keeping_errno(|| unsafe { libc::sigaction(signal, &raw const new, old.as_mut_ptr()) }.into())
+        .map_err(|errno| CallError::new(Call::Sigaction, errno))?;
+    // SAFETY: written by the call, and numbers before.
+    Ok(Action::from_c(unsafe { old.assume_init_ref() }))
 }
 
-/// The same, for handlers: whether it was done.
+/// The same, for handlers: whether it was done. What was done before would take twice as much of the stack.
 #[inline(never)]
 pub(crate) fn put_action(signal: c_int, action: Action) -> bool {
     let new = action.to_c();
-    // SAFETY: as in `change`. Another room on the stack for what was done before is not needed.
+    // SAFETY: as in `set_action`.
     super::injected(Call::Sigaction).is_ok()
         && keeping_errno(|| unsafe { libc::sigaction(signal, &raw const new, std::ptr::null_mut()) }.into())
             .is_ok()
 }
 
 #[inline(never)]
-fn change(signal: c_int, action: Option<Action>) -> CallResult<Action> {
-    let new = action.map(Action::to_c);
-    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: both live over the call. That a function suits the signal is for its owner to say: it is our own, or was
-    // installed before.
-    keeping_errno(|| unsafe { libc::sigaction(signal, new, old.as_mut_ptr()) }.into())
+fn look(signal: c_int) -> CallResult<Action> {
+    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: lives over the call, which changes nothing.
+    keeping_errno(|| unsafe { libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) }.into())
         .map_err(|errno| CallError::new(Call::Sigaction, errno))?;
     // SAFETY: written by the call, and numbers before.
-    Ok(Action::from_c(unsafe { old.assume_init_ref() }))
+    Ok(Action::from_c(unsafe { now.assume_init_ref() }))
 }
 
 /// Exchanges this thread's mask; the one before, if the kernel did it. rt_sigprocmask(2), by number: the C library hides
