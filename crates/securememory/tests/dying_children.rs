@@ -19,7 +19,7 @@ use common::{page_of, page_size, raw_clone, share_files};
 use program::{DONE, End, Ended, Line, SEGV, set_action};
 use securememory::fault::{self, FaultPolicy};
 use securememory::testing::TestGuard;
-use securememory::{Hold, Secret, Store, Vault};
+use securememory::{Hold, Host, Secret, Store, Vault};
 
 fn ends(spec: &str, end: End) -> Ended {
     program::ends(spec, end, Duration::from_secs(30))
@@ -29,7 +29,7 @@ const CHILDREN: [&str; 6] = ["fork", "vfork", "clone", "clone-files", "share", "
 
 /// Does a child that shares memory take its parent with it? Says so.
 fn is_shared_death() -> bool {
-    let shared = common::kernel() < (5, 16);
+    let shared = Host::probe().kernel_version().is_some_and(|version| version < (5, 16));
     if shared {
         eprintln!("skipped: before Linux 5.16 a death with a core ends all processes that share its memory");
     }

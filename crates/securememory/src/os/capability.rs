@@ -111,6 +111,15 @@ pub struct Host {
     pub capabilities: Option<u64>,
 }
 
+impl Host {
+    /// The first two numbers of the kernel's release, to be compared: `(6, 18)`.
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
+        let mut numbers = self.kernel.as_deref()?.split(|c: char| !c.is_ascii_digit());
+        let mut next = || numbers.next()?.parse().ok();
+        Some((next()?, next()?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -122,6 +131,10 @@ mod tests {
         let host = Host::probe();
         assert_eq!(host.os, std::env::consts::OS);
         assert!(host.page_size.is_power_of_two());
+        assert!(host.kernel_version() > Some((1, 0)), "{:?}", host.kernel);
+        let of = |release: &str| Host { kernel: Some(release.to_owned()), ..host.clone() }.kernel_version();
+        assert_eq!((of("6.12.117+deb13-cloud"), of("5.4-rc1")), (Some((6, 12)), Some((5, 4))));
+        assert_eq!((of("6"), of("v6.1"), of("6.99999999999"), of("")), (None, None, None, None));
         // What the build has, every kernel has; but Windows before 10 has no such call, nor have its imitations.
         let build = crate::os::Build::HERE;
         assert!(cfg!(windows) || host.memfd.is_available() == build.split, "{host:?}");

@@ -43,14 +43,6 @@ pub fn page_size() -> usize {
     rustix::param::page_size()
 }
 
-/// Version of the kernel: the first two numbers. uname(2)
-pub fn kernel() -> (u32, u32) {
-    let name = rustix::system::uname();
-    let release = name.release().to_str().expect("text");
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
-    numbers.next().zip(numbers.next()).expect("a version")
-}
-
 /// Sets a limit of this process, soft and hard.
 pub fn limit(resource: Resource, value: u64) -> std::io::Result<()> {
     set_limit(resource, value, value)

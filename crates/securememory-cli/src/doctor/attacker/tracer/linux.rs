@@ -9,6 +9,8 @@ use std::io;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use securememory::Host;
+
 use super::captive::Captive;
 use crate::doctor::loot::{Loot, Through, loot};
 use crate::doctor::memory::{Mapping, mappings};
@@ -44,11 +46,7 @@ const MUCH_LATER: u32 = 20;
 /// Is it a kernel on which a thread that dumps core, or would if that were not forbidden, waits for all others to leave their
 /// memory, before it comes to its own exit?
 fn a_dump_waits_for_all_others() -> bool {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut numbers =
-        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
-    numbers.next().zip(numbers.next()).is_some_and(|version| version < (5, 16))
+    Host::probe().kernel_version().is_some_and(|version| version < (5, 16))
 }
 
 /// A process whose threads are all traced. It is killed when this ends.
