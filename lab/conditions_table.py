@@ -221,7 +221,8 @@ CONDITIONS = {
     ),
     "files": Condition(
         "no file may be written to (RLIMIT_FSIZE 0)", ("prlimit", "--fsize=0:0"),
-        shows=(("split", "default", "stepped_down", "EFBIG"),), refuses=(r"call: Ftruncate, errno: 27\b",), doctor="some",
+        shows=(("split", "default", "stepped_down", "EFBIG"),),
+        refuses=(r"call: Ftruncate, errno: 27\b", r"ftruncate: .*\(EFBIG"), lacks=("files",), doctor="some",
         part="change",
     ),
     "few-descriptors": Condition(

@@ -1,4 +1,4 @@
-"""Programs that run on the lab's own kernel: natively, under an emulator of a processor, or under Wine."""
+"""Programs that run on the lab's own kernel: natively, or under Wine."""
 
 import os
 import pathlib
@@ -10,9 +10,8 @@ import tempfile
 import time
 
 import wine
-from common import Failure, Skip, call, tell
+from common import Failure, tell
 from machine import Boot
-from packages import need
 
 
 def describe(target):
@@ -30,10 +29,7 @@ def processor():
 
 def prepare(target, place):
     """The command that a program's path follows, and what is added to the environment."""
-    need(dict(target.packages))
-    if target.runner == "wine":
-        return wine.prepare(place)
-    return ([target.runner] if target.runner else []), {}
+    return wine.prepare(place) if target.wine else ([], {})
 
 
 def run(target, jobs, programs, place, verbose):
@@ -87,11 +83,3 @@ def one(command, job, more):
             lines += file.read().decode(errors="replace").replace("\r", "").splitlines()
             file.close()
     return code, lines, time.monotonic() - begin
-
-
-def version(target, place):
-    """What runs the programs, with its version."""
-    if target.runner == "wine":
-        return wine.version()
-    text = call([target.runner, "--version"], 20, Skip(f"{target.runner} does not run")).decode()
-    return "qemu-user " + re.search(r"version (\d+\.\d+)", text).group(1)

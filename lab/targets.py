@@ -1,6 +1,6 @@
 """The platforms that the lab knows. `run` does the work; a new one is an entry here."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from suite import Pace
 
@@ -33,13 +33,12 @@ class Target:
     system: str  # as the tables name it
     about: str
     triple: str
-    machine: Machine | None = None  # none: here, by `runner`
+    machine: Machine | None = None  # none: here
     processor: str = "max"  # of the machine
     command_line: str = ""  # of the kernel, besides the console
     memory: int = 2048  # MiB: the programs are in it twice for a moment
     processors: int = 2
-    runner: str = ""  # what runs a program here: nothing, an emulator of a processor, wine
-    packages: tuple = ()  # that the runner needs: pairs of program or path and package
+    wine: bool = False  # programs run here under Wine; else by themselves, or in `machine`
     check: bool = False  # only the types are checked
     pace: Pace = Pace()
     always: tuple = ()  # what must not be skipped: regular expressions of reasons
@@ -169,14 +168,14 @@ TARGETS = {
         Target("i686", "Linux, 32-bit x86", "on a 64-bit kernel", "i686-unknown-linux-gnu", pace=CROSS),
         Target("musl", "Linux, x86-64, musl", "static", "x86_64-unknown-linux-musl", pace=CROSS),
         Target(
-            "armv7-user",
-            "Linux, armv7 (32-bit), no kernel of its own",
-            "under qemu-user",
+            "armv7",
+            "Linux, armv7 (32-bit), on a 64-bit kernel",
+            "kernel of Debian trixie for arm64",
             "armv7-unknown-linux-gnueabihf",
-            pace=replace(CROSS, slow=True),
-            runner="qemu-arm",
-            packages=(("qemu-arm", "qemu-user"),),
-            limits="qemu-user translates code but not what the kernel promises: width and code generation are shown, nothing else",
+            arm("linux-image-cloud-arm64"),
+            processor=ARM,
+            command_line=SECRETMEM,
+            pace=EMULATED,
         ),
         Target(
             "windows-wine",
@@ -184,7 +183,7 @@ TARGETS = {
             "under Wine, not on Windows itself",
             "x86_64-pc-windows-gnu",
             pace=CROSS,
-            runner="wine",
+            wine=True,
             subset={"basics": (), "windows": (), "linger": (), "diagnostics": (), "forgotten": (), "events": ()},
             limits="Wine is not Windows: quotas of working sets and a second VirtualUnlock differ",
         ),
