@@ -28,9 +28,29 @@ pub(crate) const LEVELS: usize = 8;
 /// What was done about a signal before us.
 #[derive(Debug)]
 struct Previous {
+    /// Or [`UNSETTLED`].
     handler: AtomicUsize,
     flags: AtomicI32,
     mask: AtomicU64,
+}
+
+/// In place of a handler that wanted to be called once, while it is found out whether the kernel has called it.
+const UNSETTLED: usize = libc::SIG_ERR;
+/// Looks, of 50 µs each, at what is not settled: the thread that settles it makes one system call, but must be given a processor.
+const LOOKS: u32 = 20_000;
+
+impl Previous {
+    #[inline(never)]
+    fn settled(&self) -> usize {
+        for _ in 0..LOOKS {
+            let handler = self.handler.load(Ordering::Acquire);
+            if handler != UNSETTLED {
+                return handler;
+            }
+            signals::pause(50_000);
+        }
+        libc::SIG_DFL
+    }
 }
 
 /// A signal.
@@ -113,11 +133,11 @@ impl Station {
         self.levels.load(Ordering::Acquire)
     }
 
-    /// What was done before us at a level.
+    /// What was done before us at a level. While that is found out, it waits.
     pub(crate) fn previous(&self, level: usize) -> Option<Action> {
         let previous = self.previous.get(level)?;
         Some(Action {
-            handler: previous.handler.load(Ordering::Acquire),
+            handler: previous.settled(),
             flags: previous.flags.load(Ordering::Relaxed),
             mask: previous.mask.load(Ordering::Relaxed),
         })
@@ -132,22 +152,32 @@ impl Station {
         }
     }
 
+    /// What was done before us at a level is not known until it is set: who wants to know waits for that.
+    pub(super) fn unsettle(&self, level: usize) {
+        if let Some(previous) = self.previous.get(level) {
+            previous.handler.store(UNSETTLED, Ordering::Release);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_settled(&self, level: usize) -> bool {
+        self.previous.get(level).is_none_or(|previous| previous.handler.load(Ordering::Acquire) != UNSETTLED)
+    }
+
     pub(crate) fn set_levels(&self, levels: usize) {
         self.levels.store(levels, Ordering::Release);
     }
 
     /// A handler that wanted to be called once is called now; false: it was called before.
-    fn use_up(&self, level: usize, action: &Action) -> bool {
-        let default = Action::DEFAULT.handler;
-        self.previous.get(level).is_some_and(|previous| {
-            let outcome = previous.handler.compare_exchange(
-                action.handler,
-                default,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            outcome.is_ok()
-        })
+    pub(super) fn use_up(&self, level: usize, action: &Action) -> bool {
+        let Some(previous) = self.previous.get(level) else { return false };
+        while previous.settled() == action.handler {
+            let (from, to) = (action.handler, Action::DEFAULT.handler);
+            if previous.handler.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 }
 

@@ -200,15 +200,96 @@ pub(crate) fn come_back(signal: c_int) -> Result<Holder> {
     if station.roles.now() & ASIDE == 0 {
         return Ok(Holder::Other);
     }
-    // What we had put in our place, or what has become of it: one that was to be called once has been.
-    let once = before.has(libc::SA_RESETHAND) && now.handler == libc::SIG_DFL;
-    if now != before && !once {
+    // What we had put in our place, or what has become of it: one that was to be called once may have been, and may be called
+    // at any moment until ours is there again. Only what that has replaced tells.
+    let once = before.has(libc::SA_RESETHAND);
+    if now != before && !(once && now.handler == libc::SIG_DFL) {
         return Ok(Holder::Other);
     }
-    if once {
-        station.set_previous(level, Action::DEFAULT);
-    }
     station.roles.remove(ASIDE);
-    signals::set_action(signal, ours(signal, &before))?;
+    if once {
+        station.unsettle(level);
+    }
+    let replaced = signals::set_action(signal, ours(signal, &before));
+    if once {
+        let is_used = replaced.unwrap_or(now).handler == libc::SIG_DFL;
+        station.set_previous(level, if is_used { Action::DEFAULT } else { before });
+    }
+    replaced?;
     Ok(Holder::Back)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::os::Call;
+    use crate::os::inject::{self, Injection, Plan};
+
+    extern "C" fn nothing(_: c_int, _: *mut signals::Info, _: *mut std::ffi::c_void) {}
+
+    /// A handler that wants to be called once is installed, and ours has made place for it.
+    fn aside(signal: c_int) -> (&'static Station, Action) {
+        let function: signals::Function = nothing;
+        let once =
+            Action { handler: function as usize, flags: libc::SA_SIGINFO | libc::SA_RESETHAND, mask: 0 };
+        // As the kernel tells it.
+        signals::set_action(signal, once).unwrap();
+        let once = signals::action(signal).unwrap();
+        assert_eq!(put(signal, WIPES), Ok(Put::Installed(once)));
+        signals::set_action(signal, once).unwrap();
+        let station = station(signal).unwrap();
+        station.roles.add(ASIDE);
+        (station, once)
+    }
+
+    fn slowly() -> Injection {
+        inject::fail(Call::Sigaction, Plan::DelayEach { duration: Duration::from_millis(300) })
+    }
+
+    fn wait_until_unsettled(station: &Station) {
+        let started = Instant::now();
+        while station.is_settled(0) {
+            assert!(started.elapsed() < Duration::from_secs(5), "it never asks");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_handler_that_is_called_while_ours_comes_back_was_called_once() {
+        let signal = libc::SIGURG;
+        let (station, once) = aside(signal);
+        assert_eq!(station.previous(0), Some(once));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // In the middle of it the kernel calls it, and comes to ours for the next delivery.
+                wait_until_unsettled(station);
+                assert!(signals::put_action(signal, Action::DEFAULT));
+                assert_eq!(station.previous(0), Some(Action::DEFAULT), "not once more");
+                assert!(!station.use_up(0, &once));
+            });
+            let _slowly = slowly();
+            assert_eq!(come_back(signal), Ok(Holder::Back));
+        });
+        assert_eq!(take(signal, WIPES), Ok(Uninstalled::Restored));
+    }
+
+    #[test]
+    fn one_that_was_not_called_yet_is_called_by_us() {
+        let signal = libc::SIGWINCH;
+        let (station, once) = aside(signal);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_until_unsettled(station);
+                assert!(station.use_up(0, &once), "when it is known");
+                assert!(!station.use_up(0, &once), "once");
+            });
+            let _slowly = slowly();
+            assert_eq!(come_back(signal), Ok(Holder::Back));
+        });
+        assert_eq!(take(signal, WIPES), Ok(Uninstalled::Restored));
+    }
 }
