@@ -38,6 +38,8 @@ NEEDS = {
         ("events::all_is_told_at_its_level.*", "a refusal is told once in a process, and has been told"),
         ("preflight::the_store_is_the_one_that_the_vault_would_take", "preflight says that nothing can be locked"),
         ("fork_off_faults::memory_is_locked_again_in_the_child", "it is about memory that is locked"),
+        ("budget::at_the_real_limit_as_well", "it is about memory that is locked"),
+        ("events::near_the_limit_on_locked_memory.*", "it is about memory that is locked"),
     ),
     "proc": (
         ("lib::os::room::tests::all_of_it_is_known_where_there_is_proc", "it is about what /proc tells"),
@@ -51,6 +53,7 @@ NEEDS = {
         ("fork_off_processes::programs_get_nothing", "it is about files with shares"),
         ("chaining::real_faults_.*", "its program makes a file of its own, to cut it"),
         ("dying_children::a_file_of_the_hosts_.*", "it is about a file under the number of a share's"),
+        ("harden::after_a_crash_there_is_no_core.*", "a core is a file"),
         ("events::all_is_told_at_its_level.*", "it knows which hold is to be taken"),
         ("holds::(a_refused_allocation_of_the|secretmem_without_lockable).*", "it knows which hold is to be taken"),
         ("lost::(a_key_in_secretmem|a_guarded_key)_is_lost", "it makes a file of its own, to cut it"),

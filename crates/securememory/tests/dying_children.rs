@@ -62,6 +62,10 @@ fn a_child_leaves_its_parents_secrets_alone() {
 #[test]
 fn a_file_of_the_hosts_under_our_number_is_left_as_it_is() {
     let _guard = TestGuard::new();
+    if common::limits_of(libc::RLIMIT_FSIZE).soft < 200 {
+        eprintln!("SKIPPED a_file_of_the_hosts_under_our_number_is_left_as_it_is: no file may be written here");
+        return;
+    }
     for death in ["fault", "exit"] {
         let path = std::env::temp_dir().join(format!("securememory-host-{}-{death}", std::process::id()));
         std::fs::write(&path, [5; 200]).unwrap();
