@@ -63,7 +63,9 @@ fn a_child_leaves_its_parents_secrets_alone() {
 fn a_file_of_the_hosts_under_our_number_is_left_as_it_is() {
     let _guard = TestGuard::new();
     if common::limits_of(libc::RLIMIT_FSIZE).soft < 200 {
-        eprintln!("SKIPPED a_file_of_the_hosts_under_our_number_is_left_as_it_is: no file may be written here");
+        eprintln!(
+            "SKIPPED a_file_of_the_hosts_under_our_number_is_left_as_it_is: no file may be written here"
+        );
         return;
     }
     for death in ["fault", "exit"] {

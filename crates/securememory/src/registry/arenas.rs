@@ -151,7 +151,10 @@ impl Arena {
     #[inline]
     pub(crate) fn contains(&self, address: usize) -> bool {
         let base = self.base.load(Ordering::Acquire);
-        base != 0 && address.wrapping_sub(base) < self.size.load(Ordering::Relaxed)
+        // Asked once more where it seems so: the size may be that of another mapping, which has the entry meanwhile.
+        base != 0
+            && address.wrapping_sub(base) < self.size.load(Ordering::Acquire)
+            && self.base.load(Ordering::Relaxed) == base
     }
 
     /// From now on it is this process's: a child's, whose parent had it.
@@ -191,7 +194,8 @@ pub(crate) fn enter(
 ) -> Result<Entered, Error> {
     let (index, arena) = ARENAS.take()?;
     arena.turn.fetch_add(1, Ordering::Relaxed);
-    arena.size.store(extent.size, Ordering::Relaxed);
+    // Who sees it sees that the entry was withdrawn before, see `Arena::contains`.
+    arena.size.store(extent.size, Ordering::Release);
     arena.capacity.store(extent.capacity, Ordering::Relaxed);
     arena.purpose.store(purpose as u32, Ordering::Relaxed);
     arena.owner.store(os::process_id(), Ordering::Relaxed);
@@ -225,5 +229,36 @@ impl Entered {
             ARENAS.give(self.index);
         }
         free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_that_changes_hands_never_seems_larger_than_it_was() {
+        let page = os::page_size();
+        // Of addresses that nobody has, small and large.
+        let extents = [(page, 3 * page), (1 << 30, 1 << 20)];
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for (base, size) in extents {
+                        let extent = Extent { base, size, capacity: page };
+                        let entered = enter(extent, Purpose::Records, 0, std::ptr::null_mut()).unwrap();
+                        assert!(entered.withdraw());
+                    }
+                }
+            });
+            let wrong = (0..2_000_000).find(|_| all().any(|arena| arena.contains(100 * page)));
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(wrong, None);
+        });
     }
 }
