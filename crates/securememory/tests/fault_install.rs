@@ -12,7 +12,7 @@ mod program;
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use program::tells::{SECRET, tells};
 use program::{DONE, End, Ended, SEGV, large_stack, set_action};
@@ -38,6 +38,7 @@ fn installed_once_and_taken_out_without_a_trace() {
     ends("levels", DONE);
     ends("defaults", DONE);
     ends("aside", DONE);
+    ends("aside-refused", DONE);
 }
 
 #[test]
@@ -77,6 +78,7 @@ fn a_program() {
         "levels" => levels(),
         "defaults" => defaults(),
         "aside" => aside(),
+        "aside-refused" => aside_refused(),
         "uninstalled" => uninstalled(),
         "half" => half(),
         _ => assumed(&spec),
@@ -280,6 +282,23 @@ fn aside() {
     assert_eq!(raise(), (1, 1));
     assert_eq!(guard.uninstall(), Ok(Uninstalled::Restored));
     assert_eq!(raise(), (1, 1));
+}
+
+/// What the system does not let us come back to is tried again.
+fn aside_refused() {
+    set_action(libc::SIGSYS, counts as *const () as usize, libc::SA_SIGINFO);
+    let guard = fault::install(FaultPolicy::Abort).unwrap();
+    let ours = actions();
+    // The first call makes place, the second looks what is there, and the third would come back.
+    let plan = fail(Call::Sigaction, Plan::Nth { n: 3, errno: libc::EPERM }).all_threads();
+    assert_eq!(raise(), (1, 0));
+    let started = Instant::now();
+    while actions() != ours && started.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((actions(), plan.calls()), (ours, 5));
+    drop(plan);
+    assert_eq!(guard.uninstall(), Ok(Uninstalled::Restored));
 }
 
 fn uninstalled() {

@@ -163,7 +163,9 @@ pub(crate) fn put(signal: c_int, roles: u32) -> Result<Put> {
 pub(crate) fn take(signal: c_int, roles: u32) -> Result<Uninstalled> {
     let station = station(signal)?;
     let holder = come_back(signal);
-    let left = station.roles.remove(roles);
+    // What could not come back stays away.
+    let given_up = if holder.is_err() { roles | ASIDE } else { roles };
+    let left = station.roles.remove(given_up);
     let holder = holder?;
     let top = station.levels().checked_sub(1);
     let Some((top, before)) = top.and_then(|level| Some((level, station.previous(level)?))) else {
@@ -214,6 +216,10 @@ pub(crate) fn come_back(signal: c_int) -> Result<Holder> {
     if once {
         let is_used = replaced.unwrap_or(now).handler == libc::SIG_DFL;
         station.set_previous(level, if is_used { Action::DEFAULT } else { before });
+    }
+    if replaced.is_err() {
+        // It is away still; whoever asks next tries again.
+        station.roles.add(ASIDE);
     }
     replaced?;
     Ok(Holder::Back)
