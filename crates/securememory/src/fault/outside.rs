@@ -234,6 +234,7 @@ mod tests {
     use super::*;
     use crate::os::Call;
     use crate::os::inject::{self, Injection, Plan};
+    use crate::testing::own_process;
 
     extern "C" fn nothing(_: c_int, _: *mut signals::Info, _: *mut std::ffi::c_void) {}
 
@@ -264,38 +265,39 @@ mod tests {
         }
     }
 
+    /// Ours comes back, slowly, while another thread does `meanwhile`. In a process of its own, whose signals these are.
+    fn comes_back(test: &'static str, meanwhile: fn(&Station, Action)) {
+        own_process(test).run(|| {
+            let (station, once) = aside(libc::SIGURG);
+            assert_eq!(station.previous(0), Some(once));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    wait_until_unsettled(station);
+                    meanwhile(station, once);
+                });
+                let _slowly = slowly();
+                assert_eq!(come_back(libc::SIGURG), Ok(Holder::Back));
+            });
+            assert_eq!(take(libc::SIGURG, WIPES), Ok(Uninstalled::Restored));
+        });
+    }
+
     #[test]
     fn a_handler_that_is_called_while_ours_comes_back_was_called_once() {
-        let signal = libc::SIGURG;
-        let (station, once) = aside(signal);
-        assert_eq!(station.previous(0), Some(once));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // In the middle of it the kernel calls it, and comes to ours for the next delivery.
-                wait_until_unsettled(station);
-                assert!(signals::put_action(signal, Action::DEFAULT));
-                assert_eq!(station.previous(0), Some(Action::DEFAULT), "not once more");
-                assert!(!station.use_up(0, &once));
-            });
-            let _slowly = slowly();
-            assert_eq!(come_back(signal), Ok(Holder::Back));
+        let test = "fault::outside::tests::a_handler_that_is_called_while_ours_comes_back_was_called_once";
+        comes_back(test, |station, once| {
+            // The kernel calls it, and comes to ours for the next delivery.
+            assert!(signals::put_action(libc::SIGURG, Action::DEFAULT));
+            assert_eq!(station.previous(0), Some(Action::DEFAULT), "not once more");
+            assert!(!station.use_up(0, &once));
         });
-        assert_eq!(take(signal, WIPES), Ok(Uninstalled::Restored));
     }
 
     #[test]
     fn one_that_was_not_called_yet_is_called_by_us() {
-        let signal = libc::SIGWINCH;
-        let (station, once) = aside(signal);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                wait_until_unsettled(station);
-                assert!(station.use_up(0, &once), "when it is known");
-                assert!(!station.use_up(0, &once), "once");
-            });
-            let _slowly = slowly();
-            assert_eq!(come_back(signal), Ok(Holder::Back));
+        comes_back("fault::outside::tests::one_that_was_not_called_yet_is_called_by_us", |station, once| {
+            assert!(station.use_up(0, &once), "when it is known");
+            assert!(!station.use_up(0, &once), "once");
         });
-        assert_eq!(take(signal, WIPES), Ok(Uninstalled::Restored));
     }
 }
