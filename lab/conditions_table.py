@@ -119,7 +119,9 @@ REFUSED_CALLS = {
         "mlock,mlock2", (("auto", "default", "lock", "refused"), ("auto", "strict", "error", "mlock")), (NO_LOCK,), ("lock",)
     ),
     "madvise": ("madvise", (("auto", "prefer", "fork", "refused"), ("auto", "default", "error", "madvise")), (), ()),
-    "pkey_alloc": ("pkey_alloc", (("pkey", "default", "stepped_down", "pkey_alloc"),), (), ()),
+    "pkey_alloc": (
+        "pkey_alloc", (("pkey", "default", "stepped_down", "pkey_alloc"),), (r"call: PkeyAlloc, errno: (1|38)\b",), ()
+    ),
     "getrandom": ("getrandom", (("auto", "default", "error", "getrandom"),), (), ()),
     "all": (ALL, (("auto", "prefer", "hold", "Guarded"), ("auto", "default", "error", "madvise")), (), ()),
 }
