@@ -251,6 +251,9 @@ fn defaults() {
 fn aside() {
     set_action(libc::SIGSYS, counts as *const () as usize, libc::SA_SIGINFO);
     let before = actions();
+    // Or the thread that brings us back might be there before we have looked.
+    let _slowly =
+        fail(Call::Sigaction, Plan::DelayEach { duration: Duration::from_millis(15) }).all_threads();
     let guard = fault::install(FaultPolicy::Abort).unwrap();
     let ours = actions();
     for _ in 0..3 {
