@@ -48,12 +48,16 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whatever files in memory have here, `vm.memfd_noexec`.
+    const MODE: libc::mode_t = 0o640;
+
     /// A file with this content.
     pub fn new(content: &[u8]) -> Self {
         // SAFETY: makes a file, and writes from the slice.
         let file = unsafe {
             let file = libc::memfd_create(c"the host's".as_ptr(), libc::MFD_CLOEXEC);
             assert!(file >= 0);
+            assert_eq!(libc::fchmod(file, Self::MODE), 0);
             assert_eq!(libc::write(file, content.as_ptr().cast(), content.len()), content.len() as isize);
             file
         };
@@ -80,7 +84,7 @@ impl Host {
             assert_eq!(libc::lseek(number, 0, libc::SEEK_CUR), len as libc::off_t);
             let mut stat: libc::stat = std::mem::zeroed();
             assert_eq!(libc::fstat(number, &raw mut stat), 0);
-            assert_eq!(stat.st_mode & 0o777, 0o777, "its mode");
+            assert_eq!(stat.st_mode & 0o777, Self::MODE, "its mode");
         }
         assert_eq!(found[..len], self.content);
     }
