@@ -69,7 +69,7 @@ WITH_KEYS = "max,-cx16,-vaes"
 NO_KEYS = "max,-cx16,-vaes,-pku"
 ARM = "max,pauth-impdef=on"
 SECRETMEM = "secretmem.enable=1"
-EMULATED = Pace(slow=True, no_cargo="runs cargo, which this machine has not", longer={"lost": 2400, "faults": 1200})
+EMULATED = Pace(slow=True, no_cargo="runs cargo, which this machine has not", longer={"lost": 1200, "faults": 1200})
 CROSS = Pace(no_cargo="looks at what cargo builds for the host, which is another target")
 PPC = Machine(
     "qemu-system-ppc64",

@@ -40,6 +40,7 @@ const UNSETTLED: usize = libc::SIG_ERR;
 const LOOKS: u32 = 20_000;
 
 impl Previous {
+    /// The handler, as soon as it is known; if that takes too long, the default action.
     #[inline(never)]
     fn settled(&self) -> usize {
         for _ in 0..LOOKS {

@@ -217,11 +217,11 @@ pub(crate) fn come_back(signal: c_int) -> Result<Holder> {
         let is_used = replaced.unwrap_or(now).handler == libc::SIG_DFL;
         station.set_previous(level, if is_used { Action::DEFAULT } else { before });
     }
-    if replaced.is_err() {
+    if let Err(cause) = replaced {
         // It is away still; whoever asks next tries again.
         station.roles.add(ASIDE);
+        return Err(cause.into());
     }
-    replaced?;
     Ok(Holder::Back)
 }
 
